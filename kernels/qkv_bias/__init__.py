@@ -1,0 +1,1 @@
+"""The three projections of attention with their biases in one pass."""

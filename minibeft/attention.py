@@ -1,0 +1,119 @@
+"""Softmax attention with separate, optional b_q, b_k, b_v and b_o: the one function that every theorem is about.
+
+    Q = X W_qᵀ + 1 b_qᵀ        Z = scale · Q Kᵀ + M        M is additive and may hold −∞
+    K = Y W_kᵀ + 1 b_kᵀ        P = softmax over each row of Z
+    V = Y W_vᵀ + 1 b_vᵀ        O = P V,  output = O W_oᵀ + 1 b_oᵀ
+
+Weights are stored as torch.nn.Linear stores them, (out, in). A bias that is None is absent, which is not the same as
+zero: it has no storage, no gradient and no optimiser state.
+
+Shapes, the glossary of the whole code: B batch, T query tokens, S key tokens, H query heads, G key-value heads
+(G divides H; query head h reads key-value head h // (H/G)), D head size, C model width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Mask = Float[Tensor, "#B #H #T S"]
+Rotate = Callable[[Float[Tensor, "B h t D"]], Float[Tensor, "B h t D"]]
+
+
+class Attended(NamedTuple):
+    """What attend() returns: the output, and P when it was asked for."""
+
+    output: Float[Tensor, "B T C"]
+    weights: Float[Tensor, "B H T S"] | None
+
+
+def project(
+    x: Float[Tensor, "B T C"], weight: Float[Tensor, "hD C"], bias: Float[Tensor, " hD"] | None, heads: int
+) -> Float[Tensor, "B h T D"]:
+    """x Wᵀ + 1 bᵀ, split into heads."""
+    return F.linear(x, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, h, T, D)
+
+
+def attention_weights(
+    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], mask: Mask | None, scale: float
+) -> Float[Tensor, "B H T S"]:
+    """P = softmax(scale · q kᵀ + mask). A row whose keys are all masked attends to nothing: it is zero, not uniform.
+
+    That choice is torch's own for fused attention. V1 then reads 0 · b_v for such a row (theorem V5).
+    """
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, S, D)
+    logits = q @ k.mT * scale  # (B, H, T, S)
+    if mask is None:
+        return logits.softmax(-1)
+    logits = logits + mask
+    blind = logits.isneginf().all(-1, keepdim=True)  # (B, H, T, 1)
+    return logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+
+
+def mix(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B G S D"],
+    v: Float[Tensor, "B G S D"],
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    fused: bool = True,
+) -> tuple[Float[Tensor, "B T HD"], Float[Tensor, "B H T S"] | None]:
+    """O = P V with the heads side by side again, and P itself on the plain path (fused=False).
+
+    The fused path is torch's scaled_dot_product_attention; both agree within the float bound of theorem K4, and
+    draw different random numbers for dropout.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if fused:
+        grouped = q.shape[1] != k.shape[1]
+        o = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=grouped)  # (B, H, T, D)
+        return o.transpose(1, 2).flatten(2), None
+    p = attention_weights(q, k, mask, scale)
+    o = F.dropout(p, dropout) @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)  # (B, H, T, D)
+    return o.transpose(1, 2).flatten(2), p
+
+
+def attend(
+    x: Float[Tensor, "B T C"],
+    w_q: Float[Tensor, "HD C"],
+    w_k: Float[Tensor, "GD Cy"],
+    w_v: Float[Tensor, "GD Cy"],
+    w_o: Float[Tensor, "C HD"] | None = None,
+    *,
+    heads: int,
+    kv_heads: int | None = None,
+    b_q: Float[Tensor, " HD"] | None = None,
+    b_k: Float[Tensor, " GD"] | None = None,
+    b_v: Float[Tensor, " GD"] | None = None,
+    b_o: Float[Tensor, " C"] | None = None,
+    y: Float[Tensor, "B S Cy"] | None = None,
+    mask: Mask | None = None,
+    rotate: Rotate | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    weights: bool = False,
+    fused: bool = True,
+) -> Attended:
+    """Multi-head attention in which b_k has no effect (K1), b_v is a shift (V1) and b_q a bounded one (Q3).
+
+    y        what keys and values are made from; None: x itself (self-attention)
+    mask     added to the logits; −∞ hides a key
+    rotate   rotary positions, applied to q and k after their biases: then K1 and Q4 no longer hold (K4, Q7)
+    scale    None: 1/√D
+    dropout  probability of dropping an entry of P, the rest scaled up
+    weights  also return P, which needs the plain path
+    w_o      None: the output is O, the heads side by side, and b_o is not used
+    """
+    y = x if y is None else y
+    kv_heads = heads if kv_heads is None else kv_heads
+    q = project(x, w_q, b_q, heads)  # (B, H, T, D)
+    k = project(y, w_k, b_k, kv_heads)  # (B, G, S, D)
+    v = project(y, w_v, b_v, kv_heads)  # (B, G, S, D)
+    if rotate is not None:
+        q, k = rotate(q), rotate(k)
+    o, p = mix(q, k, v, mask=mask, scale=scale, dropout=dropout, fused=fused and not weights)
+    return Attended(o if w_o is None else F.linear(o, w_o, b_o), p if weights else None)

@@ -1,0 +1,1 @@
+"""One file a theorem group: statement, scope, steps, counterexamples, check()."""

@@ -1,0 +1,14 @@
+"""Hypothesis profiles and the one thread count that two test processes share fairly."""
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+
+SLOW = [HealthCheck.too_slow]
+settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("ci", max_examples=200, deadline=None, suppress_health_check=SLOW, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
