@@ -1,0 +1,96 @@
+"""What surrounds attention: positions (rotary and learned), norms, activations, and the MLP."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from minibeft.attention import Rotate
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions: pairs of the first `dims` entries of each head turn by position · base^(−2i/dims) / scale.
+
+    interleaved pairs neighbours (2i, 2i+1) as GPT-J does; otherwise i pairs with i + dims/2 as LLaMA does. dims < D
+    leaves the other entries alone (partial rotary). scale > 1 stretches positions (linear rope scaling).
+    Source: Su et al., RoFormer (arXiv 2104.09864). They break K1 on the turned dims, and Q4 (theorems K4, Q7).
+    """
+
+    dims: int
+    base: float = 10_000.0
+    interleaved: bool = False
+    scale: float = 1.0
+
+    def angles(self, positions: Int[Tensor, "*B T"]) -> Float[Tensor, "*B T dims/2"]:
+        """Angles in radians, in float32 whatever the model's type: that is how every checkpoint was trained."""
+        exponents = torch.arange(0, self.dims, 2, device=positions.device).float() / self.dims
+        frequencies = 1.0 / self.base**exponents / self.scale
+        return positions.float()[..., None] * frequencies
+
+    def rotate(self, positions: Int[Tensor, "*B T"]) -> Rotate:
+        """A function that turns (B, h, T, D) queries or keys to these positions, (T) or (B, T)."""
+        angles = self.angles(positions)
+        if angles.ndim == 3:
+            angles = angles[:, None]  # (B, 1, T, dims/2): the same for every head
+        cos, sin = angles.cos(), angles.sin()
+
+        def turn(x: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
+            turned, rest = x[..., : self.dims], x[..., self.dims :]
+            a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
+            c, s = cos.to(x.dtype), sin.to(x.dtype)
+            a, b = a * c - b * s, b * c + a * s
+            turned = torch.stack((a, b), -1).flatten(-2) if self.interleaved else torch.cat((a, b), -1)
+            return torch.cat((turned, rest), -1)
+
+        return turn
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Learned positions: a table with `rows` rows; the first real token reads row `start`, padding reads start − 1.
+
+    counted says which tokens are real: "all" (BERT: padding counts too), "tokens" (RoBERTa: all but the padding token)
+    or "mask" (OPT: those the attention mask keeps).
+    """
+
+    rows: int
+    start: int = 0
+    counted: str = "all"
+
+    def indices(self, tokens: Int[Tensor, "B T"], mask: Int[Tensor, "B T"], pad: int | None) -> Int[Tensor, "B T"]:
+        """Each token's row of the table."""
+        real = {"all": torch.ones_like(tokens), "tokens": (tokens != pad).long(), "mask": mask.long()}[self.counted]
+        return real.cumsum(1) * real + self.start - 1
+
+
+def make_norm(kind: str, width: int, eps: float) -> nn.Module:
+    """LayerNorm or RMSNorm over the last axis."""
+    return nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.RMSNorm(width, eps=eps)
+
+
+class MLP(nn.Module):
+    """down(act(up(x))), or with a gate down(act(gate(x)) · up(x))."""
+
+    def __init__(self, width: int, inner: int, activation: str, *, gated: bool, bias: bool):
+        super().__init__()
+        self.gate = nn.Linear(width, inner, bias=bias) if gated else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+        self.act = ACTIVATIONS[activation]
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        if self.gate is None:
+            return self.down(self.act(self.up(x)))
+        return self.down(self.act(self.gate(x)) * self.up(x))
