@@ -36,20 +36,23 @@ def project(
     return F.linear(x, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, h, T, D)
 
 
+def masked_softmax(logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
+    """Softmax over each row. A row whose keys are all masked (−∞) attends to nothing: it is zero, not uniform or NaN.
+
+    That choice is torch's own for fused attention. V1 then reads 0 · b_v for such a row (theorem V5), and the row
+    passes no gradient on.
+    """
+    blind = logits.isneginf().all(-1, keepdim=True)
+    return logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+
+
 def attention_weights(
     q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], mask: Mask | None, scale: float
 ) -> Float[Tensor, "B H T S"]:
-    """P = softmax(scale · q kᵀ + mask). A row whose keys are all masked attends to nothing: it is zero, not uniform.
-
-    That choice is torch's own for fused attention. V1 then reads 0 · b_v for such a row (theorem V5).
-    """
+    """P = softmax(scale · q kᵀ + mask); zero in a row whose keys are all masked."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, S, D)
     logits = q @ k.mT * scale  # (B, H, T, S)
-    if mask is None:
-        return logits.softmax(-1)
-    logits = logits + mask
-    blind = logits.isneginf().all(-1, keepdim=True)  # (B, H, T, 1)
-    return logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+    return logits.softmax(-1) if mask is None else masked_softmax(logits + mask)
 
 
 def mix(
