@@ -56,6 +56,61 @@ def logit_error(
     return error.amax(-1)
 
 
+def evaluation_error(
+    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], mask: Mask | None, scale: float, u: float
+) -> Float[Tensor, "B H T"]:
+    """η = u·(osc(z) + 6) + 2γ_S: the relative error of evaluating a softmax of given logits and a sum weighted by it.
+
+    The shift by the row's maximum, exp (2 ulp), the sum, the quotient, and the weighted sum.
+    """
+    logits = scale * (q @ k.mT) + (0.0 if mask is None else mask)
+    return u * (oscillation(logits, mask) + 6) + 2 * gamma(k.shape[-2], u)
+
+
+def weights_error(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    k_abs: Float[Tensor, "B H S D"],
+    mask: Mask | None,
+    scale: float,
+    u: float,
+    roundings: int,
+) -> Float[Tensor, "B H T"]:
+    """The total variation between a computed row of P and the exact one: tanh(ε/2) by Q3 (logits off by at most ±ε
+    oscillate by 2ε), plus η for evaluating it."""
+    error = logit_error(q, k_abs, mask, scale, u, roundings)
+    return torch.tanh(error / 2) + evaluation_error(q, k, mask, scale, u)
+
+
+def row_sum_error(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    k_abs: Float[Tensor, "B H S D"],
+    mask: Mask | None,
+    scale: float,
+    u: float,
+    roundings: int,
+) -> Float[Tensor, "B H T"]:
+    """|Σ_j P̂_ij − 1| when P̂ is recomputed as exp(ẑ_ij − lse_i) with an lse_i saved from another evaluation of the
+    same logits, as fused backward passes do: e^{2ε} − 1 for the two sets of logits, 2η for the two evaluations."""
+    error = logit_error(q, k_abs, mask, scale, u, roundings)
+    return torch.expm1(2 * error) + 2 * evaluation_error(q, k, mask, scale, u)
+
+
+def log_weights_error(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    k_abs: Float[Tensor, "B H S D"],
+    mask: Mask | None,
+    scale: float,
+    u: float,
+    roundings: int,
+) -> Float[Tensor, "B H T"]:
+    """|log P̂_ij − log P_ij| for a visible key: ε in the logit and in the logarithm of the row sum each, plus 2η."""
+    error = logit_error(q, k_abs, mask, scale, u, roundings)
+    return 2 * error + 2 * evaluation_error(q, k, mask, scale, u)
+
+
 def key_bias_effect_bound(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H S D"],
@@ -73,8 +128,7 @@ def key_bias_effect_bound(
     In exact arithmetic the two sets of logits differ by a constant per row (K1), so the computed ones differ by that
     constant and errors ε⁰, ε¹ (logit_error, without and with b_k). By Q3 the exact softmaxes of the computed logits
     are then within tanh((ε⁰ + ε¹)/2) in total variation, so their outputs within the diameter of V times that.
-    Evaluating softmax and P V adds, to each of the two, at most η · max|v| with η = u·(osc(z) + 6) + 2γ_S: the shift
-    by the row's maximum, exp (2 ulp), the sum, the quotient, and the weighted sum.
+    Evaluating softmax and P V adds, to each of the two, at most η · max|v| (evaluation_error).
 
     k is K without b_k; k_abs, with k_abs ≥ |k|, and `roundings` say how K was computed: roundings = C + 1 and
     k_abs = |y||W_k|ᵀ for a projection in one pass, 1 and |k| where b_k is added to a K that is at hand.
@@ -82,6 +136,68 @@ def key_bias_effect_bound(
     before = logit_error(q, k_abs, mask, scale, u, roundings)
     after = logit_error(q, k_abs + b_k.abs(), mask, scale, u, roundings)
     diameter = (v.amax(-2) - v.amin(-2)).amax(-1).unsqueeze(-1)  # (B, H, 1)
-    logits = scale * (q @ k.mT) + (0.0 if mask is None else mask)
-    eta = u * (oscillation(logits, mask) + 6) + 2 * gamma(k.shape[-2], u)
+    eta = evaluation_error(q, k, mask, scale, u)
     return diameter * torch.tanh((before + after) / 2) + 2 * eta * v.abs().amax((-2, -1)).unsqueeze(-1)
+
+
+def value_shift_bound(
+    v_abs: Float[Tensor, "B H S D"], b_v: Float[Tensor, "H 1 D"], *, u: float, roundings: int
+) -> Float[Tensor, "B H 1 D"]:
+    """V1: how far a computed O(b_v) − O(0) may lie from b_v. Rows of P that see no key are not covered: there it is 0.
+
+    Both runs compute the same P̂ from the same logits, so logit errors cancel. What is left: Σ_j P̂_ij = 1 + ρ with
+    |ρ| ≤ γ_{S+1} (sum and quotient), the rounding of V with and without b_v (γ_roundings, as in key_bias_effect_bound),
+    of the two weighted sums (γ_{S+1}), and of measuring it (two subtractions).
+    """
+    keys = v_abs.shape[-2]
+    sums, values = gamma(keys + 3, u), gamma(roundings, u)
+    both = 2 * v_abs.amax(-2, keepdim=True) + b_v.abs()  # (B, H, 1, D), of V without and with b_v
+    return sums * b_v.abs() + (1 + sums) * (values + sums * (1 + values)) * both
+
+
+def value_gradient_bound(
+    d_o: Float[Tensor, "B H T D"],
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    k_abs: Float[Tensor, "B H S D"],
+    *,
+    mask: Mask | None,
+    scale: float,
+    u: float,
+    roundings: int,
+) -> Float[Tensor, "H D"]:
+    """V3: how far a computed ∂L/∂b_v may lie from Σ_i ∂L/∂O_i, for each query head.
+
+    Backward sums P̂_ij ∂L/∂O_i over i, then over keys and batch: T + B·S roundings. It may recompute P̂ from the saved
+    logarithm of the row sum, so rows sum to one only within the error of two evaluations (row_sum_error).
+    """
+    batch, _, queries, _ = d_o.shape
+    rows = row_sum_error(q, k, k_abs, mask, scale, u, roundings).unsqueeze(-1) + gamma(queries + batch * k.shape[-2], u)
+    return (d_o.abs() * rows).sum((0, 2))
+
+
+def key_gradient_bound(
+    d_o: Float[Tensor, "B H T D"],
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    v: Float[Tensor, "B H S D"],
+    k_abs: Float[Tensor, "B H S D"],
+    *,
+    mask: Mask | None,
+    scale: float,
+    u: float,
+    roundings: int,
+) -> Float[Tensor, "H D"]:
+    """K2: how far from 0 a computed ∂L/∂b_k may lie, for each query head.
+
+    ∂L/∂Z_ij = P_ij (a_ij − δ_i) with a_ij = ∂L/∂O_i · v_j and δ_i = Σ_j P_ij a_ij, which fused kernels compute as
+    ∂L/∂O_i · O_i. Both are at most w_i = Σ_d |∂L/∂O_id| max_j |v_jd|; either errs by γ_{D+S+2} w_i, and P̂ sums to one
+    within row_sum_error. So a row of ∂L/∂Z sums to at most (2γ_{D+S+2} + 2 row_sum_error) w_i, and the absolute sum,
+    at most 2 w_i, enters through the T + B·S roundings of the sums over queries, keys and batch.
+    """
+    batch, _, queries, size = q.shape
+    keys = k.shape[-2]
+    weight = (d_o.abs() * v.abs().amax(-2, keepdim=True)).sum(-1)  # (B, H, T)
+    row = 2 * gamma(size + keys + 2, u) + 2 * row_sum_error(q, k, k_abs, mask, scale, u, roundings)
+    total = weight * (row + 2 * gamma(queries + batch * keys + 2, u))
+    return scale * (q.abs() * total.unsqueeze(-1)).sum((0, 2))

@@ -1,4 +1,4 @@
-"""The catalogue: every statement by name, with its hypotheses, claim and scope. Proofs, certify, verify and tests read it.
+"""The catalogue: every statement by name, with hypotheses, claim and scope; proofs, certify, verify and tests read it.
 
 A hypothesis has a short key. The same key names its counterexample in `proofs/`, its negative twin in `tests/`, and the
 reason that `certify` gives when a configuration breaks it.
@@ -13,6 +13,7 @@ CORDONNIER = "Cordonnier et al., arXiv 2006.16362"
 HYPOTHESES: dict[str, str] = {
     # the scores
     "unrotated": "no rotary positions turn q and k after their biases",
+    "no-relative-vectors": "no vector of the distance i − j multiplies q or k in the logits (BERT's relative_key)",
     "no-qk-norm": "q and k are not normalised after their biases",
     "no-softcap": "the logits are not passed through a nonlinearity (tanh soft-capping) before the softmax",
     "softmax": "the weights are a softmax over the keys (not sigmoid, ReLU or linear attention)",
