@@ -24,7 +24,7 @@ HYPOTHESES: dict[str, str] = {
     "exact": "arithmetic is exact",
     "in-range": "nothing overflows or underflows",
     # the values
-    "rows-sum-to-one": "the rows of the softmax still sum to one when they multiply V (no dropout on P, no λ-difference)",
+    "rows-sum-to-one": "what multiplies V is the softmax itself (no dropout on P, no λ-difference)",
     "visible-key": "each row sees at least one key",
     "raw-values": "values are not normalised after their bias",
     "ungated": "the attention output is not multiplied by a gate",
@@ -202,7 +202,7 @@ _CATALOGUE = (
     Theorem(
         "Q6",
         "saturation",
-        "As t → ∞, P_i(t b_q) → the one key that maximises k_j·b_q, for every query: 1 − P_ij* ≤ (m−1) e^{osc(z_i) − tΔ}.",
+        "As t → ∞, every query attends to the one key that maximises k_j·b_q alone: 1 − P_ij* ≤ (m−1) e^{osc(z_i) − tΔ}.",
         (*QUERY, "softmax", "no-sink", "unique-maximiser"),
         "the maximum is over the keys a row sees; Δ is the gap to the runner-up, times s",
     ),
@@ -217,7 +217,8 @@ _CATALOGUE = (
         "R1",
         "what a reparametrised bias reaches",
         "With b viewed as r×c: LoRA reaches rank ≤ k with k(r + c) numbers, VeRA dimension ≤ k + c − 1 with k + c, "
-        "VeRA1D at most k with k + 1, DoRA the multiples of the directions b + Δ. LoRA and VeRA start at Δ = 0, DoRA at b.",
+        "VeRA1D at most k with k + 1, DoRA the multiples of the directions b + Δ. LoRA and VeRA start at Δ = 0, "
+        "DoRA at b.",
         ("nonzero",),
         "DoRA alone needs b ≠ 0; times the scale, where there is one",
         f"{BEFT}; LoRA arXiv 2106.09685; VeRA arXiv 2310.11454; DoRA arXiv 2402.09353",
@@ -249,7 +250,8 @@ _CATALOGUE = (
     Theorem(
         "I3",
         "Fisher",
-        "I = mean over batches of mean g², g clipped to joint norm 1: 0 iff every gradient is 0 (so for b_k), at most 1/d.",
+        "I = mean over batches of mean g², g clipped to joint norm 1: 0 iff every gradient is 0 (as for b_k), at most "
+        "1/d.",
         (),
         "every number of batches and dimension; the sum of d·I over the terms clipped together is at most 1",
         BEFT,
