@@ -1,0 +1,180 @@
+"""Load a checkpoint strictly, and save it in the Hugging Face layout again. What is on disk is data, never code."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minibeft.config import Backend, ModelConfig, Task
+from minibeft.errors import BadInput
+from minibeft.families import FAMILIES, Family, read_config
+from minibeft.find import find
+from minibeft.model import Transformer
+from minibeft.tensors import Lazy, open_tensors, read_json
+
+log = logging.getLogger("minibeft")
+
+
+def family_of(raw: Mapping[str, Any], where: str) -> Family:
+    """The family that model_type names."""
+    kind = raw.get("model_type")
+    if kind not in FAMILIES:
+        raise BadInput(f"{where}: model_type = {kind!r} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def build_model(raw: Mapping[str, Any], *, task: Task | None = None, backend: Backend = "fused") -> Transformer:
+    """A freshly initialised model from a config.json's contents: std 0.02, biases zero, norms one."""
+    family = family_of(raw, "configuration")
+    model = Transformer(read_config(family, raw, task, "configuration"), backend)
+    initialise(model)
+    return model
+
+
+def initialise(module: torch.nn.Module) -> None:
+    """BERT's initialisation, in place: matrices normal with std 0.02, biases zero, norm weights one."""
+    for name, value in module.named_parameters():
+        if value.ndim > 1:
+            torch.nn.init.normal_(value, std=0.02)
+        else:
+            torch.nn.init.constant_(value, 1.0 if name.endswith("weight") else 0.0)
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    task: Task | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    backend: Backend = "fused",
+) -> Transformer:
+    """The checkpoint's model, in evaluation mode.
+
+    name_or_path  a Hugging Face folder, a hub id, or "minilm"
+    task          "hidden", "classification", "lm", or None for what the checkpoint's `architectures` names. A head that
+                  was asked for by name and is not in the checkpoint is initialised, and a warning is logged.
+    dtype         None keeps the type of the file
+    Raises BadInput for anything that is missing, unexpected, of the wrong shape, or not finite.
+    """
+    folder = find(name_or_path)
+    file = folder / "config.json"
+    raw = read_json(file)
+    family = family_of(raw, str(file))
+    config = read_config(family, raw, task, str(file))
+    tensors = rename_old(open_tensors(folder))
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    if config.task == "hidden" and not config.causal:
+        config = replace(config, pooler=f"{prefix}pooler.dense.weight" in tensors)
+    with torch.device("meta"):
+        model = Transformer(config, backend)
+    names = {ours: family.their_name(ours, config.task, prefix) for ours in model.state_dict()}
+    fresh = {ours for ours, theirs in names.items() if theirs not in tensors}
+    refuse_unexpected(family, tensors.keys() - names.values(), prefix, folder, headless=task is not None)
+    for ours in sorted(fresh):
+        if task is None or not ours.startswith("head."):
+            raise BadInput(f"{folder}: lacks the tensor {names[ours]}; the checkpoint is incomplete")
+    state = {
+        ours: read_tensor(tensors[names[ours]], names[ours], tuple(like.shape), folder, dtype, device)
+        for ours, like in model.state_dict().items()
+        if ours not in fresh
+    }
+    if fresh and model.head is not None:
+        some = next(iter(state.values()))
+        head = Transformer(replace(config, layers=0, vocab=1), backend).head
+        assert head is not None
+        initialise(head)
+        values = {f"head.{name}": value.to(some) for name, value in head.state_dict().items()}
+        state |= {ours: values[ours] for ours in fresh}
+        log.warning("%s: newly initialised: %s", folder, ", ".join(sorted(fresh)))
+    model.load_state_dict(state, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.eval()
+
+
+def rename_old(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
+    """The first BERT checkpoints call a LayerNorm's weight and bias gamma and beta."""
+    old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    return {next((n.replace(a, b) for a, b in old.items() if n.endswith(a)), n): t for n, t in tensors.items()}
+
+
+def refuse_unexpected(family: Family, left: set[str], prefix: str, folder: Path, *, headless: bool) -> None:
+    """A tensor that nothing reads may mean that the model computes something else. With a task asked for by name, other
+    heads, which stand outside the backbone's prefix, may be left out."""
+    for name in sorted(left):
+        outside = bool(prefix) and not name.startswith(prefix)
+        if not family.is_spare(name.removeprefix(prefix)) and not family.is_spare(name) and not (headless and outside):
+            raise BadInput(f"{folder}: holds the tensor {name}, which a {family.model_type} model here does not have")
+
+
+def read_tensor(
+    lazy: Lazy,
+    name: str,
+    shape: tuple[int, ...],
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Tensor:
+    """One tensor, checked; a memory map stays one unless the type or the device changes."""
+    value = lazy()
+    if tuple(value.shape) != shape:
+        raise BadInput(f"{folder}: {name} has shape {tuple(value.shape)}, config.json asks for {shape}")
+    if not value.is_floating_point():
+        raise BadInput(f"{folder}: {name} has type {value.dtype}; weights must be floating point")
+    low, high = value.aminmax()  # unlike isfinite().all() it needs no copy; NaN and infinities reach the ends
+    if not (low.isfinite() and high.isfinite()):
+        raise BadInput(f"{folder}: {name} holds NaN or infinite values; the checkpoint is damaged")
+    return value.to(device=device, dtype=dtype)
+
+
+def their_state(model: Transformer) -> dict[str, Tensor]:
+    """The model's tensors under their Hugging Face names."""
+    c = model.config
+    family = FAMILIES[c.family]
+    prefix = "" if c.task == "hidden" else family.prefix
+    return {family.their_name(ours, c.task, prefix): value for ours, value in model.state_dict().items()}
+
+
+def their_config(c: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """The config.json that describes this model: the one it came from, with the task's class and the tensors' type."""
+    names = {task: name for name, task in FAMILIES[c.family].architectures.items()}
+    changed: dict[str, Any] = {"architectures": [names[c.task]], "model_type": c.family}
+    if c.task == "classification" and "id2label" not in c.source:
+        changed["id2label"] = {str(i): f"LABEL_{i}" for i in range(c.labels)}
+        changed["label2id"] = {f"LABEL_{i}": i for i in range(c.labels)}
+    kept = {key: value for key, value in c.source.items() if key != "torch_dtype"}
+    return kept | changed | {"dtype": str(dtype).removeprefix("torch.")}
+
+
+def save_model(model: Transformer, folder: str | Path) -> None:
+    """Write config.json and model.safetensors; transformers loads the folder, and so does load_model, bit for bit.
+
+    The folder must not exist or be empty. Files are written to a neighbour that is renamed at the end, so that an
+    interruption leaves nothing half done.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{folder}: exists and is not empty; choose another folder, nothing was written")
+    with torch.device("meta"):
+        described = Transformer(model.config).state_dict()
+    for name in sorted(described.keys() ^ model.state_dict().keys()):
+        raise BadInput(f"{folder}: {name} has no place in a {model.config.family} checkpoint with this config.json")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in their_state(model).items()}
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        ready = Path(temporary) / "ready"
+        ready.mkdir()
+        config = their_config(model.config, next(iter(state.values())).dtype)
+        (ready / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(state, ready / "model.safetensors", metadata={"format": "pt"})
+        shutil.copymode(ready / "config.json", ready / "model.safetensors")  # safetensors writes for the owner alone
+        os.replace(ready, folder)

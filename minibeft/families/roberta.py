@@ -1,0 +1,38 @@
+"""RoBERTa: BERT with positions that start after the padding index, and a classification head of its own."""
+
+from typing import Any
+
+from minibeft.families import bert
+from minibeft.families.family import Family, Reader
+from minibeft.layers import Learned
+
+
+def derive(r: Reader) -> dict[str, Any]:
+    """BERT's, except for the positions."""
+    rows, pad = r.get("max_position_embeddings", 514), r.get("pad_token_id", 1)
+    return bert.derive(r) | {"positions": Learned(rows, start=pad + 1, counted="tokens")}
+
+
+ROBERTA = Family(
+    model_type="roberta",
+    architectures={
+        "RobertaModel": "hidden",
+        "RobertaForSequenceClassification": "classification",
+        "RobertaForMaskedLM": "lm",
+    },
+    prefix="roberta.",
+    names=bert.ENCODER_NAMES,
+    heads={
+        "classification": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
+        "lm": {
+            "head.dense": "lm_head.dense",
+            "head.norm": "lm_head.layer_norm",
+            "head.logits.weight": "lm_head.decoder.weight",
+            "head.logits.bias": "lm_head.bias",
+        },
+    },
+    keys=bert.ENCODER_KEYS | {"vocab_size": ("vocab", 50265), "pad_token_id": ("pad", 1)},
+    derive=derive,
+    fixed=bert.ENCODER_FIXED,
+    spare=(r"embeddings\.position_ids$", r"^lm_head\.decoder\.(weight|bias)$"),
+)

