@@ -14,8 +14,7 @@ CORDONNIER = "Cordonnier et al., arXiv 2006.16362"
 HYPOTHESES: dict[str, str] = {
     # the scores
     "unrotated": "no rotary positions turn q and k after their biases",
-    "no-relative-key": "no relative-position term k_j·E_{i−j} reads k after its bias",
-    "no-relative-query": "no relative-position term q_i·E_{i−j} reads q after its bias",
+    "no-relative-vectors": "no vector of the distance i − j multiplies q or k in the logits (BERT's relative_key)",
     "no-qk-norm": "q and k are not normalised after their biases",
     "no-softcap": "the logits are not passed through a nonlinearity (tanh soft-capping) before the softmax",
     "softmax": "the weights are a softmax over the keys (not sigmoid, ReLU or linear attention)",
@@ -24,7 +23,7 @@ HYPOTHESES: dict[str, str] = {
     "exact": "arithmetic is exact",
     "in-range": "nothing overflows or underflows",
     # the values
-    "rows-sum-to-one": "what multiplies V is the softmax itself (no dropout on P, no λ-difference)",
+    "rows-sum-to-one": "a row that sees keys has weights of sum one, a sink included (no dropout on P, λ-difference, sigmoid)",
     "visible-key": "each row sees at least one key",
     "raw-values": "values are not normalised after their bias",
     "ungated": "the attention output is not multiplied by a gate",
@@ -41,9 +40,9 @@ HYPOTHESES: dict[str, str] = {
     "nonzero": "neither bias is the zero vector",
 }
 
-SCORES = ("unrotated", "no-relative-key", "no-qk-norm", "no-softcap", "softmax", "no-sink", "no-foreign-keys", "exact")
-QUERY = ("unrotated", "no-relative-query", "no-qk-norm", "no-softcap")
-VALUES = ("softmax", "no-sink", "rows-sum-to-one", "visible-key", "raw-values", "ungated", "no-foreign-values")
+QUERY = ("unrotated", "no-relative-vectors", "no-qk-norm", "no-softcap")
+SCORES = (*QUERY, "softmax", "no-sink", "no-foreign-keys", "exact")
+VALUES = ("no-sink", "rows-sum-to-one", "visible-key", "raw-values", "ungated", "no-foreign-values")
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ _CATALOGUE = (
         "b_v is a shift",
         "O(b_v) = O(0) + 1 b_vᵀ: the same vector for every token, whatever it attends to.",
         VALUES,
-        "every mask that leaves each row a key; rotary, QK-norm, soft-capping and ALiBi too; GQA head by head",
+        "every mask that leaves each row a key; rotary, QK-norm, soft-capping, ALiBi, linear attention; GQA head by head",
         f"{NAMAZIFAR}; {BEFT}",
     ),
     Theorem(
@@ -202,7 +201,7 @@ _CATALOGUE = (
     Theorem(
         "Q6",
         "saturation",
-        "As t → ∞, every query attends to the one key that maximises k_j·b_q alone: 1 − P_ij* ≤ (m−1) e^{osc(z_i) − tΔ}.",
+        "As t → ∞, every query attends to the maximiser j* of k_j·b_q alone: 1 − P_ij* ≤ (m−1) e^{osc(z_i) − tΔ}.",
         (*QUERY, "softmax", "no-sink", "unique-maximiser"),
         "the maximum is over the keys a row sees; Δ is the gap to the runner-up, times s",
     ),
@@ -216,18 +215,18 @@ _CATALOGUE = (
     Theorem(
         "R1",
         "what a reparametrised bias reaches",
-        "With b viewed as r×c: LoRA reaches rank ≤ k with k(r + c) numbers, VeRA dimension ≤ k + c − 1 with k + c, "
-        "VeRA1D at most k with k + 1, DoRA the multiples of the directions b + Δ. LoRA and VeRA start at Δ = 0, "
-        "DoRA at b.",
+        "With b viewed as r×c and scale s: LoRA adds every Δ of rank ≤ k and no other, by k(r + c) numbers, from 0. VeRA: "
+        "k + c numbers, dimension ≤ k + c − 1, 0 iff a diagonal is. VeRA1D: one number, the line ℝ·1. DoRA: LoRA's and "
+        "one, b + s·t·(b+Δ)/‖b+Δ‖, from (1 + s)b.",
         ("nonzero",),
-        "DoRA alone needs b ≠ 0; times the scale, where there is one",
+        "DoRA alone needs b ≠ 0; the four forms as the official code has them",
         f"{BEFT}; LoRA arXiv 2106.09685; VeRA arXiv 2310.11454; DoRA arXiv 2402.09353",
     ),
     Theorem(
         "R2",
         "parametrisation changes none of it",
         "K1 to K3 and V1 hold for every bias b = g(θ): ∂L/∂θ = Jᵀ ∂L/∂b, and 0 stays 0.",
-        (*SCORES, *(key for key in VALUES if key not in SCORES), "own-parameters"),
+        (*SCORES, *VALUES[1:], "own-parameters"),
         "every differentiable g: LoRA, VeRA, DoRA, a constant",
     ),
     Theorem(
