@@ -23,7 +23,7 @@ HYPOTHESES: dict[str, str] = {
     "exact": "arithmetic is exact",
     "in-range": "nothing overflows or underflows",
     # the values
-    "rows-sum-to-one": "a row that sees keys has weights of sum one, a sink included (no dropout on P, λ-difference, sigmoid)",
+    "rows-sum-to-one": "weights of a row that sees keys sum to one, a sink included (no dropout, λ-difference, sigmoid)",
     "visible-key": "each row sees at least one key",
     "raw-values": "values are not normalised after their bias",
     "ungated": "the attention output is not multiplied by a gate",
@@ -122,7 +122,7 @@ _CATALOGUE = (
         "b_v is a shift",
         "O(b_v) = O(0) + 1 b_vᵀ: the same vector for every token, whatever it attends to.",
         VALUES,
-        "every mask that leaves each row a key; rotary, QK-norm, soft-capping, ALiBi, linear attention; GQA head by head",
+        "every mask that leaves each row a key; rotary, QK-norm, soft-capping, ALiBi, linear attention; GQA",
         f"{NAMAZIFAR}; {BEFT}",
     ),
     Theorem(
@@ -215,8 +215,8 @@ _CATALOGUE = (
     Theorem(
         "R1",
         "what a reparametrised bias reaches",
-        "With b viewed as r×c and scale s: LoRA adds every Δ of rank ≤ k and no other, by k(r + c) numbers, from 0. VeRA: "
-        "k + c numbers, dimension ≤ k + c − 1, 0 iff a diagonal is. VeRA1D: one number, the line ℝ·1. DoRA: LoRA's and "
+        "With b viewed as r×c and scale s: LoRA adds every Δ of rank ≤ k and no other, by k(r + c) numbers, from 0. "
+        "VeRA: k + c numbers, dimension ≤ k + c − 1, 0 iff a diagonal is. VeRA1D: one number, the line ℝ·1. DoRA: LoRA's and "
         "one, b + s·t·(b+Δ)/‖b+Δ‖, from (1 + s)b.",
         ("nonzero",),
         "DoRA alone needs b ≠ 0; the four forms as the official code has them",
