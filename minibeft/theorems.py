@@ -23,7 +23,7 @@ HYPOTHESES: dict[str, str] = {
     "exact": "arithmetic is exact",
     "in-range": "nothing overflows or underflows",
     # the values
-    "rows-sum-to-one": "weights of a row that sees keys sum to one, a sink included (no dropout, λ-difference, sigmoid)",
+    "rows-sum-to-one": "weights of a row that sees a key sum to one, sink included (no dropout, λ-difference, sigmoid)",
     "visible-key": "each row sees at least one key",
     "raw-values": "values are not normalised after their bias",
     "ungated": "the attention output is not multiplied by a gate",
@@ -216,8 +216,8 @@ _CATALOGUE = (
         "R1",
         "what a reparametrised bias reaches",
         "With b viewed as r×c and scale s: LoRA adds every Δ of rank ≤ k and no other, by k(r + c) numbers, from 0. "
-        "VeRA: k + c numbers, dimension ≤ k + c − 1, 0 iff a diagonal is. VeRA1D: one number, the line ℝ·1. DoRA: LoRA's and "
-        "one, b + s·t·(b+Δ)/‖b+Δ‖, from (1 + s)b.",
+        "VeRA: k + c numbers, dimension ≤ k + c − 1, 0 iff a diagonal is. VeRA1D: one number, the line ℝ·1. "
+        "DoRA: one more than LoRA, b + s·t·(b+Δ)/‖b+Δ‖, from (1 + s)b.",
         ("nonzero",),
         "DoRA alone needs b ≠ 0; the four forms as the official code has them",
         f"{BEFT}; LoRA arXiv 2106.09685; VeRA arXiv 2310.11454; DoRA arXiv 2402.09353",
