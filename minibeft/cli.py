@@ -1,0 +1,101 @@
+"""The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from minibeft.errors import BadInput
+
+app = typer.Typer(
+    help="What the attention biases b_q, b_k and b_v of a transformer do: proofs, measurements and tools.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file")]
+
+
+def write_json(file: Path | None, value: dict[str, Any]) -> None:
+    """Write the record, with the command and the versions that made it; None writes nothing."""
+    if file is not None:
+        from minibeft.record import provenance
+
+        file.write_text(json.dumps(provenance() | value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.print(f"wrote {file}")
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    """What all commands share."""
+    if version:
+        from importlib.metadata import version as installed
+
+        out.print(installed("minibeft"))
+        raise typer.Exit
+
+
+@app.command()
+def verify(
+    model: Model = "minilm",
+    json_file: Json = None,
+    task: Annotated[str | None, typer.Option(help="hidden, classification or lm; default: what the file names")] = None,
+    seed: Annotated[int, typer.Option(help="of the redrawn biases")] = 0,
+) -> None:
+    """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
+    from minibeft.verify import STEPS, verify
+    from minibeft.verify_report import render
+
+    with steps(f"verify {model}", STEPS) as progress:
+        report = verify(model, task=as_task(task), seed=seed, progress=progress)
+    for part in render(report):
+        out.print(part)
+    write_json(json_file, report.as_json())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@contextmanager
+def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on stderr; call what it gives with the name of each step as it begins."""
+    columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[step]}")
+    with Progress(*columns, console=err) as bar:
+        line = bar.add_task(title, total=total + 1, step="")
+        yield lambda step: bar.update(line, advance=1, step=step)
+        bar.update(line, completed=total + 1, step="done")
+
+
+def as_task(name: str | None) -> Any:
+    """The --task option, checked."""
+    if name not in (None, "hidden", "classification", "lm"):
+        raise BadInput(f"--task {name}: must be hidden, classification or lm")
+    return name
+
+
+def main() -> None:
+    """Run; input that minibeft refuses ends in one line and exit status 2."""
+    import logging
+
+    logging.basicConfig(format="minibeft: %(message)s")
+    try:
+        app()
+    except BadInput as error:
+        err.print(f"minibeft: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        err.print(f"minibeft: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

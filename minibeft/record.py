@@ -1,0 +1,42 @@
+"""What made a number: command, versions and machine, as every committed record states them."""
+
+import os
+import platform
+import re
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("minibeft", "torch", "numpy", "sympy", "triton", "transformers", "peft")
+
+
+def provenance() -> dict[str, Any]:
+    """Command line, date, package versions and the machine; no host or user name."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    versions = {"python": platform.python_version()} | {name: found for name in PACKAGES if (found := installed(name))}
+    return {
+        "command": command,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": versions,
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        },
+    }
+
+
+def installed(name: str) -> str | None:
+    """A package's version, None when it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
