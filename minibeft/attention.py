@@ -29,11 +29,20 @@ class Attended(NamedTuple):
     weights: Float[Tensor, "B H T S"] | None
 
 
+def linear(
+    x: Float[Tensor, "*B T C"], weight: Float[Tensor, "n C"], bias: Float[Tensor, " n"] | None
+) -> Float[Tensor, "*B T n"]:
+    """x Wᵀ + 1 bᵀ. A bias of a wider type than the weight (an adapter, a merged residual) is added in its own type."""
+    if bias is None or bias.dtype == weight.dtype:
+        return F.linear(x, weight, bias)
+    return (F.linear(x, weight) + bias).to(x.dtype)
+
+
 def project(
     x: Float[Tensor, "B T C"], weight: Float[Tensor, "hD C"], bias: Float[Tensor, " hD"] | None, heads: int
 ) -> Float[Tensor, "B h T D"]:
     """x Wᵀ + 1 bᵀ, split into heads."""
-    return F.linear(x, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, h, T, D)
+    return linear(x, weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, h, T, D)
 
 
 def masked_softmax(logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
@@ -119,4 +128,4 @@ def attend(
     if rotate is not None:
         q, k = rotate(q), rotate(k)
     o, p = mix(q, k, v, mask=mask, scale=scale, dropout=dropout, fused=fused and not weights)
-    return Attended(o if w_o is None else F.linear(o, w_o, b_o), p if weights else None)
+    return Attended(o if w_o is None else linear(o, w_o, b_o), p if weights else None)

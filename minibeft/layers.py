@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minibeft.attention import Rotate
+from minibeft.attention import Rotate, linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -80,14 +80,21 @@ def make_norm(kind: str, width: int, eps: float) -> nn.Module:
     return nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.RMSNorm(width, eps=eps)
 
 
+class Linear(nn.Linear):
+    """nn.Linear whose bias may have a wider type than its weight."""
+
+    def forward(self, input: Float[Tensor, "*B T C"]) -> Float[Tensor, "*B T n"]:
+        return linear(input, self.weight, self.bias)
+
+
 class MLP(nn.Module):
     """down(act(up(x))), or with a gate down(act(gate(x)) · up(x))."""
 
     def __init__(self, width: int, inner: int, activation: str, *, gated: bool, bias: bool):
         super().__init__()
-        self.gate = nn.Linear(width, inner, bias=bias) if gated else None
-        self.up = nn.Linear(width, inner, bias=bias)
-        self.down = nn.Linear(inner, width, bias=bias)
+        self.gate = Linear(width, inner, bias=bias) if gated else None
+        self.up = Linear(width, inner, bias=bias)
+        self.down = Linear(inner, width, bias=bias)
         self.act = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
