@@ -155,6 +155,25 @@ def value_shift_bound(
     return sums * b_v.abs() + (1 + sums) * (values + sums * (1 + values)) * both
 
 
+def value_fold_bound(
+    shift: Float[Tensor, " HD"],
+    o_abs: Float[Tensor, " HD"],
+    w_o: Float[Tensor, "C HD"],
+    b_v: Float[Tensor, " HD"],
+    b_o: Float[Tensor, " C"],
+    *,
+    u: float,
+) -> Float[Tensor, " C"]:
+    """V2: how far the output with b_v may lie from the output with b_v folded into b_o' = b_o + W_o b_v.
+
+    `shift` is value_shift_bound as it passes through W_o; o_abs bounds |O(0)|. Either output errs by γ_{HD+3}, which
+    also covers the computation of b_o'.
+    """
+    weight = w_o.abs()
+    outputs = 2 * gamma(w_o.shape[1] + 3, u) * (weight @ (o_abs + b_v.abs()) + b_o.abs())
+    return weight @ shift + outputs
+
+
 def value_gradient_bound(
     d_o: Float[Tensor, "B H T D"],
     q: Float[Tensor, "B H T D"],

@@ -5,7 +5,8 @@ Plain torch, written to be read. With every mechanism off, attend_variant() is a
 relative_key (Shaw et al., arXiv 1803.02155; BERT's relative_key_query, arXiv 2009.13658), qk_norm (arXiv 2010.04245),
 softcap (Gemma 2, arXiv 2408.00118), weighting (sigmoid arXiv 2409.04431, relu arXiv 2309.08586, linear
 arXiv 2006.16236), sink (gpt-oss; softmax-off-by-one is a sink with logit 0), prefix (prefix tuning, arXiv 2101.00190),
-bias_kv and zero_key (torch.nn.MultiheadAttention), differential (arXiv 2410.05258), gate (arXiv 2505.06708).
+bias_kv and zero_key (torch.nn.MultiheadAttention), differential (arXiv 2410.05258), gate (arXiv 2505.06708),
+output_norm (arXiv 2210.06423).
 """
 
 import math
@@ -35,6 +36,7 @@ class AttentionSpec:
     relative_query adds scale · q_i·E_{i−j} to the logits; relative_key adds scale · k_j·E_{i−j}
     sink           one more logit in each row's softmax, with no value: learned for each head, or 0 ("one")
     prefix         how many keys and values of their own every layer is given (prefix tuning)
+    output_norm    a norm over all heads' outputs stands before W_o
     differential   λ: the weights are softmax − λ · another softmax, from twice as many queries and keys
     dropout        the probability of dropping an entry of P in training
     """
@@ -62,6 +64,7 @@ class AttentionSpec:
     differential: float | None = None
     value_norm: bool = False
     gate: bool = False
+    output_norm: bool = False
     dropout: float = 0.0
 
 
@@ -80,6 +83,7 @@ class Parameters:
     q_gain: Float[Tensor, " D"]
     k_gain: Float[Tensor, " D"]
     v_gain: Float[Tensor, " D"]
+    o_gain: Float[Tensor, " HD"]
     sink: Float[Tensor, " H"]
     distances: Float[Tensor, "H R"]  # R = 2 REACH + 1
     relative: Float[Tensor, "R D"]
@@ -110,6 +114,7 @@ def random_parameters(spec: AttentionSpec, generator: torch.Generator, dtype=tor
         q_gain=normal(d),
         k_gain=normal(d),
         v_gain=normal(d),
+        o_gain=normal(h * d),
         sink=normal(h),
         distances=normal(h, 2 * REACH + 1),
         relative=normal(2 * REACH + 1, d),
@@ -147,8 +152,8 @@ def position_mask(spec: AttentionSpec, params: Parameters, queries: int, keys: i
     return mask
 
 
-def normalise(kind: str, x: Float[Tensor, "B h T D"], gain: Float[Tensor, " D"]) -> Float[Tensor, "B h T D"]:
-    """RMSNorm or LayerNorm over the head size, as QK-norm and value-norm apply it."""
+def normalise(kind: str, x: Float[Tensor, "*batch n"], gain: Float[Tensor, " n"]) -> Float[Tensor, "*batch n"]:
+    """RMSNorm or LayerNorm over the last axis: the head size for QK-norm and value-norm, HD before W_o."""
     return F.rms_norm(x, gain.shape, gain, 1e-6) if kind == "rms" else F.layer_norm(x, gain.shape, gain, None, 1e-6)
 
 
@@ -209,7 +214,7 @@ def attend_variant(
     """attend() with the mechanisms of `spec`; the weights returned are those of the S real keys.
 
     y is what keys and values are made from (None: x itself); `mask` is added to what the positions add; `training`
-    switches dropout on P on.
+    switches dropout on P on. Without W_o the output is O, the heads side by side, before any output norm.
     """
     y = x if y is None else y
     streams = 1 if spec.differential is None else 2
@@ -236,4 +241,8 @@ def attend_variant(
     o = (p @ v.repeat_interleave(group, 1)).transpose(1, 2).flatten(2)  # (B, T, HD)
     if spec.gate:
         o = o * torch.sigmoid(F.linear(x, params.w_gate))
-    return Attended(o if params.w_o is None else F.linear(o, params.w_o, params.b_o), p[..., :real])
+    if params.w_o is None:
+        return Attended(o, p[..., :real])
+    if spec.output_norm:
+        o = normalise("rms", o, params.o_gain)
+    return Attended(F.linear(o, params.w_o, params.b_o), p[..., :real])
