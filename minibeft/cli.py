@@ -15,8 +15,8 @@ from minibeft.errors import BadInput
 
 app = typer.Typer(
     help="What the attention biases b_q, b_k and b_v of a transformer do: proofs, measurements and tools.",
+    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 out = Console()
 err = Console(stderr=True)
