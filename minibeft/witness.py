@@ -42,7 +42,7 @@ class Witness:
 
     measures       what `value` is, in words
     value, allowed the number, and the largest that the statement and rounding together allow
-    by_hypothesis  the same number with only that hypothesis broken
+    by_hypothesis  the number with only that hypothesis broken (for b_q: the change of a double difference of log P)
     details        further numbers by name
     """
 
@@ -203,8 +203,8 @@ def value_witness(spec: AttentionSpec) -> Witness:
             torch.manual_seed(0)
             row_sums = layer.run(layer.params, training=True)[1].sum(-1)
         details["max |row sum of P − 1| in training"] = (row_sums - 1).abs().max().item()
-    details["dimension that b_v reaches"] = reach(layer)
-    details["dimension that b_o reaches"] = spec.width
+    details["dimension that b_v reaches here"] = reach(layer)
+    details["dimension that b_o reaches here"] = spec.width
     return Witness(
         "max |change of the output when b_v is folded|", fold_residual(layer), layer.fold_rounding(), alive, details
     )
