@@ -75,6 +75,22 @@ def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
         bar.update(line, completed=total + 1, step="done")
 
 
+@app.command()
+def certify(
+    model: Model,
+    json_file: Json = None,
+    prefix: Annotated[bool, typer.Option("--prefix", help="the model is run with prefix tuning")] = False,
+) -> None:
+    """Say from config.json alone what each bias can do: null, foldable, limited, active or unknown."""
+    from minibeft.certify import certify
+    from minibeft.certify_report import render
+
+    certificate = certify(model, prefix=prefix)
+    for part in render(certificate):
+        out.print(part)
+    write_json(json_file, certificate.as_json())
+
+
 def as_task(name: str | None) -> Any:
     """The --task option, checked."""
     if name not in (None, "hidden", "classification", "lm"):

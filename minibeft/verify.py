@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from minibeft import measure
 from minibeft.bounds import unit_roundoff
+from minibeft.certify import certify
 from minibeft.checkpoint import load_model
 from minibeft.config import Task
 from minibeft.layers import Rotary
@@ -131,16 +132,15 @@ def where(model: Transformer, part: slice | None) -> str:
 
 
 def reason(model: Transformer) -> str:
-    """Why K1 holds here or does not, in one sentence."""
-    live, null = turned(model)
-    if live is None:
-        return "K1 holds: every key in a row's softmax gets the same q·b_k, and nothing turns q and k after the bias."
-    part = f"entries {live.start} to {live.stop - 1} of each head" if null else "every entry of each head"
-    rest = f" On entries {null.start} to {null.stop - 1}, which are not turned, it holds." if null else ""
-    return (
-        f"K1 does not hold: rotary positions turn {part} after the bias, so b_k adds q_i·R_(j−i) b_k, which depends on "
-        f"the distance j−i (K4, hypothesis 'unrotated').{rest}"
-    )
+    """Why K1 holds here or does not, as certify reads it off the configuration."""
+    verdict = certify(model.config.source).verdict("k")
+    if verdict.status == "null":
+        return f"K1 holds: {verdict.reason}."
+    if verdict.status == "unknown":
+        return f"certify does not understand this configuration: {verdict.reason}."
+    parts = "; ".join(f"{part.status} on entries {part.first}–{part.last} of each head" for part in verdict.dims)
+    because = f"K1 does not hold (hypothesis {', '.join(map(repr, verdict.broken))}): {verdict.reason}"
+    return f"{because}. b_k is {parts}." if parts else f"{because}."
 
 
 def norms(layer: Layer) -> dict[str, float | None]:
