@@ -6,6 +6,7 @@ those bytes copied through a small buffer, with the new ones in their places: wh
 
 import json
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -22,8 +23,8 @@ from minibeft.errors import BadInput
 from minibeft.tensors import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# The same weights in other formats would no longer be the same model; a folder's safetensors is what is rewritten.
-OTHER_WEIGHTS = ("*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.pt", "*.pth", "*.gguf", ".*")
+# The same weights in another format would no longer be the same model, so only safetensors is carried over.
+WEIGHTS = "*.safetensors *.bin *.bin.index.json *.h5 *.msgpack *.ot *.onnx *.pt *.pth *.gguf".split()
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -72,7 +73,7 @@ def shards(folder: Path) -> dict[str, str]:
 
 def rewrite_folder(source: Path, target: Path, edit: Edit) -> None:
     """Copy the folder into `target`, which exists and is empty, with the edit made. Shard by shard, index included."""
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*OTHER_WEIGHTS, "*.safetensors"))
+    copy_others(source, target)
     where = {edit.rename(name): shard for name, shard in shards(source).items()}
     files = sorted(set(where.values()))
     homes = {name: where.get(name) or where.get(edit.beside.get(name, "")) or files[-1] for name in edit.tensors}
@@ -85,6 +86,16 @@ def rewrite_folder(source: Path, target: Path, edit: Edit) -> None:
         write_json(target / "config.json", config)
     if (target / INDEX).is_file():
         write_index(target, {n: f for n, f in (where | homes).items() if n not in edit.drop})
+
+
+def copy_others(source: Path, target: Path) -> None:
+    """Copy what holds no weights: tokenizer, model card, subfolders. Contents alone, so a read-only folder will do."""
+    for file in sorted(source.rglob("*")):
+        inside = file.relative_to(source)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if file.is_file() and not hidden and not any(file.match(pattern) for pattern in WEIGHTS):
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / inside)
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
@@ -127,7 +138,7 @@ def rewrite_file(
         entries[name] = {"dtype": TYPES[value.dtype], "shape": list(value.shape)}
     sizes = {n: v.nbytes for n, v in tensors.items()} | {n: b - a for n, (a, b) in offsets.items() if n not in tensors}
     # Wide types first, as safetensors itself lays them out, so that each tensor stays aligned to its type.
-    order = sorted((n for n in entries if n not in drop), key=lambda n: -width(entries[n], sizes[n]))
+    order = sorted((n for n in entries if n not in drop), key=lambda n: -bits(entries[n]["dtype"]))
     header: dict[str, Any] = {"__metadata__": old["__metadata__"]} if "__metadata__" in old else {}
     position = 0
     for name in order:
@@ -145,9 +156,10 @@ def rewrite_file(
                 copy_bytes(reader, writer, sizes[name], source)
 
 
-def width(entry: Mapping[str, Any], size: int) -> int:
-    """Bytes an entry of this tensor, 0 for an empty one."""
-    return size // max(1, torch.Size(entry["shape"]).numel())
+def bits(dtype: str) -> int:
+    """Bits of an entry: 16 for BF16, 8 for F8_E4M3 and BOOL."""
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else 8
 
 
 def copy_bytes(reader: BinaryIO, writer: BinaryIO, count: int, source: Path, chunk: int = 1 << 20) -> None:
