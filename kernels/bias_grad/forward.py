@@ -1,0 +1,111 @@
+"""Column sums in two stages without atomics: the order of every addition is fixed by the shape, so that the same
+input gives the same bits on every run. Sums are kept in float32 (float64 for float64).
+
+A program of the first stage reads a contiguous run of rows of one head; the second stage adds up at most SUM_SPLITS
+partial sums in one load, and the heads that share a bias with them.
+"""
+
+# pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
+import torch
+from torch import Tensor
+
+from minibeft.kernels.lang import Launch, accumulator, tl, triton
+from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
+from minibeft.kernels.rotation import Rotation
+from minibeft.kernels.tiles import SUM_ELEMENTS, SUM_SPLITS
+
+
+@triton.jit
+def partial_sum_kernel(
+    g, cos, sin, partial, M, T, heads, g_b, g_h, g_t, g_d, angle_b, RUN,
+    D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, ACC: tl.constexpr,
+    BR: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """partial[split, head, :] = Σ of RUN rows of one head, turned back where R > 0."""
+    split, head = tl.program_id(0), tl.program_id(1)
+    out = partial + (split.to(tl.int64) * heads + head) * D
+    start = g + head.to(tl.int64) * g_h
+    if R == 0:
+        d = tl.arange(0, BD)
+        total = tl.zeros((BR, BD), dtype=ACC)
+        for first in range(0, RUN, BR):
+            r = split * RUN + first + tl.arange(0, BR)
+            rows = start + (r // T).to(tl.int64) * g_b + (r % T).to(tl.int64) * g_t
+            mask = (r < M)[:, None] & (d < D)[None, :]
+            total += tl.load(rows[:, None] + d[None, :] * g_d, mask=mask, other=0.0).to(ACC)
+        tl.store(out + d, tl.sum(total, 0), mask=d < D)
+    else:
+        p = tl.arange(0, BD // 2)
+        low_total = tl.zeros((BR, BD // 2), dtype=ACC)
+        high_total = tl.zeros((BR, BD // 2), dtype=ACC)
+        for first in range(0, RUN, BR):
+            r = split * RUN + first + tl.arange(0, BR)
+            live = r < M
+            b, t = (r // T).to(tl.int64), (r % T).to(tl.int64)
+            rows = start + b * g_b + t * g_t
+            low, high = load_pairs(rows, g_d, live, 0, D // 2, R, D, INTERLEAVED, BR, BD // 2, ACC)
+            c, s = load_angles(cos, sin, b * angle_b + t, live, p, R, ACC)
+            low_total += low * c + high * s
+            high_total += high * c - low * s
+        d0, d1 = pair_members(p, R, D, INTERLEAVED)
+        tl.store(out + d0, tl.sum(low_total, 0), mask=p < D // 2)
+        tl.store(out + d1, tl.sum(high_total, 0), mask=p < D // 2)
+
+
+@triton.jit
+def final_sum_kernel(partial, out, splits, columns, D: tl.constexpr, SHARED: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    """out[n] = Σ over splits, and over SHARED neighbouring heads, of partial (splits, heads, D)."""
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    s = tl.arange(0, BS)
+    mask = (s < splits)[:, None] & (n < columns)[None, :]
+    total = tl.zeros((BS, BN), dtype=partial.dtype.element_ty)
+    for member in range(0, SHARED):
+        column = (n // D * SHARED + member) * D + n % D
+        total += tl.load(partial + s[:, None] * (columns * SHARED) + column[None, :], mask=mask, other=0.0)
+    tl.store(out + n, tl.sum(total, 0).to(out.dtype.element_ty), mask=n < columns)
+
+
+def run_length(rows: int, block: int) -> int:
+    """Rows of one partial sum: at most SUM_SPLITS of them cover all, each a whole number of blocks."""
+    blocks = triton.cdiv(max(rows, 1), block)
+    return block * triton.cdiv(blocks, SUM_SPLITS)
+
+
+def plan_column_sum(d_out: Tensor, out: Tensor, rotation: Rotation | None, shared: int) -> tuple[Launch, Launch]:
+    """The two launches that fill out (h·D/shared) from d_out (B, h, T, D). Inputs have been checked."""
+    batch, heads, tokens, size = d_out.shape
+    rows = batch * tokens
+    padded = triton.next_power_of_2(max(size, 2))
+    block = max(SUM_ELEMENTS // padded, 1)
+    run = run_length(rows, block)
+    splits = triton.cdiv(rows, run)
+    kind = accumulator(d_out.dtype)
+    partial = torch.empty(
+        (splits, heads, size),
+        dtype=torch.float64 if d_out.dtype == torch.float64 else torch.float32,
+        device=d_out.device,
+    )
+    cos, sin, angle_b = angle_arguments(rotation, tokens)
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    first = Launch(
+        partial_sum_kernel,
+        (splits, heads),
+        (d_out, cos, sin, partial, rows, tokens, heads, *d_out.stride(), angle_b, run),
+        {
+            "D": size,
+            **rotation_options(rotation),
+            "ACC": kind,
+            "BR": block,
+            "BD": padded,
+            **options,
+        },
+    )
+    columns = heads * size // shared
+    width = 64
+    second = Launch(
+        final_sum_kernel,
+        (triton.cdiv(columns, width),),
+        (partial, out, splits, columns),
+        {"D": size, "SHARED": shared, "BS": triton.next_power_of_2(max(splits, 1)), "BN": width, **options},
+    )
+    return first, second

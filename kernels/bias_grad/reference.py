@@ -1,0 +1,14 @@
+"""The ground truth in plain torch: a bias gradient is the sum of its output's gradient over batch and tokens."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from minibeft.kernels.rotation import Rotation, turn
+
+
+def column_sum_reference(
+    d_out: Float[Tensor, "B h T D"], rotation: Rotation | None = None, shared: int = 1
+) -> Float[Tensor, " hD/shared"]:
+    """Σ over batch and tokens of d_out turned back; `shared` neighbouring heads with one bias are added up."""
+    d_out = turn(d_out, rotation and rotation.inverse())
+    return d_out.unflatten(1, (-1, shared)).sum((0, 2, 3)).flatten()

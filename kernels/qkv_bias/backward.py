@@ -1,0 +1,130 @@
+"""dX = dQ W_q + dK W_k + dV W_v in one kernel: three sums into one accumulator, read from (B, h, T, D) as they lie.
+
+Under rotary the gradients are turned back while they are loaded. The sum runs over pairs outside and heads inside, so
+that each angle is read once for all heads; both members of a pair multiply their own rows of W.
+"""
+
+# pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
+from torch import Tensor
+
+from minibeft.kernels.lang import Launch, tl, triton
+from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
+from minibeft.kernels.qkv_bias.forward import matmul_options, same_strides
+from minibeft.kernels.rotation import Rotation
+from minibeft.kernels.tiles import GROUP, matmul_tile
+
+
+@triton.jit
+def add_plain(
+    acc, g, w, b, t, live, c, used, heads, g_b, g_h, g_t, g_d, w_n, w_c,
+    FIRST: tl.constexpr, D: tl.constexpr, OPERAND: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """acc + Σ g_n W_n over the entries FIRST … D − 1 of every head."""
+    COUNT: tl.constexpr = D - FIRST
+    rows = g + (b * g_b + t * g_t)[:, None]
+    for start in range(0, heads * COUNT, BK):
+        n = start + tl.arange(0, BK)
+        inside = n < heads * COUNT
+        head, d = n // COUNT, FIRST + n % COUNT
+        g_part = tl.load(
+            rows + (head.to(tl.int64) * g_h + d * g_d)[None, :], mask=live[:, None] & inside[None, :], other=0.0
+        )
+        w_tile = w + (head * D + d).to(tl.int64)[:, None] * w_n + c[None, :] * w_c
+        w_part = tl.load(w_tile, mask=inside[:, None] & used[None, :], other=0.0)
+        acc = tl.dot(g_part.to(OPERAND), w_part.to(OPERAND), acc, input_precision="ieee", out_dtype=acc.dtype)
+    return acc
+
+
+@triton.jit
+def add_turned(
+    acc, g, w, cos, sin, b, t, angle, live, c, used, heads, g_b, g_h, g_t, g_d, w_n, w_c,
+    D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, OPERAND: tl.constexpr,
+    BM: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """acc + Σ (turned back g)_n W_n over the entries 0 … R − 1 of every head, PAIRS pairs at a time."""
+    rows = g + b * g_b + t * g_t
+    for start in range(0, R // 2, PAIRS):
+        p = start + tl.arange(0, PAIRS)
+        co, si = load_angles(cos, sin, angle, live, p, R, acc.dtype)
+        d0, d1 = pair_members(p, R, R, INTERLEAVED)
+        w_mask = (p < R // 2)[:, None] & used[None, :]
+        w_low = w + d0.to(tl.int64)[:, None] * w_n + c[None, :] * w_c
+        w_high = w + d1.to(tl.int64)[:, None] * w_n + c[None, :] * w_c
+        head = rows
+        for _ in range(0, heads):
+            low, high = load_pairs(head, g_d, live, start, R // 2, R, R, INTERLEAVED, BM, PAIRS, acc.dtype)
+            low, high = low * co + high * si, high * co - low * si
+            w_part = tl.load(w_low, mask=w_mask, other=0.0).to(OPERAND)
+            acc = tl.dot(low.to(OPERAND), w_part, acc, input_precision="ieee", out_dtype=acc.dtype)
+            w_part = tl.load(w_high, mask=w_mask, other=0.0).to(OPERAND)
+            acc = tl.dot(high.to(OPERAND), w_part, acc, input_precision="ieee", out_dtype=acc.dtype)
+            head += g_h
+            w_low += D * w_n
+            w_high += D * w_n
+    if R < D:
+        acc = add_plain(acc, g, w, b, t, live, c, used, heads, g_b, g_h, g_t, g_d, w_n, w_c, R, D, OPERAND, 2 * PAIRS)
+    return acc
+
+
+@triton.jit
+def input_grad_kernel(
+    d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, d_x,
+    M, T, C, H, G,
+    q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, v_b, v_h, v_t, v_d, w_n, w_c, angle_b,
+    D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr,
+    GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    per_group = GROUP * tl.cdiv(C, BN)
+    group = tl.program_id(0) // per_group
+    height = tl.minimum(tl.cdiv(M, BM) - group * GROUP, GROUP)
+    within = tl.program_id(0) % per_group
+    tile_m, tile_c = group * GROUP + within % height, within // height
+
+    r = tile_m * BM + tl.arange(0, BM)
+    live = r < M
+    b, t = (r // T).to(tl.int64), r % T
+    c = tile_c * BN + tl.arange(0, BN)
+    used = c < C
+    acc = tl.zeros((BM, BN), dtype=ACC)
+    if R == 0:
+        acc = add_plain(acc, d_q, w_q, b, t, live, c, used, H, q_b, q_h, q_t, q_d, w_n, w_c, 0, D, OPERAND, BK)
+        acc = add_plain(acc, d_k, w_k, b, t, live, c, used, G, k_b, k_h, k_t, k_d, w_n, w_c, 0, D, OPERAND, BK)
+    else:
+        angle = b * angle_b + t
+        acc = add_turned(
+            acc, d_q, w_q, cos, sin, b, t, angle, live, c, used, H, q_b, q_h, q_t, q_d, w_n, w_c,
+            D, R, INTERLEAVED, OPERAND, BM, BK // 2,
+        )  # fmt: skip
+        acc = add_turned(
+            acc, d_k, w_k, cos, sin, b, t, angle, live, c, used, G, k_b, k_h, k_t, k_d, w_n, w_c,
+            D, R, INTERLEAVED, OPERAND, BM, BK // 2,
+        )  # fmt: skip
+    acc = add_plain(acc, d_v, w_v, b, t, live, c, used, G, v_b, v_h, v_t, v_d, w_n, w_c, 0, D, OPERAND, BK)
+    out = d_x + r.to(tl.int64)[:, None] * C + c[None, :]
+    tl.store(out, acc.to(d_x.dtype.element_ty), mask=live[:, None] & used[None, :])
+
+
+def plan_input_grad(
+    grads: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, Tensor, Tensor],
+    d_x: Tensor,
+    rotation: Rotation | None,
+    chip: int | None,
+) -> Launch:
+    """The launch that fills d_x (B, T, C), contiguous. Inputs have been checked."""
+    batch, heads, tokens, size = grads[0].shape
+    groups, width = grads[1].shape[1], d_x.shape[-1]
+    rows = batch * tokens
+    tile = matmul_tile(chip, d_x.dtype, rows, width)
+    weights = same_strides(weights)
+    cos, sin, angle_b = angle_arguments(rotation, tokens)
+    strides = (stride for grad in grads for stride in grad.stride())
+    return Launch(
+        input_grad_kernel,
+        (triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),),
+        (
+            *grads, *weights, cos, sin, d_x,
+            rows, tokens, width, heads, groups, *strides, *weights[0].stride(), angle_b,
+        ),
+        {"D": size, "GROUP": GROUP, **rotation_options(rotation), **matmul_options(tile, d_x.dtype, chip)},
+    )  # fmt: skip

@@ -1,0 +1,157 @@
+"""One read of X gives Q, K and V: a program computes one tile of the packed columns q|k|v, adds its bias, turns it,
+and writes it head by head, (B, H, T, D); no transpose follows.
+
+Where rotary pairs lie R/2 apart, the rows of W are loaded in the order p, p + R/2, p + 1, …: then the members of a
+pair are neighbours in the accumulator, in registers of one thread, whatever the tile and the head size.
+"""
+
+# pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
+import torch
+from torch import Tensor
+
+from minibeft.kernels.lang import Launch, accumulator, operand, tl, triton
+from minibeft.kernels.pairs import angle_arguments, load_angles, pair_members, rotation_options
+from minibeft.kernels.rotation import Rotation
+from minibeft.kernels.tiles import GROUP, Tile, matmul_tile
+
+
+@triton.jit
+def store_columns(acc, bias, out, row, live, n, T, heads, D: tl.constexpr):
+    """acc + bias → out, columns in their own order. row: b · heads · T + t, the output's row for head 0."""
+    used = n < heads * D
+    if bias is not None:
+        acc += tl.load(bias + n, mask=used, other=0.0).to(acc.dtype)[None, :]
+    column = (n // D).to(tl.int64) * T * D + n % D
+    tl.store(out + row[:, None] * D + column[None, :], acc.to(out.dtype.element_ty), mask=live[:, None] & used[None, :])
+
+
+@triton.jit
+def store_turned(
+    acc, bias, out, cos, sin, row, angle, live, first, T, heads,
+    D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """turn(acc + bias) → out, columns in pairs: neighbours in acc are the two members of pair first + i."""
+    pair = first + tl.arange(0, BN // 2)
+    head, p = pair // (D // 2), pair % (D // 2)
+    used = head < heads
+    d0, d1 = pair_members(p, R, D, INTERLEAVED)
+    low, high = tl.split(tl.reshape(acc, (BM, BN // 2, 2)))
+    if bias is not None:
+        low += tl.load(bias + head * D + d0, mask=used, other=0.0).to(acc.dtype)[None, :]
+        high += tl.load(bias + head * D + d1, mask=used, other=0.0).to(acc.dtype)[None, :]
+    c, s = load_angles(cos, sin, angle, live, p, R, acc.dtype)
+    low, high = low * c - high * s, high * c + low * s
+    start = out + row[:, None] * D
+    if INTERLEAVED:
+        n = 2 * first + tl.arange(0, BN)
+        column = (n // D).to(tl.int64) * T * D + n % D
+        both = tl.reshape(tl.join(low, high), (BM, BN))
+        tl.store(start + column[None, :], both.to(out.dtype.element_ty), mask=live[:, None] & (n < heads * D)[None, :])
+    else:
+        skip = head.to(tl.int64) * T * D
+        mask = live[:, None] & used[None, :]
+        tl.store(start + (skip + d0)[None, :], low.to(out.dtype.element_ty), mask=mask)
+        tl.store(start + (skip + d1)[None, :], high.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def qkv_bias_kernel(
+    x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, q, k, v,
+    M, T, C, H, G, x_b, x_t, x_c, w_n, w_c, angle_b,
+    D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr,
+    GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    # Tiles in groups of GROUP rows, down the rows first: programs that run together share W and X in the L2.
+    q_tiles, kv_tiles = tl.cdiv(H * D, BN), tl.cdiv(G * D, BN)
+    per_group = GROUP * (q_tiles + 2 * kv_tiles)
+    group = tl.program_id(0) // per_group
+    height = tl.minimum(tl.cdiv(M, BM) - group * GROUP, GROUP)
+    within = tl.program_id(0) % per_group
+    tile_m, tile_n = group * GROUP + within % height, within // height
+
+    is_q, is_v = tile_n < q_tiles, tile_n >= q_tiles + kv_tiles
+    w, heads, tile = w_k, G, tile_n - q_tiles
+    if is_q:
+        w, heads, tile = w_q, H, tile_n
+    if is_v:
+        w, heads, tile = w_v, G, tile_n - q_tiles - kv_tiles
+
+    r = tile_m * BM + tl.arange(0, BM)
+    live = r < M
+    b, t = (r // T).to(tl.int64), r % T
+    n = tile * BN + tl.arange(0, BN)
+    used = n < heads * D
+    w_row = n
+    if R > 0:
+        d0, d1 = pair_members(n % D // 2, R, D, INTERLEAVED)
+        w_row = tl.where(is_v, n, n // D * D + tl.where(n % 2 == 0, d0, d1))
+
+    c = tl.arange(0, BK)
+    x_tile = x + (b * x_b + t * x_t)[:, None] + c[None, :] * x_c
+    w_tile = w + w_row.to(tl.int64)[None, :] * w_n + c[:, None] * w_c
+    acc = tl.zeros((BM, BN), dtype=ACC)
+    for first in range(0, C, BK):
+        inside = c < C - first
+        x_part = tl.load(x_tile, mask=live[:, None] & inside[None, :], other=0.0).to(OPERAND)
+        w_part = tl.load(w_tile, mask=inside[:, None] & used[None, :], other=0.0).to(OPERAND)
+        acc = tl.dot(x_part, w_part, acc, input_precision="ieee", out_dtype=ACC)
+        x_tile += BK * x_c
+        w_tile += BK * w_c
+
+    row, angle = b * heads * T + t, b * angle_b + t
+    if is_v:
+        store_columns(acc, b_v, v, row, live, n, T, heads, D)
+    elif R == 0:
+        if is_q:
+            store_columns(acc, b_q, q, row, live, n, T, heads, D)
+        else:
+            store_columns(acc, b_k, k, row, live, n, T, heads, D)
+    else:
+        pair = tile * (BN // 2)
+        if is_q:
+            store_turned(acc, b_q, q, cos, sin, row, angle, live, pair, T, heads, D, R, INTERLEAVED, BM, BN)
+        else:
+            store_turned(acc, b_k, k, cos, sin, row, angle, live, pair, T, heads, D, R, INTERLEAVED, BM, BN)
+
+
+def same_strides(weights: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights as they are when their strides agree (three nn.Linear, views of a packed one), else contiguous."""
+    q, k, v = weights
+    if q.stride() == k.stride() == v.stride():
+        return weights
+    return q.contiguous(), k.contiguous(), v.contiguous()
+
+
+def matmul_options(tile: Tile, dtype: torch.dtype, chip: int | None) -> dict[str, object]:
+    """What every kernel with a tl.dot is launched with."""
+    blocks = {"BM": tile.rows, "BN": tile.columns, "BK": tile.depth, "num_warps": tile.warps, "num_stages": tile.stages}
+    # Contracting a·b + c saves a rounding; triton warns when this is left to its default.
+    return blocks | {"OPERAND": operand(dtype, chip), "ACC": accumulator(dtype), "enable_fp_fusion": True}
+
+
+def plan_qkv_bias(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    biases: tuple[Tensor | None, Tensor | None, Tensor | None],
+    outputs: tuple[Tensor, Tensor, Tensor],
+    rotation: Rotation | None,
+    chip: int | None,
+) -> Launch:
+    """The launch that fills outputs (B,H,T,D), (B,G,T,D), (B,G,T,D). Inputs have been checked."""
+    batch, tokens, width = x.shape
+    _, heads, _, size = outputs[0].shape
+    groups = outputs[1].shape[1]
+    rows = batch * tokens
+    tile = matmul_tile(chip, x.dtype, rows, (heads + 2 * groups) * size)
+    weights = same_strides(weights)
+    cos, sin, angle_b = angle_arguments(rotation, tokens)
+    column_tiles = triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)
+    return Launch(
+        qkv_bias_kernel,
+        (triton.cdiv(rows, tile.rows) * column_tiles,),
+        (
+            x, *weights, *(b if b is None else b.contiguous() for b in biases), cos, sin, *outputs,
+            rows, tokens, width, heads, groups, *x.stride(), *weights[0].stride(), angle_b,
+        ),
+        {"D": size, "GROUP": GROUP, **rotation_options(rotation), **matmul_options(tile, x.dtype, chip)},
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""qkv_bias: the three projections with their biases as one differentiable operator, which torch.compile sees through.
+
+A gradient is computed only where it is asked for. With frozen weights X is not even saved; with a frozen X the
+weights are not; a bias alone costs one column sum.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minibeft.kernels.bias_grad.function import column_sum
+from minibeft.kernels.checks import check_projection
+from minibeft.kernels.dispatch import on_kernels
+from minibeft.kernels.qkv_bias.reference import input_grad_reference, qkv_bias_reference, weight_grad_reference
+from minibeft.kernels.rotation import Rotation
+
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+def _rotation(cos: Tensor | None, sin: Tensor | None, interleaved: bool) -> Rotation | None:
+    return None if cos is None or sin is None else Rotation(cos, sin, interleaved)
+
+
+@torch.library.custom_op("minibeft::qkv_bias", mutates_args=())
+def qkv_bias_op(
+    x: Tensor,
+    w_q: Tensor,
+    w_k: Tensor,
+    w_v: Tensor,
+    b_q: Tensor | None,
+    b_k: Tensor | None,
+    b_v: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    interleaved: bool,
+    heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Checked inputs → Q (B,H,T,D), K (B,G,T,D), V (B,G,T,D), contiguous."""
+    rotation = _rotation(cos, sin, interleaved)
+    if not on_kernels(x):
+        return qkv_bias_reference(x, w_q, w_k, w_v, b_q, b_k, b_v, rotation, heads)
+    from minibeft.kernels.lang import chip_of
+    from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
+
+    outputs = _outputs(x, w_q, w_k, heads)
+    plan_qkv_bias(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip_of(x.device)).run()
+    return outputs
+
+
+def _outputs(x: Tensor, w_q: Tensor, w_k: Tensor, heads: int) -> Triple:
+    batch, tokens, _ = x.shape
+    size = w_q.shape[0] // heads
+    kv_shape = (batch, w_k.shape[0] // size, tokens, size)
+    return x.new_empty((batch, heads, tokens, size)), x.new_empty(kv_shape), x.new_empty(kv_shape)
+
+
+@qkv_bias_op.register_fake
+def _(x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, interleaved, heads):
+    return _outputs(x, w_q, w_k, heads)
+
+
+@torch.library.custom_op("minibeft::qkv_input_grad", mutates_args=())
+def qkv_input_grad(
+    d_q: Tensor,
+    d_k: Tensor,
+    d_v: Tensor,
+    w_q: Tensor,
+    w_k: Tensor,
+    w_v: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    interleaved: bool,
+) -> Tensor:
+    """dX (B, T, C) from the gradients of Q, K and V."""
+    rotation = _rotation(cos, sin, interleaved)
+    if not on_kernels(d_q):
+        return input_grad_reference(d_q, d_k, d_v, w_q, w_k, w_v, rotation)
+    from minibeft.kernels.lang import chip_of
+    from minibeft.kernels.qkv_bias.backward import plan_input_grad
+
+    d_x = d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1]))
+    plan_input_grad((d_q, d_k, d_v), (w_q, w_k, w_v), d_x, rotation, chip_of(d_q.device)).run()
+    return d_x
+
+
+@qkv_input_grad.register_fake
+def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved):
+    return d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1]))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
+    x, w_q, w_k, w_v, *_, cos, sin, ctx.interleaved, _ = inputs
+    needs_x, *needs_w = ctx.needs_input_grad[:4]
+    weights = (w_q, w_k, w_v) if needs_x else (None, None, None)
+    ctx.save_for_backward(x if any(needs_w) else None, *weights, cos, sin)
+
+
+def _gradients(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor | None, ...]:
+    x, w_q, w_k, w_v, cos, sin = ctx.saved_tensors
+    angles = cos, sin, ctx.interleaved
+    rotation = _rotation(*angles)
+    needs_x, *needs_w = ctx.needs_input_grad[:4]
+    needs_b = ctx.needs_input_grad[4:7]
+    d_x = qkv_input_grad(d_q, d_k, d_v, w_q, w_k, w_v, *angles) if needs_x else None
+    outputs = (d_q, angles, rotation), (d_k, angles, rotation), (d_v, (None, None, False), None)
+    d_w = [weight_grad_reference(d, x, r) if need else None for need, (d, _, r) in zip(needs_w, outputs, strict=True)]
+    d_b = [column_sum(d, *a, 1) if need else None for need, (d, a, _) in zip(needs_b, outputs, strict=True)]
+    return d_x, *d_w, *d_b, None, None, None, None
+
+
+qkv_bias_op.register_autograd(_gradients, setup_context=_save)
+
+
+def qkv_bias(
+    x: Float[Tensor, "B T C"],
+    w_q: Float[Tensor, "HD C"],
+    w_k: Float[Tensor, "GD C"],
+    w_v: Float[Tensor, "GD C"],
+    b_q: Float[Tensor, " HD"] | None = None,
+    b_k: Float[Tensor, " GD"] | None = None,
+    b_v: Float[Tensor, " GD"] | None = None,
+    *,
+    heads: int,
+    rotation: Rotation | None = None,
+    skip_null: bool = False,
+) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
+    """Q = turn(X W_qᵀ + b_q), K = turn(X W_kᵀ + b_k), V = X W_vᵀ + b_v, each written once, where attention reads it.
+
+    rotation    rotary positions, applied to Q and K after their biases
+    skip_null   the caller's word that certify calls b_k null: it is not loaded, and gets no gradient, which theorem
+                K2 says is zero. Refused under rotation, where b_k has an effect (theorem K4).
+
+    A packed weight is passed as views: w_q, w_k, w_v = packed.split((H·D, G·D, G·D)). Not differentiable in the
+    angles. Raises ValueError where shapes, types or devices do not fit.
+    """
+    check_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads)
+    if skip_null and rotation is not None:
+        raise ValueError(
+            f"skip_null=True with rotary on {rotation.dims} entries of each head: b_k has an effect there (theorem K4), "
+            "pass skip_null=False"
+        )
+    cos, sin, interleaved = (None, None, False) if rotation is None else rotation
+    b_k = None if skip_null else b_k
+    return qkv_bias_op(x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, interleaved, heads)

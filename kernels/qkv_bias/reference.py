@@ -1,0 +1,54 @@
+"""The ground truth in plain torch: Q = turn(X W_qᵀ + 1 b_qᵀ), K likewise, V = X W_vᵀ + 1 b_vᵀ, and their gradients."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from minibeft.kernels.rotation import Rotation, turn
+
+
+def qkv_bias_reference(
+    x: Float[Tensor, "B T C"],
+    w_q: Float[Tensor, "HD C"],
+    w_k: Float[Tensor, "GD C"],
+    w_v: Float[Tensor, "GD C"],
+    b_q: Float[Tensor, " HD"] | None,
+    b_k: Float[Tensor, " GD"] | None,
+    b_v: Float[Tensor, " GD"] | None,
+    rotation: Rotation | None,
+    heads: int,
+) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
+    """Q, K and V, contiguous."""
+    size = w_q.shape[0] // heads
+
+    def project(w: Tensor, b: Tensor | None) -> Tensor:
+        return F.linear(x, w, b).unflatten(-1, (-1, size)).transpose(1, 2)  # (B, h, T, D)
+
+    q, k, v = turn(project(w_q, b_q), rotation), turn(project(w_k, b_k), rotation), project(w_v, b_v)
+    return q.contiguous(), k.contiguous(), v.contiguous()
+
+
+def unproject(d_out: Float[Tensor, "B h T D"], rotation: Rotation | None) -> Float[Tensor, "B T hD"]:
+    """The gradient before rotation, heads side by side again: what one nn.Linear would have received."""
+    return turn(d_out, rotation and rotation.inverse()).transpose(1, 2).flatten(2)
+
+
+def input_grad_reference(
+    d_q: Float[Tensor, "B H T D"],
+    d_k: Float[Tensor, "B G T D"],
+    d_v: Float[Tensor, "B G T D"],
+    w_q: Float[Tensor, "HD C"],
+    w_k: Float[Tensor, "GD C"],
+    w_v: Float[Tensor, "GD C"],
+    rotation: Rotation | None,
+) -> Float[Tensor, "B T C"]:
+    """dX = dQ W_q + dK W_k + dV W_v."""
+    return unproject(d_q, rotation) @ w_q + unproject(d_k, rotation) @ w_k + unproject(d_v, None) @ w_v
+
+
+def weight_grad_reference(
+    d_out: Float[Tensor, "B h T D"], x: Float[Tensor, "B T C"], rotation: Rotation | None
+) -> Float[Tensor, "hD C"]:
+    """dW = Σ over batch and tokens of d_out xᵀ."""
+    return torch.einsum("btn,btc->nc", unproject(d_out, rotation), x)

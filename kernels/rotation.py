@@ -1,0 +1,44 @@
+"""Rotary positions as plain data, and what they do in plain torch: the ground truth of the kernels' epilogue."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Rotation(NamedTuple):
+    """Pair i of each head turns by the angle whose cosine and sine stand in column i; R/2 pairs, R ≤ D.
+
+    cos, sin     (T, R/2), or (B, T, R/2) when the sequences of a batch differ in their positions
+    interleaved  pairs are neighbours (2i, 2i+1), as in GPT-J; otherwise (i, i + R/2), as in LLaMA
+
+    Entries R and up of each head stay as they are (partial rotary). Source: RoFormer, arXiv 2104.09864.
+    """
+
+    cos: Float[Tensor, "*B T R/2"]
+    sin: Float[Tensor, "*B T R/2"]
+    interleaved: bool = False
+
+    @property
+    def dims(self) -> int:
+        """R, the entries of each head that turn."""
+        return 2 * self.cos.shape[-1]
+
+    def inverse(self) -> "Rotation":
+        """The same turn backwards: a rotation's transpose, which is what gradients pass through."""
+        return self._replace(sin=-self.sin)
+
+
+def turn(x: Float[Tensor, "B h T D"], rotation: Rotation | None) -> Float[Tensor, "B h T D"]:
+    """R x, in the type of x; x itself when there is no rotation."""
+    if rotation is None:
+        return x
+    cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
+    if cos.ndim == 3:
+        cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, R/2): the same for every head
+    turned, rest = x[..., : rotation.dims], x[..., rotation.dims :]
+    a, b = (turned[..., 0::2], turned[..., 1::2]) if rotation.interleaved else turned.chunk(2, -1)
+    a, b = a * cos - b * sin, b * cos + a * sin
+    turned = torch.stack((a, b), -1).flatten(-2) if rotation.interleaved else torch.cat((a, b), -1)
+    return torch.cat((turned, rest), -1)
