@@ -1,0 +1,110 @@
+"""The kinds of step: identities of any size, inequalities with their slack, calculus, and all sizes up to a limit."""
+
+from collections.abc import Callable, Iterable
+from itertools import product
+from typing import Any
+
+from sympy import Add, Expr, Integer, KroneckerDelta, Mul, Pow, Sum, Symbol, exp, expand, simplify, sympify
+
+from minibeft.proofs.notation import RANGE
+from minibeft.proofs.numbers import agree, at_most, sizes_up_to
+from minibeft.proofs.statement import EVERY, Relation, Step, Verdict
+from minibeft.proofs.sums import identical
+
+LIMIT = 3  # every identity of any size is also added up for all sizes 1..LIMIT
+
+
+def scope_of(*exprs: Expr) -> str:
+    """Whether a formula speaks of every size, or has none to speak of."""
+    sizes = {RANGE.get(x, x) for expr in exprs for x in expr.atoms(Symbol)} & set(RANGE.values())
+    return EVERY if sizes else "all real numbers"
+
+
+def tried(compare: Callable[..., bool], left: Expr, right: Expr) -> str:
+    """The sizes at which the numbers disagree, or nothing."""
+    for sizes in sizes_up_to(LIMIT, left, right):
+        for seed in range(2):
+            if not compare(left, right, sizes, seed):
+                return "fails for " + ", ".join(f"{name} = {size}" for name, size in sizes.items())
+    return ""
+
+
+def equal(text: str, left: Any, right: Any) -> Step:
+    """left = right for every size: by normal form, and by adding up at all sizes 1..LIMIT."""
+    left, right = sympify(left), sympify(right)
+
+    def decide() -> Verdict:
+        if failed := tried(agree, left, right):
+            return Verdict(False, failed)
+        return Verdict(identical(left, right), "normal forms")
+
+    return Step(text, (Relation(left, "=", right),), scope_of(left, right), decide)
+
+
+def independent(text: str, expr: Expr, index: Symbol, other: Symbol) -> Step:
+    """The expression does not change when one index is put for another."""
+    return equal(text, expr, expr.xreplace({index: other}))
+
+
+def bounded(text: str, left: Any, right: Any, slack: Any) -> Step:
+    """left ≤ right: right − left is the slack (an identity), and the slack shows by its form that it is ≥ 0."""
+    left, right, slack = sympify(left), sympify(right), sympify(slack)
+
+    def decide() -> Verdict:
+        if failed := tried(at_most, left, right):
+            return Verdict(False, failed)
+        if not nonnegative(slack):
+            return Verdict(False, "the slack may be negative")
+        return Verdict(identical(right - left, slack), "slack of one sign")
+
+    formulas = (Relation(left, "≤", right), Relation("right − left", "=", slack), Relation(slack, "≥", Integer(0)))
+    return Step(text, formulas, scope_of(left, right), decide)
+
+
+def nonnegative(expr: Expr) -> bool:
+    """Sums, products, even powers and exponentials of what is nonnegative; 1 − δ, and 1 − exp(−x) for such an x."""
+    if expr.is_nonnegative or isinstance(expr, exp | KroneckerDelta):
+        return True
+    if isinstance(expr, Sum):
+        return nonnegative(expr.function)
+    if isinstance(expr, Pow):
+        return bool(expr.exp.is_even) or nonnegative(expr.base)
+    if isinstance(expr, Mul):
+        return all(nonnegative(x) for x in expr.args)
+    if isinstance(expr, Add):
+        one, rest = expr.as_coeff_Add()
+        if one == 1 and isinstance(-rest, exp | KroneckerDelta):
+            return isinstance(-rest, KroneckerDelta) or nonnegative(expand(-(-rest).args[0]))
+        return all(nonnegative(x) for x in expr.args)
+    return False
+
+
+def exactly(text: str, left: Any, right: Any, scope: str = "all real numbers", sign: str = "=") -> Step:
+    """left = right by sympy's calculus, where no indexed sum occurs; derivatives and limits are taken by the caller."""
+    left, right = sympify(left), sympify(right)
+    formula = Relation(left, sign, right)
+    return Step(text, (formula,), scope, lambda: Verdict(simplify((left - right).rewrite(exp)) == 0, "simplification"))
+
+
+def positive(text: str, expr: Any, scope: str = "all real numbers") -> Step:
+    """expr > 0 by its form."""
+    expr = sympify(expr)
+    return Step(text, (Relation(expr, ">", Integer(0)),), scope, lambda: Verdict(bool(expr.is_positive), "its form"))
+
+
+def at_sizes(
+    text: str, formulas: Iterable[Relation], limit: int, names: str, holds: Callable[..., bool], where=lambda *_: True
+) -> Step:
+    """A statement of fixed sizes only: decided for all sizes 1..limit in turn."""
+
+    def decide() -> Verdict:
+        done = 0
+        for sizes in product(range(1, limit + 1), repeat=len(names.split())):
+            if where(*sizes):
+                done += 1
+                if not holds(*sizes):
+                    pairs = zip(names.split(), sizes, strict=True)
+                    return Verdict(False, "fails for " + ", ".join(f"{name} = {size}" for name, size in pairs))
+        return Verdict(done > 0, f"{done} cases")
+
+    return Step(text, tuple(formulas), f"sizes {', '.join(names.split())} ≤ {limit}", decide)
