@@ -23,6 +23,7 @@ from minibeft.errors import BadInput
 from minibeft.tensors import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MERGED = "merge"  # the subfolder where merge keeps what unmerge needs; another edit makes it out of date
 # The same weights in another format would no longer be the same model, so only safetensors is carried over.
 WEIGHTS = "*.safetensors *.bin *.bin.index.json *.h5 *.msgpack *.ot *.onnx *.pt *.pth *.gguf".split()
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -92,8 +93,8 @@ def copy_others(source: Path, target: Path) -> None:
     """Copy what holds no weights: tokenizer, model card, subfolders. Contents alone, so a read-only folder will do."""
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if file.is_file() and not hidden and not any(file.match(pattern) for pattern in WEIGHTS):
+        stale = inside.parts[0] == MERGED or any(part.startswith(".") for part in inside.parts)
+        if file.is_file() and not stale and not any(file.match(pattern) for pattern in WEIGHTS):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / inside)
 

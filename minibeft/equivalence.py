@@ -1,0 +1,144 @@
+"""Two models compute the same function: run on sentences, they differ by no more than rounding allows.
+
+Two comparisons against the old model in float64. In float64, with the changed parameters unrounded: the difference may
+be FACTOR times the float32 error of the same computation, times u64/u32, because rounding errors are linear in u. This
+shows the theorem on this checkpoint. In the type of the file, with what was really written: the new model may err
+FACTOR times as much as the old one does, and one rounding more.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minibeft.bounds import unit_roundoff
+from minibeft.config import ModelConfig
+from minibeft.errors import BadInput
+from minibeft.layers import Learned
+from minibeft.model import Transformer
+from minibeft.probe import Batch
+from minibeft.sentences import SENTENCES
+from minibeft.tokenizer import encode, load_tokenizer
+
+
+# Two equally accurate runs are compared by their largest errors. A classifier on eight sentences has as few as eight
+# independent outputs; the largest of eight normal errors exceeds 8 times that of eight others in 3 of a million cases
+# (simulated), 2 times in 5 of a hundred. A wrong step is off by a bias, many orders more.
+FACTOR = 8.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference of two runs in this type, and the largest that rounding allows."""
+
+    dtype: str
+    value: float
+    allowed: float
+
+    @property
+    def within(self) -> bool:
+        return self.value <= self.allowed
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What was compared: the largest output there is, and the two differences."""
+
+    sentences: int
+    largest: float
+    exact: Difference
+    written: Difference
+
+    @property
+    def within(self) -> bool:
+        return self.exact.within and self.written.within
+
+
+def read_sentences(folder: Path, text: Path | None, config: ModelConfig) -> Batch:
+    """The built-in sentences, or the lines of a text file, as one padded batch of the folder's own tokenizer, cut to
+    the positions that the model has."""
+    lines: tuple[str, ...] = SENTENCES
+    if text is not None:
+        try:
+            lines = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{text}: cannot be read as UTF-8 text ({error}); give one sentence a line") from error
+        if not lines:
+            raise BadInput(f"{text}: holds no sentence; give one a line")
+    positions = config.positions
+    longest = positions.rows - positions.start if isinstance(positions, Learned) else None
+    return encode(load_tokenizer(folder), lines, pad=config.pad, max_length=longest)
+
+
+@contextmanager
+def computing_in(model: Transformer, dtype: torch.dtype) -> Iterator[None]:
+    """Within the block the model computes in this type. Only the part that is at work is converted, one after another,
+    so that a memory-mapped checkpoint costs the memory of one block."""
+    stored: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
+
+    def enter(part: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        stored[part] = [(parameter, parameter.data) for parameter in part.parameters()]
+        for parameter, value in stored[part]:
+            parameter.data = value.to(dtype)
+        return tuple(a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments)
+
+    def leave(part: nn.Module, _: Any, __: Any) -> None:
+        for parameter, value in stored.pop(part):
+            parameter.data = value
+
+    parts = [part for part in (model.embed, *model.blocks, model.norm, model.head) if part is not None]
+    hooks = [part.register_forward_pre_hook(enter) for part in parts]
+    hooks += [part.register_forward_hook(leave) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def outputs(model: Transformer, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
+    """The logits of the real tokens (hidden states without a head), computed in this type; None: as the model is."""
+    if dtype is None:
+        hidden, logits = model(**batch)
+    else:
+        with computing_in(model, dtype):
+            hidden, logits = model(**batch)
+    found = hidden if logits is None else logits
+    return found[batch["attention_mask"].bool()] if found.ndim == 3 else found
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖∞ in float64; NaN counts as infinite."""
+    value = (a.double() - b.double()).abs().max().item()
+    return value if value == value else float("inf")
+
+
+def compare(intended: Transformer, written: Transformer, exact: Mapping[str, Tensor], batch: Batch) -> Agreement:
+    """Whether the model that was written computes what is intended.
+
+    intended  the model before, or with its adapter added
+    written   the model after, as loaded from its files; it is changed here
+    exact     the parameters that were changed, by our names, in float64 before they were rounded to the file's type
+    """
+    dtype = next(intended.parameters()).dtype
+    gold, single = outputs(intended, batch, torch.float64), outputs(intended, batch, torch.float32)
+    plain = single if dtype == torch.float32 else outputs(intended, batch, dtype)
+    candidate = outputs(written, batch)
+    for name, value in exact.items():
+        written.get_parameter(name).data = value.double()
+    unrounded = outputs(written, batch, torch.float64)
+    largest = gold.abs().max().item()
+    ratio = unit_roundoff(torch.float64) / unit_roundoff(torch.float32)
+    allowed = FACTOR * distance(single, gold) * ratio + 2 * unit_roundoff(torch.float64) * largest
+    rounded = FACTOR * distance(plain, gold) + unit_roundoff(dtype) * largest
+    return Agreement(
+        len(batch["input_ids"]),
+        largest,
+        Difference("float64", distance(unrounded, gold), allowed),
+        Difference(str(dtype).removeprefix("torch."), distance(candidate, gold), rounded),
+    )

@@ -1,0 +1,154 @@
+"""A checkpoint without the biases that do nothing: b_k set to zero (K1), b_v folded into b_o (V2), and then verified.
+
+Each step needs its verdict from certify; where a hypothesis is broken the step is refused, with the hypothesis named.
+A format that has a bias at all wants its tensor (BERT, OPT, LLaMA with attention_bias), so b_k and b_v become zeros;
+where a switch of config.json governs biases that are then all zero, they are dropped and the switch is turned off.
+Nothing is written unless the old and the new model agree on sentences within rounding (equivalence.py).
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from minibeft.certify import Verdict, certify
+from minibeft.checkpoint import load_model
+from minibeft.equivalence import Agreement
+from minibeft.errors import BadInput
+from minibeft.find import find
+from minibeft.rewrite import Edit
+from minibeft.surgery import Source, fold, parameter_names, write_verified
+
+DONE = {"zero": "set to zero", "fold": "folded into b_o", "refused": "stays", "nothing": "nothing to do"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to one bias in every layer, and the theorem that allows or forbids it."""
+
+    bias: str
+    action: Literal["zero", "fold", "refused", "nothing"]
+    theorem: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"b_{self.bias}: {DONE[self.action]} ({self.theorem}{': ' * bool(self.theorem)}{self.reason})"
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """What was done. Parameters and bytes are counted in the files; rounding is the largest |b_o' − fl(b_o')|."""
+
+    steps: tuple[Step, ...]
+    zeroed: int
+    dropped: int
+    bytes_removed: int
+    rounding: float
+    agreement: Agreement
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(folder: Path) -> tuple[Step, Step]:
+    """What simplify does to b_k and b_v of this folder, without doing it."""
+    certificate, source, unable = certify(folder), None, ""
+    try:
+        source = Source.open(folder)
+    except BadInput as error:
+        unable = f"cannot be verified, because minibeft cannot run this model: {error}"
+    first, second = (step(certificate.verdict(bias), source, unable) for bias in "kv")
+    return first, second
+
+
+def step(verdict: Verdict, source: Source | None, unable: str) -> Step:
+    """The step for b_k or b_v; `source` is None where the model cannot be run, and `unable` says why."""
+    bias, theorem = verdict.bias, verdict.theorem
+    if verdict.status == "unknown":
+        return Step(bias, "refused", theorem, f"certify does not understand the configuration: {verdict.reason}")
+    if not verdict.present:
+        return Step(bias, "nothing", theorem, "the model has none")
+    if source is not None and all(is_zero(source, i, bias) for i in range(source.config.layers)):
+        return Step(bias, "nothing", theorem, "it is zero already")
+    if verdict.broken:
+        return Step(bias, "refused", theorem, f"{', '.join(verdict.broken)}: {verdict.reason}")
+    if source is None:
+        return Step(bias, "refused", theorem, unable)
+    if bias == "v" and "o" not in source.config.biases:
+        return Step(bias, "refused", theorem, "foldable, but this format has no bias after W_o that could hold W_o b_v")
+    return Step(bias, "zero" if bias == "k" else "fold", theorem, verdict.reason)
+
+
+def is_zero(source: Source, layer: int, module: str) -> bool:
+    """Whether one layer's bias is zero."""
+    return not source[f"blocks.{layer}.attention.{module}.bias"].any()
+
+
+def simplify(model: str | Path, out: str | Path, *, text: Path | None = None) -> Simplified:
+    """Write the simplified checkpoint to the folder `out`; the input is left as it is.
+
+    text  sentences to verify on, one a line (default: sentences.py)
+    BadInput, and nothing written, when no step is allowed or the two models do not agree.
+    """
+    folder = find(model)
+    steps = plan(folder)
+    actions = {step.bias: step.action for step in steps}
+    nothing = f"{folder}: nothing to simplify, nothing was written; " + "; ".join(map(str, steps))
+    if "refused" in actions.values() and not {"zero", "fold"} & set(actions.values()):
+        raise BadInput(nothing)
+    source = Source.open(folder)
+    exact = changes(source, actions)
+    before = {name: source[name] for name in exact}
+    edit = Edit({source.name(name): value.to(before[name].dtype) for name, value in exact.items()})
+    gone = drop_zeros(source, edit)
+    if not edit.tensors and not gone:
+        raise BadInput(nothing)
+    kept = {name: value for name, value in exact.items() if name not in gone}
+    intended = load_model(folder, task=source.config.task)
+    agreement = write_verified(source, Path(out), edit, intended, kept, text=text)
+    rounding = [(value - edit.tensors[source.name(name)].double()).abs().max().item() for name, value in kept.items()]
+    return Simplified(
+        steps,
+        sum(before[name].numel() for name, value in kept.items() if not value.any()),
+        sum(source[name].numel() for name in gone),
+        weight_bytes(folder) - weight_bytes(Path(out)),
+        max(rounding, default=0.0),
+        agreement,
+    )
+
+
+def changes(source: Source, actions: dict[str, str]) -> dict[str, Tensor]:
+    """By our names, the new values in float64."""
+    values: dict[str, Tensor] = {}
+    for i in range(source.config.layers):
+        b_k, b_v, b_o = (f"blocks.{i}.attention.{module}.bias" for module in "kvo")
+        if actions["k"] == "zero":
+            values[b_k] = torch.zeros_like(source[b_k], dtype=torch.float64)
+        if actions["v"] == "fold":
+            values[b_v] = torch.zeros_like(source[b_v], dtype=torch.float64)
+            values[b_o] = fold(source[b_o], source[f"blocks.{i}.attention.o.weight"], source[b_v], source.config)
+    return values
+
+
+def drop_zeros(source: Source, edit: Edit) -> set[str]:
+    """Where all the biases that a switch of config.json governs are zero after the edit: drop them, turn it off.
+
+    Returns their names, ours.
+    """
+    without, switch = source.switched(on=False)
+    governed = parameter_names(source.config) - parameter_names(without)
+    names = {ours: source.name(ours) for ours in governed}
+    if any(edit.tensors.get(theirs, source[ours]).any() for ours, theirs in names.items()):
+        return set()
+    for theirs in names.values():
+        edit.tensors.pop(theirs, None)
+    edit.drop.update(names.values())
+    edit.config.update(switch if governed else {})
+    return governed
+
+
+def weight_bytes(folder: Path) -> int:
+    """The size of the folder's weight files."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

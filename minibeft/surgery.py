@@ -1,0 +1,125 @@
+"""What simplify and merge share: a checkpoint by our names, the fold of V2, and writing only what was verified."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minibeft.checkpoint import family_of, load_model
+from minibeft.config import ModelConfig, Task
+from minibeft.equivalence import Agreement, compare, read_sentences
+from minibeft.errors import BadInput
+from minibeft.families import Family, read_config
+from minibeft.model import Transformer
+from minibeft.rewrite import MERGED, Edit, new_folder, rewrite_folder
+from minibeft.tensors import Lazy, open_tensors, read_json
+
+# The key of config.json that says whether biases exist, by model_type.
+SWITCHES = {"llama": "attention_bias", "opt": "enable_bias"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint folder that minibeft can run: its configuration, and its tensors by our names, read on demand."""
+
+    folder: Path
+    config: ModelConfig
+    family: Family
+    tensors: dict[str, Lazy]
+
+    @staticmethod
+    def open(folder: Path, task: Task | None = None) -> "Source":
+        """BadInput when the folder cannot be run, or was merged with a residual that an edit would forget.
+
+        task  None: the one that the checkpoint names, or hidden states where its head is not known here
+        """
+        file = folder / "config.json"
+        raw = read_json(file)
+        family = family_of(raw, str(file))
+        if task is None:
+            task = family.architectures.get((raw.get("architectures") or [""])[0], "hidden")
+        if (folder / MERGED / "residual.safetensors").exists():
+            raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
+        return Source(folder, read_config(family, raw, task, str(file)), family, open_tensors(folder))
+
+    @cached_property
+    def prefix(self) -> str:
+        """What stands before the backbone's names in the files."""
+        return self.family.prefix if any(name.startswith(self.family.prefix) for name in self.tensors) else ""
+
+    def name(self, ours: str) -> str:
+        """The name in the files."""
+        return self.family.their_name(ours, self.config.task, self.prefix)
+
+    def get(self, ours: str) -> Tensor | None:
+        """A tensor, None when it is not there."""
+        lazy = self.tensors.get(self.name(ours))
+        return None if lazy is None else lazy()
+
+    def __getitem__(self, ours: str) -> Tensor:
+        """A tensor that must be there."""
+        value = self.get(ours)
+        if value is None:
+            raise BadInput(f"{self.folder}: lacks the tensor {self.name(ours)}; the checkpoint is incomplete")
+        return value
+
+    def switched(self, on: bool) -> tuple[ModelConfig, dict[str, bool]]:
+        """The configuration with the biases of its family's switch on or off, and the key that says so; unchanged where
+        the format has no switch."""
+        key = SWITCHES.get(self.family.model_type)
+        if key is None:
+            return self.config, {}
+        raw = self.config.source | {key: on}
+        config = read_config(self.family, raw, self.config.task, str(self.folder / "config.json"))
+        return replace(config, labels=self.config.labels), {key: on}
+
+
+def parameter_names(config: ModelConfig) -> set[str]:
+    """Our names of what a model of this configuration has."""
+    with torch.device("meta"):
+        return set(Transformer(config).state_dict())
+
+
+def fold(
+    b_o: Float[Tensor, " C"], w_o: Float[Tensor, "C HD"], b_v: Float[Tensor, " GD"], config: ModelConfig
+) -> Float[Tensor, " C"]:
+    """b_o' = b_o + W_o b_v in float64, b_v repeated over the query heads that share it (theorem V2)."""
+    group = config.heads // config.kv_heads
+    repeated = b_v.double().view(config.kv_heads, -1).repeat_interleave(group, 0).flatten()
+    return b_o.double() + w_o.double() @ repeated
+
+
+def write_verified(
+    source: Source,
+    out: Path,
+    edit: Edit,
+    intended: Transformer,
+    exact: Mapping[str, Tensor],
+    *,
+    text: Path | None,
+    extras: Mapping[str, bytes] | None = None,
+) -> Agreement:
+    """Write the edited folder to `out` if, and only if, it computes what `intended` does on sentences.
+
+    exact   by our names, the changed parameters before they were rounded to the file's type
+    extras  further files of the new folder
+    """
+    with new_folder(out) as ready:
+        batch = read_sentences(source.folder, text, source.config)
+        rewrite_folder(source.folder, ready, edit)
+        for name, content in (extras or {}).items():
+            (ready / name).parent.mkdir(parents=True, exist_ok=True)
+            (ready / name).write_bytes(content)
+        written = load_model(ready, task=intended.config.task)
+        agreement = compare(intended, written, exact, batch)
+        for difference in (agreement.exact, agreement.written):
+            if not difference.within:
+                raise BadInput(
+                    f"{out}: was not written; in {difference.dtype} its outputs differ from the model's by "
+                    f"{difference.value:.3g}, and rounding explains only {difference.allowed:.3g}"
+                )
+    return agreement
