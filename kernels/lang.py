@@ -13,6 +13,7 @@ from minibeft.errors import BadInput
 try:
     import triton
     import triton.language as tl
+    from triton import knobs
 except ModuleNotFoundError as missing:
     raise BadInput(
         "the kernels need the package triton, which is not installed: pip install 'minibeft[kernels]', "
@@ -21,7 +22,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["INTERPRETED", "Launch", "accumulator", "chip_of", "operand", "tl", "triton"]
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+INTERPRETED = bool(knobs.runtime.interpret)
 """TRITON_INTERPRET=1 was set when triton was imported: kernels run in numpy, on the CPU."""
 
 

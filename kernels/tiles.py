@@ -19,7 +19,8 @@ class Tile(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """wide does most arithmetic per byte; narrow fills the chip when wide would make too few programs."""
+    """wide does most arithmetic per byte; narrow fills the chip when wide would make too few programs, and leaves
+    registers for the angles when the kernel turns pairs, where wide would spill."""
 
     wide: Tile
     narrow: Tile
@@ -31,13 +32,13 @@ INTERPRETER = Tile(64, 32, 32, 4, 1)  # small, so that small tests still cross t
 
 MATMUL: dict[tuple[int, int], Tiles] = {  # (chip, bytes an element)
     (80, 2): Tiles(Tile(128, 128, 32, 8, 4), Tile(64, 128, 32, 4, 4)),
-    (80, 4): Tiles(Tile(64, 64, 16, 4, 3), Tile(32, 64, 16, 4, 3)),
+    (80, 4): Tiles(Tile(64, 64, 16, 8, 3), Tile(32, 64, 16, 4, 3)),
     (80, 8): Tiles(Tile(32, 32, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
-    (90, 2): Tiles(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 3)),
-    (90, 4): Tiles(Tile(64, 64, 16, 4, 3), Tile(32, 64, 16, 4, 3)),
+    (90, 2): Tiles(Tile(128, 256, 64, 8, 4), Tile(128, 128, 64, 8, 3)),
+    (90, 4): Tiles(Tile(64, 64, 16, 8, 3), Tile(32, 64, 16, 4, 3)),
     (90, 8): Tiles(Tile(32, 32, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
-    (100, 2): Tiles(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 3)),
-    (100, 4): Tiles(Tile(64, 64, 16, 4, 3), Tile(32, 64, 16, 4, 3)),
+    (100, 2): Tiles(Tile(128, 256, 64, 8, 4), Tile(128, 128, 64, 8, 3)),
+    (100, 4): Tiles(Tile(64, 64, 16, 8, 3), Tile(32, 64, 16, 4, 3)),
     (100, 8): Tiles(Tile(32, 32, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
 }
 
@@ -56,10 +57,10 @@ def family(chip: int) -> int:
     return {9: 90, 10: 100}.get(chip // 10, 80)
 
 
-def matmul_tile(chip: int | None, dtype: torch.dtype, rows: int, columns: int) -> Tile:
-    """The wide tile when it gives every multiprocessor two programs or more, else the narrow one."""
+def matmul_tile(chip: int | None, dtype: torch.dtype, rows: int, columns: int, turning: bool) -> Tile:
+    """The wide tile when it gives every multiprocessor two programs or more and nothing turns, else the narrow one."""
     if chip is None:
         return INTERPRETER
     wide, narrow = MATMUL[family(chip), dtype.itemsize]
     programs = -(-rows // wide.rows) * -(-columns // wide.columns)
-    return wide if programs >= 2 * MULTIPROCESSORS[family(chip)] else narrow
+    return narrow if turning or programs < 2 * MULTIPROCESSORS[family(chip)] else wide

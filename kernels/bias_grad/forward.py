@@ -53,7 +53,9 @@ def partial_sum_kernel(
 
 
 @triton.jit
-def final_sum_kernel(partial, out, splits, columns, D: tl.constexpr, SHARED: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+def final_sum_kernel(
+    partial, out, splits, columns, D: tl.constexpr, SHARED: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr
+):
     """out[n] = Σ over splits, and over SHARED neighbouring heads, of partial (splits, heads, D)."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     s = tl.arange(0, BS)

@@ -1,4 +1,4 @@
-"""minibeft::column_sum, a bias gradient as torch sees it, and value_bias_grad, which theorem V3 allows without attention."""
+"""Bias gradients as torch sees them: minibeft::column_sum, and value_bias_grad, which by V3 needs no attention."""
 
 import torch
 from jaxtyping import Float

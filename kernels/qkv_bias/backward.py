@@ -115,7 +115,7 @@ def plan_input_grad(
     batch, heads, tokens, size = grads[0].shape
     groups, width = grads[1].shape[1], d_x.shape[-1]
     rows = batch * tokens
-    tile = matmul_tile(chip, d_x.dtype, rows, width)
+    tile = matmul_tile(chip, d_x.dtype, rows, width, rotation is not None)
     weights = same_strides(weights)
     cos, sin, angle_b = angle_arguments(rotation, tokens)
     strides = (stride for grad in grads for stride in grad.stride())

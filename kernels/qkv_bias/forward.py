@@ -6,6 +6,8 @@ pair are neighbours in the accumulator, in registers of one thread, whatever the
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -122,7 +124,7 @@ def same_strides(weights: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor
     return q.contiguous(), k.contiguous(), v.contiguous()
 
 
-def matmul_options(tile: Tile, dtype: torch.dtype, chip: int | None) -> dict[str, object]:
+def matmul_options(tile: Tile, dtype: torch.dtype, chip: int | None) -> dict[str, Any]:
     """What every kernel with a tl.dot is launched with."""
     blocks = {"BM": tile.rows, "BN": tile.columns, "BK": tile.depth, "num_warps": tile.warps, "num_stages": tile.stages}
     # Contracting a·b + c saves a rounding; triton warns when this is left to its default.
@@ -142,7 +144,7 @@ def plan_qkv_bias(
     _, heads, _, size = outputs[0].shape
     groups = outputs[1].shape[1]
     rows = batch * tokens
-    tile = matmul_tile(chip, x.dtype, rows, (heads + 2 * groups) * size)
+    tile = matmul_tile(chip, x.dtype, rows, (heads + 2 * groups) * size, rotation is not None)
     weights = same_strides(weights)
     cos, sin, angle_b = angle_arguments(rotation, tokens)
     column_tiles = triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)

@@ -138,8 +138,8 @@ def qkv_bias(
     check_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads)
     if skip_null and rotation is not None:
         raise ValueError(
-            f"skip_null=True with rotary on {rotation.dims} entries of each head: b_k has an effect there (theorem K4), "
-            "pass skip_null=False"
+            f"skip_null=True with rotary on {rotation.dims} entries of each head: b_k has an effect there "
+            "(theorem K4), pass skip_null=False"
         )
     cos, sin, interleaved = (None, None, False) if rotation is None else rotation
     b_k = None if skip_null else b_k
