@@ -35,7 +35,7 @@ prove: .venv/demo ## run every proof
 
 .venv/test: .venv/demo
 	@echo "== installing the test tools"
-	$(BIN)/pip install -e .[test,kernels]
+	$(BIN)/pip install -e .[test,kernels,train]
 	@touch $@
 
 clean:

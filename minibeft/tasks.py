@@ -1,0 +1,183 @@
+"""GLUE and SuperGLUE tasks in BEFT's regimes, read from local TSV or Parquet files or from the hub.
+
+A task says which columns are its texts, which labels there are, how many training examples each regime has, and the
+protocol's learning rate and epochs. Source: BEFT, arXiv 2509.15974, Table 1 to 3 and its official code.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minibeft.errors import BadInput
+from minibeft.metrics import Metric
+from minibeft.rows import Row, read_rows
+
+REGIMES = ("low", "medium", "high")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. labels: their names in the order of their numbers; none: a regression (STS-B).
+
+    sizes   training examples in the low, medium and high regime; empty: the paper gives none, all are used
+    valid   the validation splits, the first of which is reported
+    hub     the repository that holds it on the Hugging Face hub
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    sizes: tuple[int, ...]
+    learning_rate: float
+    epochs: int
+    valid: tuple[str, ...] = ("validation",)
+    hub: str = "nyu-mll/glue"
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the classifier gives."""
+        return len(self.labels) or 1
+
+
+PAIR = ("sentence1", "sentence2")
+ENTAILS = ("entailment", "not_entailment")
+MATCHED = ("validation_matched", "validation_mismatched")
+YES_NO_MAYBE = ("entailment", "contradiction", "neutral")
+SUPER = "aps/super_glue"
+
+_TASKS = (
+    Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",), (1000, 5000, 11000), 4e-4, 16),
+    Task("rte", PAIR, ENTAILS, ("accuracy",), (300, 900, 1200), 1e-3, 30),
+    Task("mrpc", PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), (367, 1191, 1835), 7e-4, 60),
+    Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews",), (1710, 3420, 4275), 7e-4, 16),
+    Task(
+        "qqp",
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+        (1000, 5000, 9000),
+        4e-4,
+        30,
+    ),
+    Task("qnli", ("question", "sentence"), ENTAILS, ("accuracy",), (1000, 5000, 9000), 1e-4, 30),
+    Task(
+        "mnli",
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        ("accuracy",),
+        (1000, 5000, 9000),
+        1e-4,
+        30,
+        MATCHED,
+    ),
+    Task("stsb", PAIR, (), ("pearson", "spearman"), (287, 1150, 2300), 1e-4, 60),
+    Task("cb", ("premise", "hypothesis"), YES_NO_MAYBE, ("f1_macro", "accuracy"), (), 1e-3, 60, hub=SUPER),
+    Task("wic", PAIR, ("false", "true"), ("accuracy",), (), 1e-3, 16, hub=SUPER),
+)
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts, one or two an example, with their labels: numbers of classes, or scores for a regression."""
+
+    texts: list[tuple[str, ...]]
+    labels: list[float]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: list[int]) -> "Split":
+        """These examples, in this order."""
+        return Split([self.texts[i] for i in indices], [self.labels[i] for i in indices])
+
+
+def find_task(name: str) -> Task:
+    """The task of this name, or BadInput with the names there are."""
+    if name not in TASKS:
+        raise BadInput(f"--task {name}: choose among {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def find_data(task: Task, data: str | Path | None) -> Path:
+    """The folder of the task's files: DATA/<task> or DATA itself; the hub's files when no folder is given."""
+    if data is None:
+        return download(task)
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"--data {folder}: no such folder; it must hold {task.name}/train.tsv or train.parquet")
+    return folder / task.name if (folder / task.name).is_dir() else folder
+
+
+def download(task: Task) -> Path:
+    """The task's Parquet files from the hub, in the local cache."""
+    from huggingface_hub import snapshot_download  # costs a second
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        root = snapshot_download(task.hub, repo_type="dataset", allow_patterns=[f"{task.name}/*.parquet"])
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise BadInput(
+            f"{task.name}: the hub's {task.hub} cannot be reached; give a folder with --data or MINIBEFT_DATA"
+        ) from error
+    return Path(root) / task.name
+
+
+def find_files(folder: Path, split: str) -> list[Path]:
+    """The split's files: train.tsv, train.parquet, or Parquet shards; dev is another name of validation."""
+    for stem in (split, split.replace("validation", "dev")):
+        for pattern in (f"{stem}.tsv", f"{stem}.parquet", f"{stem}-*.parquet"):
+            if found := sorted(folder.glob(pattern)):
+                return found
+    raise BadInput(f"{folder}: has no {split}.tsv or {split}.parquet")
+
+
+def read_split(task: Task, folder: Path, split: str) -> Split:
+    """All examples of one split; BadInput that names the file for what is missing, empty, or no label of the task."""
+    files = find_files(folder, split)
+    texts, labels = [], []
+    for file in files:
+        for where, row in read_rows(file, (*task.columns, "label")):
+            texts.append(tuple(text_of(row, column, where) for column in task.columns))
+            labels.append(label_of(task, row["label"], where))
+    if not labels:
+        raise BadInput(f"{files[0]}: holds no examples")
+    return Split(texts, labels)
+
+
+def text_of(row: Row, column: str, where: str) -> str:
+    """The text in a column."""
+    value = row[column]
+    if not isinstance(value, str):
+        raise BadInput(f"{where}: {column} = {value!r} is not text")
+    return value
+
+
+def label_of(task: Task, value: Any, where: str) -> float:
+    """A label as a number: its name, its number, or for a regression its score."""
+    if isinstance(value, str) and value in task.labels:
+        return task.labels.index(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number in range(len(task.labels)) if task.labels else np.isfinite(number):
+        return number
+    allowed = ", ".join(f"{i} ({name})" for i, name in enumerate(task.labels)) or "a finite number"
+    raise BadInput(f"{where}: label = {value!r}; {task.name} has {allowed}")
+
+
+def draw(train: Split, examples: int, held_out: int, seed: int) -> tuple[Split, Split | None]:
+    """The training subset, and the examples held out after it to choose settings on.
+
+    As in the official code: the first of numpy's RandomState(seed).permutation of the training split.
+    """
+    if examples + held_out > len(train):
+        asked = f"{examples} examples" + (f" and {held_out} held out" if held_out else "")
+        raise BadInput(f"the training split has {len(train)} examples, fewer than the {asked} asked for")
+    # The old generator, because the official code uses it.
+    order = np.random.RandomState(seed).permutation(len(train)).tolist()
+    return train.take(order[:examples]), train.take(order[examples : examples + held_out]) if held_out else None
