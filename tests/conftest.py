@@ -1,4 +1,4 @@
-"""Hypothesis profiles and the one thread count that two test processes share fairly."""
+"""Hypothesis profiles, the one thread count that two test processes share fairly, and kernels without a GPU."""
 
 import os
 
@@ -12,3 +12,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which no test module does before this
