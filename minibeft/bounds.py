@@ -111,6 +111,25 @@ def log_weights_error(
     return 2 * error + 2 * evaluation_error(q, k, mask, scale, u)
 
 
+def softmax_shift(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    k_abs: Float[Tensor, "B H S D"],
+    mask: Mask | None,
+    scale: float,
+    u: float,
+    roundings: int,
+) -> Float[Tensor, "B H T"]:
+    """ε'_i = ε_i + u(osc(z_i) + 2ε_i) + γ_4: how far the logits, whose exact softmax a computed row is, may be off.
+
+    ε_i is logit_error; the computed logits lie within osc(z_i) + 2ε_i of their maximum, and subtracting that errs by u
+    times as much; exp errs by 2 ulp = 4u, a shift of its argument by at most γ_4.
+    """
+    error = logit_error(q, k_abs, mask, scale, u, roundings)
+    logits = scale * (q @ k.mT) + (0.0 if mask is None else mask)
+    return error + u * (oscillation(logits, mask) + 2 * error) + gamma(4, u)
+
+
 def key_bias_effect_bound(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H S D"],
@@ -125,19 +144,19 @@ def key_bias_effect_bound(
 ) -> Float[Tensor, "B H T"]:
     """K4: the most that adding b_k can move any entry of a row of O = P V, computed with unit roundoff u.
 
-    In exact arithmetic the two sets of logits differ by a constant per row (K1), so the computed ones differ by that
-    constant and errors ε⁰, ε¹ (logit_error, without and with b_k). By Q3 the exact softmaxes of the computed logits
-    are then within tanh((ε⁰ + ε¹)/2) in total variation, so their outputs within the diameter of V times that.
-    Evaluating softmax and P V adds, to each of the two, at most η · max|v| (evaluation_error).
+    In exact arithmetic the two sets of logits differ by a constant per row (K1). Each computed row, without and with
+    b_k, is the exact softmax of logits off by at most ε'₀ and ε'₁ (softmax_shift), so by Q3 the two are within
+    tanh((ε'₀ + ε'₁)/2) in total variation, and their outputs within the diameter of V times that. The sum, the quotient
+    and P V are 2S roundings, for each of the two: γ_2S max|v|. Derived step by step in proofs/rounding.py.
 
     k is K without b_k; k_abs, with k_abs ≥ |k|, and `roundings` say how K was computed: roundings = C + 1 and
     k_abs = |y||W_k|ᵀ for a projection in one pass, 1 and |k| where b_k is added to a K that is at hand.
     """
-    before = logit_error(q, k_abs, mask, scale, u, roundings)
-    after = logit_error(q, k_abs + b_k.abs(), mask, scale, u, roundings)
+    before = softmax_shift(q, k, k_abs, mask, scale, u, roundings)
+    after = softmax_shift(q, k, k_abs + b_k.abs(), mask, scale, u, roundings)
     diameter = (v.amax(-2) - v.amin(-2)).amax(-1).unsqueeze(-1)  # (B, H, 1)
-    eta = evaluation_error(q, k, mask, scale, u)
-    return diameter * torch.tanh((before + after) / 2) + 2 * eta * v.abs().amax((-2, -1)).unsqueeze(-1)
+    largest = v.abs().amax((-2, -1)).unsqueeze(-1)  # (B, H, 1)
+    return diameter * torch.tanh((before + after) / 2) + 2 * gamma(2 * k.shape[-2], u) * largest
 
 
 def value_shift_bound(

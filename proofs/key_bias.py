@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sympy import Expr, IndexedBase, Matrix, MatrixBase, log, pi
 
 from minibeft.proofs.head import Head
-from minibeft.proofs.notation import a, b, d, e, g, i, j, k, l, over, q, s, softmax, u, v, w, z
+from minibeft.proofs.notation import a, b, e, i, j, k, l, over, q, s, softmax, u, v, w, z
 from minibeft.proofs.statement import Part, needed, proof
 from minibeft.proofs.steps import equal, independent
 
@@ -22,7 +22,9 @@ def logit(bias: bool, scale: Expr = s) -> Expr:
 
 @proof("K1", shift=s * over(a, q[i, a] * b[a]), weights=softmax(logit(bias=False)))
 def key_bias_has_no_effect(claim) -> Iterator[Part]:
-    yield equal("b_k enters each logit of row i as one more term, c_i.", logit(bias=True), logit(bias=False) + claim.shift)
+    yield equal(
+        "b_k enters each logit of row i as one more term, c_i.", logit(bias=True), logit(bias=False) + claim.shift
+    )
     yield independent("c_i names no key: it is the same number for every j.", claim.shift, j, l)
     c = IndexedBase("c", real=True)
     yield equal(

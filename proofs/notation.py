@@ -3,7 +3,7 @@
 A mask M enters as the weight μ_ij = exp(M_ij) ≥ 0, which is 0 where M_ij = −∞: so no proof ever meets an infinity.
 """
 
-from sympy import Expr, IndexedBase, Sum, Symbol, exp, symbols
+from sympy import Expr, Indexed, IndexedBase, Sum, Symbol, exp, symbols
 
 # sizes: queries, keys, head dims, model width, query heads, key-value heads
 n, m, d, c, h, g = symbols("n m d c h g", integer=True, positive=True)
@@ -29,3 +29,16 @@ def softmax(logit: Expr, index: Symbol = j, mask: Expr | None = None, bound: Sym
     """μ_j exp(z_j)/Σ_l μ_l exp(z_l), where logit and mask are what they are at `index`."""
     weight = (mu[i, index] if mask is None else mask) * exp(logit)
     return weight / over(bound, weight.xreplace({index: bound}))
+
+
+SHARES: set[str] = set()  # names of entries between 0 and 1
+
+
+def share(name: str) -> IndexedBase:
+    """A number in [0, 1] for each index: "|x_a| is at most X" is |x_a| = X·f_a."""
+    SHARES.add(name)
+    return IndexedBase(name, nonnegative=True)
+
+
+def is_share(entry: Expr) -> bool:
+    return isinstance(entry, Indexed) and str(entry.base) in SHARES

@@ -11,7 +11,7 @@ import mpmath
 from sympy import Add, Expr, Indexed, IndexedBase, KroneckerDelta, Mul, Pow, Sum, Symbol
 from sympy.core.function import AppliedUndef
 
-from minibeft.proofs.notation import RANGE
+from minibeft.proofs.notation import RANGE, SHARES
 
 Sizes = dict[Symbol, int]
 SPECIAL = {"Abs": mpmath.fabs, "Max": max, "Min": min}
@@ -28,8 +28,10 @@ def sizes_up_to(limit: int, *exprs: Expr) -> Iterator[Sizes]:
 
 
 def draw(entry: Symbol | IndexedBase, key: tuple, seed: int) -> mpmath.mpf:
-    """A number that the assumptions on an entry allow: 0 or 1 for integers, 0 now and then where it may be."""
+    """A number that the assumptions on an entry allow: 0 or 1 for integers, 0 at times where it may be."""
     random = Random(f"{seed} {key}")
+    if str(entry) in SHARES:
+        return mpmath.mpf(random.randint(0, 4)) / 4
     if entry.is_integer:
         return mpmath.mpf(random.randint(0, 1))
     if entry.is_nonnegative and not entry.is_positive and random.random() < 0.25:
@@ -55,8 +57,7 @@ def value(expr: Expr, sizes: Sizes, seed: int = 0) -> mpmath.mpf:
                 return mpmath.mpf(known[node] if node in known else index(node, at))
             return draw(node, (node.name,), seed)
         if isinstance(node, Indexed):
-            name = node.base.name if hasattr(node.base, "name") else str(node.base)
-            return draw(node.base, (name, *(index(x, at) for x in node.indices)), seed)
+            return draw(node.base, (str(node.base), *(index(x, at) for x in node.indices)), seed)
         if isinstance(node, KroneckerDelta):
             return mpmath.mpf(index(node.args[0], at) == index(node.args[1], at))
         if isinstance(node, Sum):

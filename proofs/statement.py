@@ -154,7 +154,9 @@ def proof(name: str, **claims: Any) -> Callable[[Script], Script]:
     return register
 
 
-def needed(residual_text: str, residual: Callable[[Head], Expr | MatrixBase], cases: dict[str, tuple]) -> Iterator[Part]:
+def needed(
+    residual_text: str, residual: Callable[[Head], Expr | MatrixBase], cases: dict[str, tuple]
+) -> Iterator[Part]:
     """A counterexample for each hypothesis: (text, a head, the change that drops the hypothesis).
 
     A key may carry a variant behind a colon, "softmax:relu", where one hypothesis has several ways to fail.

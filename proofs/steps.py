@@ -6,7 +6,7 @@ from typing import Any
 
 from sympy import Add, Expr, Integer, KroneckerDelta, Mul, Pow, Sum, Symbol, exp, expand, simplify, sympify
 
-from minibeft.proofs.notation import RANGE
+from minibeft.proofs.notation import RANGE, is_share
 from minibeft.proofs.numbers import agree, at_most, sizes_up_to
 from minibeft.proofs.statement import EVERY, Relation, Step, Verdict
 from minibeft.proofs.sums import identical
@@ -62,7 +62,7 @@ def bounded(text: str, left: Any, right: Any, slack: Any) -> Step:
 
 
 def nonnegative(expr: Expr) -> bool:
-    """Sums, products, even powers and exponentials of what is nonnegative; 1 − δ, and 1 − exp(−x) for such an x."""
+    """Sums, products, even powers, exponentials of what is nonnegative; 1 − x for shares x, deltas, and exp(−y), y ≥ 0."""
     if expr.is_nonnegative or isinstance(expr, exp | KroneckerDelta):
         return True
     if isinstance(expr, Sum):
@@ -73,8 +73,10 @@ def nonnegative(expr: Expr) -> bool:
         return all(nonnegative(x) for x in expr.args)
     if isinstance(expr, Add):
         one, rest = expr.as_coeff_Add()
-        if one == 1 and isinstance(-rest, exp | KroneckerDelta):
-            return isinstance(-rest, KroneckerDelta) or nonnegative(expand(-(-rest).args[0]))
+        if one == 1 and all(isinstance(x, KroneckerDelta) or is_share(x) for x in Mul.make_args(-rest)):
+            return True
+        if one == 1 and isinstance(-rest, exp):
+            return nonnegative(expand(-(-rest).args[0]))
         return all(nonnegative(x) for x in expr.args)
     return False
 

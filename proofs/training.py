@@ -61,7 +61,10 @@ def key_bias_gets_no_gradient(claim) -> Iterator[Part]:
     )
 
 
-def adam(bias, first, second, gradient, step=1, *, lr, b1=Rational(9, 10), b2=Rational(999, 1000), eps=1, decay=0):
+USUAL = Rational(9, 10), Rational(999, 1000)  # β₁ and β₂
+
+
+def adam(bias, first, second, gradient, step=1, *, lr, b1=USUAL[0], b2=USUAL[1], eps=1, decay=0):
     """One step of Adam; of AdamW with decay. Returns the bias and both moments."""
     first = b1 * first + (1 - b1) * gradient
     second = b2 * second + (1 - b2) * gradient**2
@@ -119,17 +122,20 @@ def training_b_k_is_training_without_it(claim) -> Iterator[Part]:
     slope = SLOPE(THETA, output(b[a]))
     gradient = over(i, over(j, over(l, G[i, l] * P_L * (DELTA - P_J)) * s * q[i, a]))  # ∂L/∂b_k, as in K2
     norm = slope**2 + over(a, gradient**2)
-    yield equal("With the same dropout D, the output is the one without b_k (K1): the zero-shot one.", output(b[a]), output(0))
+    yield equal(
+        "With the same dropout D, the output is the one without b_k (K1): the zero-shot one.", output(b[a]), output(0)
+    )
     yield equal("So the head, whatever it is, gets the same gradient.", slope, SLOPE(THETA, output(0)))
     yield equal("b_k adds nothing to the joint gradient norm (K2), by which gradients are clipped.", norm, slope**2)
     yield equal(
-        "Induction step: an optimiser U that sees the head, its gradient and the joint norm takes both runs to the same "
-        "head.",
+        "Induction step: an optimiser U that sees the head, its gradient and the joint norm keeps both heads the same.",
         ONWARD(THETA, slope, norm),
         claim.next_head,
     )
     rho = Symbol("ρ", positive=True)
-    yield equal("Scope: AdamW shrinks b_k to ρ b_k, which the output does not see either.", output(rho * b[a]), claim.shrunk)
+    yield equal(
+        "Scope: AdamW shrinks b_k to ρ b_k, which the output does not see either.", output(rho * b[a]), claim.shrunk
+    )
     yield from needed("prediction after one step, {b_k, head} − {head}", two_runs, SMOOTH)
     yield Counterexample(
         "exact",

@@ -1,0 +1,139 @@
+"""K4: where the key bias begins to matter, with the exact effect where there is one.
+
+K1 needs that b_k adds the same number to every logit of a row. Rotary positions turn b_k differently for every key; a
+competitor that does not carry b_k (a sink, a prefix key) does not take part in the shift. Both effects have a closed
+form. How rounding breaks K1 is a story of its own: rounding.py.
+"""
+
+from collections.abc import Iterator
+
+from sympy import Expr, IndexedBase, Matrix, Symbol, cos, exp, sin, symbols
+
+from minibeft.proofs.head import Head
+from minibeft.proofs.key_bias import CASES, residual, row
+from minibeft.proofs.measured import measured
+from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, q, s, softmax, u, v, z
+from minibeft.proofs.rounding import rounding_error
+from minibeft.proofs.statement import Counterexample, Part, needed, proof
+from minibeft.proofs.steps import equal, exactly
+
+OMEGA = IndexedBase("ω", real=True)  # the frequency of plane u
+Q2, K2, B2 = (IndexedBase(name, real=True) for name in ("q'", "k'", "b'"))  # the second dim of each plane
+
+
+def turned(x: Expr, y: Expr, position: Expr) -> tuple[Expr, Expr]:
+    """Both dims of plane u, turned by the angle of a position."""
+    angle = OMEGA[u] * position
+    return cos(angle) * x - sin(angle) * y, sin(angle) * x + cos(angle) * y
+
+
+def dot(x: tuple[Expr, Expr], y: tuple[Expr, Expr]) -> Expr:
+    """The product over all planes: interleaved and half-split rotary differ only in where a plane's dims are stored."""
+    return over(u, x[0] * y[0] + x[1] * y[1])
+
+
+QUERY, KEY, BIAS = (q[i, u], Q2[i, u]), (k[j, u], K2[j, u]), (b[u], B2[u])
+MASS = over(j, mu[i, j] * exp(z[i, j]))  # of the real keys, before normalising
+SINK = Symbol("S", positive=True)  # exp of the sink's logit; of foreign keys the sum of theirs
+W = MASS / (MASS + SINK)  # w_i, what row i gives to real keys without b_k
+C = Symbol("c", real=True)  # c_i = s q_i·b_k
+
+
+@proof(
+    "K4",
+    rotary=dot(QUERY, turned(*BIAS, j - i)),
+    determinant=lambda angle: 2 - 2 * cos(angle),
+    plain=s * over(a, q[i, a] * b[a]),
+    share=W / (W + (1 - W) * exp(-C)),
+    error=rounding_error,
+)
+def where_the_key_bias_matters(claim) -> Iterator[Part]:
+    yield from rotary(claim)
+    yield from competitors(claim)
+    yield from claim.error()
+    yield measured()
+    yield from needed("P(b_k) − P(0)", residual, CASES)
+    yield Counterexample(
+        "in-range",
+        "q = 256 and keys 0 and 256 in float16: 65536 is beyond its largest number, so the logit errs by ∞, not by γ·65536.",
+        "largest error of a logit",
+        lambda: overflow.logits()[1] - 2**16,
+        lambda: overflow.but(largest=65504).logits()[1] - 2**16,
+    )
+
+
+overflow = Head(q=row(256), k=Matrix([0, 256]), v=Matrix([1, 0]))
+
+
+def rotary(claim) -> Iterator[Part]:
+    yield equal(
+        "Rotary: b_k is turned with its key, so it enters the logit as q_i·R_{j−i} b_k, summed over planes.",
+        dot(turned(*QUERY, i), turned(KEY[0] + BIAS[0], KEY[1] + BIAS[1], j)),
+        dot(turned(*QUERY, i), turned(*KEY, j)) + claim.rotary,
+    )
+    angle, x, y = Symbol("φ", real=True), *symbols("x y", real=True)
+    turn = Matrix([[cos(angle) - 1, -sin(angle)], [sin(angle), cos(angle) - 1]])
+    bias = Matrix([x, y])
+    yield exactly(
+        "That depends on j for every b_k ≠ 0: for q = (R_φ − 1) b, two keys an angle φ apart see c differ by ‖q‖²,",
+        (turn * bias).dot(turn * bias),
+        claim.determinant(angle) * (x**2 + y**2),
+    )
+    yield exactly("which is not 0 unless φ is a full turn,", claim.determinant(angle), 4 * sin(angle / 2) ** 2)
+    yield exactly(
+        "because R_φ − 1 is invertible: its determinant is the same number.", turn.det(), claim.determinant(angle)
+    )
+    rotated = dot(turned(*QUERY, i), turned(*KEY, j))
+    q_rest, k_rest = IndexedBase("q°", real=True), IndexedBase("k°", real=True)
+    logit = rotated + over(a, q_rest[i, a] * k_rest[j, a])
+    with_bias = rotated + over(a, q_rest[i, a] * (k_rest[j, a] + b[a]))
+    yield equal(
+        "Partial rotary: a b_k on the dims that are not turned (q°, k°) is still invisible, exactly.",
+        softmax(s * with_bias),
+        softmax(s * logit),
+    )
+    partial = Head(q=row(1, 0, 1), k=Matrix([[0, 0, 0], [0, 0, 1]]), v=Matrix([1, 0]), turn=symbols("φ", positive=True))
+    yield exactly(
+        "For instance with three dims, two of them turned, and b_k on the third.",
+        residual(partial.but(b_k=row(0, 0, 5))).norm(),
+        0,
+    )
+
+
+def competitors(claim) -> Iterator[Part]:
+    """Sinks, softmax-off-by-one, prefix keys, add_bias_kv, add_zero_attn: what takes part without carrying b_k."""
+    shifted = softmax_with(z[i, j] + C)
+    without = softmax(z[i, j])
+    yield equal(
+        "A sink takes the share 1 − w of a row; the real keys keep their proportions.",
+        softmax_with(z[i, j]),
+        W * without,
+    )
+    yield equal(
+        "b_k raises the real keys by e^c against the sink, so w becomes w/(w + (1−w)e^{−c}).",
+        over(j, shifted),
+        claim.share,
+    )
+    yield equal(
+        "Exact effect on the output: O' = w/(w + (1−w)e^{−c})·P̂V, P̂ the softmax without the sink.",
+        over(j, shifted * v[j, a]),
+        claim.share * over(j, without * v[j, a]),
+    )
+    yield equal(
+        "Softmax-off-by-one is the sink with logit 0.", over(j, shifted).subs(SINK, 1), claim.share.subs(SINK, 1)
+    )
+    key, value = IndexedBase("x", real=True), IndexedBase("y", real=True)
+    foreign = over(l, exp(key[i, l]))
+    mixed = over(l, exp(key[i, l]) * value[l, a]) / foreign
+    total = over(j, mu[i, j] * exp(z[i, j] + C) * v[j, a]) + over(l, exp(key[i, l]) * value[l, a])
+    yield equal(
+        "Foreign keys with logits x_il and values y_l: O' = w'·P̂V + (1−w')·F, w' as before, F what they give alone.",
+        total / (over(j, mu[i, j] * exp(z[i, j] + C)) + foreign),
+        (claim.share * over(j, without * v[j, a]) + (1 - claim.share) * mixed).subs(SINK, foreign),
+    )
+
+
+def softmax_with(logit: Expr) -> Expr:
+    """The weights of the real keys next to a sink."""
+    weight = mu[i, j] * exp(logit)
+    return weight / (over(l, weight.xreplace({j: l})) + SINK)
