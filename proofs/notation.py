@@ -8,11 +8,12 @@ from sympy import Expr, Indexed, IndexedBase, Sum, Symbol, exp, symbols
 # sizes: queries, keys, head dims, model width, query heads, key-value heads
 n, m, d, c, h, g = symbols("n m d c h g", integer=True, positive=True)
 i, r = symbols("i r", integer=True, positive=True)  # queries
-j, l, p = symbols("j l p", integer=True, positive=True)  # keys
+j, l, p = symbols("j l p", integer=True, positive=True)  # keys  # noqa: E741
 a, e = symbols("a e", integer=True, positive=True)  # dims of a head
-o = Symbol("o", integer=True, positive=True)  # dims of the model
-u, w = symbols("u w", integer=True, positive=True)  # query heads, key-value heads
-RANGE = {i: n, r: n, j: m, l: m, p: m, a: d, e: d, o: c, u: h, w: g}
+o, f = symbols("o f", integer=True, positive=True)  # dims of the model
+u = Symbol("u", integer=True, positive=True)  # query heads, or planes of rotary positions
+w, x = symbols("w x", integer=True, positive=True)  # key-value heads
+RANGE = {i: n, r: n, j: m, l: m, p: m, a: d, e: d, o: c, f: c, u: h, w: g, x: g}
 
 z, q, k, v = (IndexedBase(name, real=True) for name in "zqkv")  # logits; queries, keys, values
 b, beta, G = (IndexedBase(name, real=True) for name in ("b", "β", "G"))  # a bias; the shift by b_q; a gradient

@@ -19,11 +19,11 @@ DIGITS = 30
 CLOSE = mpmath.mpf(10) ** -20  # a wrong identity misses by far more, rounding at 30 digits by far less
 
 
-def sizes_up_to(limit: int, *exprs: Expr) -> Iterator[Sizes]:
-    """Every assignment of 1..limit to the sizes that occur, those of indices included."""
+def small_sizes(*exprs: Expr) -> Iterator[Sizes]:
+    """Every assignment of 1, 2, 3 to the sizes that occur, those of indices included; of 1, 2 where four or more do."""
     present = set().union(*(expr.atoms(Symbol) for expr in exprs))
     used = sorted({RANGE.get(x, x) for x in present} & set(RANGE.values()), key=str)
-    for sizes in product(range(1, limit + 1), repeat=len(used)):
+    for sizes in product((1, 2, 3) if len(used) < 4 else (1, 2), repeat=len(used)):
         yield dict(zip(used, sizes, strict=True))
 
 

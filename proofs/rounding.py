@@ -4,7 +4,7 @@ The model is fl(x ∘ y) = (x ∘ y)(1 + δ), |δ| ≤ u, for + − × ÷ and (1
 The idea of the whole derivation: an error in a logit, and a relative error in its exponential, are both a shift of
 that logit; so the computed weights are the exact softmax of slightly different logits, and Q3 says how far that is.
 
-"|x_a| is at most X" is written |x_a| = X·f_a with a share f_a in [0, 1].
+"|x_a| is at most X" is written |x_a| = X·φ_a with a share φ_a in [0, 1].
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def one_logit() -> Iterator[Step]:
         s * over(a, q[a] * (key[a] + kappa[a] * g[a]) * (1 + h[a])) - s * over(a, q[a] * key[a]),
         s * over(a, q[a] * (key[a] * h[a] + kappa[a] * g[a] * (1 + h[a]))),
     )
-    of_k, of_g, of_h = share("f")[a], share("f'")[a], share("f''")[a]
+    of_k, of_g, of_h = share("φ")[a], share("φ'")[a], share("φ''")[a]
     parts = (eta, (of_k, of_h)), (rho, (of_g,)), (eta * rho, (of_g, of_h))
     yield bounded(
         "So it is off by at most ε = s|q|·κ (η + ρ + ηρ) ≤ s|q|·κ γ_{r+d+2}, and u|M_ij| more where there is a mask.",
@@ -81,7 +81,7 @@ def one_row() -> Iterator[Step]:
     )
     yield exactly("and grows, for 0 < x = 4u < 1.", diff(gap, X), X / (1 - X) ** 2)
     error, spread, unit, four = symbols("ε osc u γ₄", positive=True)
-    of_gap, of_error = share("f")[j], share("f'")[j]
+    of_gap, of_error = share("φ")[j], share("φ'")[j]
     reach = spread + 2 * error  # the computed logits lie within osc(z) + 2ε of their maximum
     yield bounded(
         "In all the logits are off by at most ε' = ε + u(osc(z) + 2ε) + γ_4.",
@@ -90,7 +90,7 @@ def one_row() -> Iterator[Step]:
         error * (1 - of_error) + unit * reach * (1 - of_gap),
     )
     first, second = symbols("ε'₀ ε'₁", positive=True)
-    up, down = share("f")[j], share("f'")[l]
+    up, down = share("φ")[j], share("φ'")[l]
     yield bounded(
         "b_k itself shifts a row by a constant (K1), so the two sets of logits differ by at most ±(ε'₀ + ε'₁): they "
         "oscillate by at most twice that, and Q3 gives tanh((ε'₀ + ε'₁)/2).",
@@ -103,7 +103,7 @@ def one_row() -> Iterator[Step]:
 def the_output() -> Iterator[Step]:
     """What the sum, the quotient and P V add."""
     theta, largest = symbols("θ V", positive=True)
-    of_theta, of_v = share("f")[j], share("f'")[j]
+    of_theta, of_v = share("φ")[j], share("φ'")[j]
     weight = softmax(z[i, j])
     yield bounded(
         "Sum, quotient and P V make m roundings each way: off by at most θ max|V|, θ = γ_{2m}. With diam(V)·TV (Q3), twice "

@@ -7,11 +7,9 @@ from typing import Any
 from sympy import Add, Expr, Integer, KroneckerDelta, Mul, Pow, Sum, Symbol, exp, expand, simplify, sympify
 
 from minibeft.proofs.notation import RANGE, is_share
-from minibeft.proofs.numbers import agree, at_most, sizes_up_to
+from minibeft.proofs.numbers import agree, at_most, small_sizes
 from minibeft.proofs.statement import EVERY, Relation, Step, Verdict
 from minibeft.proofs.sums import identical
-
-LIMIT = 3  # every identity of any size is also added up for all sizes 1..LIMIT
 
 
 def scope_of(*exprs: Expr) -> str:
@@ -22,7 +20,7 @@ def scope_of(*exprs: Expr) -> str:
 
 def tried(compare: Callable[..., bool], left: Expr, right: Expr) -> str:
     """The sizes at which the numbers disagree, or nothing."""
-    for sizes in sizes_up_to(LIMIT, left, right):
+    for sizes in small_sizes(left, right):
         for seed in range(2):
             if not compare(left, right, sizes, seed):
                 return "fails for " + ", ".join(f"{name} = {size}" for name, size in sizes.items())
@@ -30,7 +28,7 @@ def tried(compare: Callable[..., bool], left: Expr, right: Expr) -> str:
 
 
 def equal(text: str, left: Any, right: Any) -> Step:
-    """left = right for every size: by normal form, and by adding up at all sizes 1..LIMIT."""
+    """left = right for every size: by normal form, and by adding up at all small sizes."""
     left, right = sympify(left), sympify(right)
 
     def decide() -> Verdict:
