@@ -1,61 +1,59 @@
-"""A folder's tokenizer, through the `tokenizers` library, and padded batches from it."""
+"""A checkpoint's tokenizer: tokenizer.json, or the older vocabulary files turned into the same thing; and batches."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from minibeft.errors import BadInput
 from minibeft.find import find
+from minibeft.vocabulary import convert, parse
 
 
 def has_tokenizer(name_or_path: str | Path) -> bool:
-    """Whether the folder holds a tokenizer that load_tokenizer reads."""
-    return (find(name_or_path) / "tokenizer.json").is_file()
+    """Whether load_tokenizer has files to read."""
+    folder = find(name_or_path)
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json"))
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """The tokenizer of a folder, hub id or "minilm", without the padding and truncation that its file may carry."""
-    file = find(name_or_path) / "tokenizer.json"
-    if not file.is_file():
-        raise BadInput(f"{file}: missing; save the tokenizer in the fast format beside the model")
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception for a file it cannot read
-        raise BadInput(f"{file}: is not a tokenizer ({error}); download it again") from error
-    tokenizer.no_padding()
+    """The checkpoint's tokenizer, from the `tokenizers` library.
+
+    name_or_path is what load_model takes. Truncation and padding that a tokenizer.json carries are switched off:
+    `encode` pads a batch to its longest text. Raises BadInput where the files are missing or damaged.
+    """
+    folder = find(name_or_path)
+    file = folder / "tokenizer.json"
+    tokenizer = parse(file, lambda: Tokenizer.from_file(str(file))) if file.is_file() else convert(folder)
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
 
 
 def encode(
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: Sequence[str] | Sequence[tuple[str, str]],
     *,
-    pad: int | None,
+    pad: int | None = None,
     max_length: int | None = None,
-    side: Literal["left", "right"] = "right",
+    side: str = "right",
 ) -> dict[str, Tensor]:
-    """Texts as one padded batch: input_ids, attention_mask and token_type_ids, each (B, T) with T the longest text.
+    """A padded batch: input_ids, attention_mask and token_type_ids, each (B, T); model(**batch) takes it.
 
-    pad is the padding token's id (None: 0, where the mask alone hides it); texts are cut to max_length tokens.
+    texts       sentences, or pairs of sentences
+    pad         the padding token's id, model.config.pad; None: 0, which the attention mask hides from every real token
+    max_length  longer texts are cut on the right, special tokens kept (of a pair, the longer text first)
+    side        where padding goes, "right" or "left"
     """
+    before = tokenizer.truncation
     if max_length is not None:
         tokenizer.enable_truncation(max_length)
-    found = tokenizer.encode_batch(list(texts))
-    tokenizer.no_truncation()
-    longest = max(len(one.ids) for one in found)
-
-    def column(rows: list[list[int]], fill: int) -> Tensor:
-        gaps = [[fill] * (longest - len(row)) for row in rows]
-        pairs = zip(rows, gaps, strict=True)
-        return torch.tensor([gap + row if side == "left" else row + gap for row, gap in pairs])
-
-    return {
-        "input_ids": column([one.ids for one in found], pad or 0),
-        "attention_mask": column([[1] * len(one.ids) for one in found], 0),
-        "token_type_ids": column([one.type_ids for one in found], 0),
-    }
+    try:
+        rows = tokenizer.encode_batch(list(texts))
+    finally:
+        tokenizer.enable_truncation(**before) if before else tokenizer.no_truncation()
+    for row in rows:
+        row.pad(max(map(len, rows)), direction=side, pad_id=pad or 0)
+    columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    return {name: torch.tensor([getattr(row, column) for row in rows]) for name, column in columns.items()}
