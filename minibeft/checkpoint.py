@@ -1,10 +1,7 @@
 """Load a checkpoint strictly, and save it in the Hugging Face layout again. What is on disk is data, never code."""
 
-import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +16,8 @@ from minibeft.errors import BadInput
 from minibeft.families import FAMILIES, Family, read_config
 from minibeft.find import find
 from minibeft.model import Transformer
-from minibeft.tensors import Lazy, open_tensors, read_json
+from minibeft.rewrite import RESIDUAL, new_folder, write_json
+from minibeft.tensors import Lazy, open_tensors, read_json, read_safetensors
 
 log = logging.getLogger("minibeft")
 
@@ -95,10 +93,22 @@ def load_model(
         values = {f"head.{name}": value.to(some) for name, value in head.state_dict().items()}
         state |= {ours: values[ours] for ours in fresh}
         log.warning("%s: newly initialised: %s", folder, ", ".join(sorted(fresh)))
+    add_residual(state, names, folder)
     model.load_state_dict(state, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()
+
+
+def add_residual(state: dict[str, Tensor], names: Mapping[str, str], folder: Path) -> None:
+    """Add what merge kept of the biases that rounding cut; such a bias is then held in float32 or wider."""
+    file, ours = folder / RESIDUAL, {theirs: name for name, theirs in names.items()}
+    for theirs, lazy in (read_safetensors(file) if file.is_file() else {}).items():
+        value, rest = state.get(ours.get(theirs, "")), lazy()
+        if value is None or value.shape != rest.shape or not rest.isfinite().all():
+            raise BadInput(f"{file}: {theirs} does not fit the model; delete the file to do without what rounding lost")
+        wide = torch.promote_types(value.dtype, torch.float32)
+        state[ours[theirs]] = value.to(wide) + rest.to(value.device, wide)
 
 
 def rename_old(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
@@ -162,19 +172,13 @@ def save_model(model: Transformer, folder: str | Path) -> None:
     interruption leaves nothing half done.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder}: exists and is not empty; choose another folder, nothing was written")
     with torch.device("meta"):
         described = Transformer(model.config).state_dict()
     for name in sorted(described.keys() ^ model.state_dict().keys()):
         raise BadInput(f"{folder}: {name} has no place in a {model.config.family} checkpoint with this config.json")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in their_state(model).items()}
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        ready = Path(temporary) / "ready"
-        ready.mkdir()
+    with new_folder(folder) as ready:
         config = their_config(model.config, next(iter(state.values())).dtype)
-        (ready / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(ready / "config.json", config)
         save_file(state, ready / "model.safetensors", metadata={"format": "pt"})
         shutil.copymode(ready / "config.json", ready / "model.safetensors")  # safetensors writes for the owner alone
-        os.replace(ready, folder)

@@ -23,7 +23,9 @@ from minibeft.errors import BadInput
 from minibeft.tensors import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MERGED = "merge"  # the subfolder where merge keeps what unmerge needs; another edit makes it out of date
+# The subfolder where merge keeps what unmerge needs, and what rounding lost; another edit makes it out of date.
+MERGED = "merge"
+BEFORE, RESIDUAL = f"{MERGED}/before.safetensors", f"{MERGED}/residual.safetensors"
 # The same weights in another format would no longer be the same model, so only safetensors is carried over.
 WEIGHTS = "*.safetensors *.bin *.bin.index.json *.h5 *.msgpack *.ot *.onnx *.pt *.pth *.gguf".split()
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

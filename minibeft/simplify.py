@@ -19,7 +19,7 @@ from minibeft.equivalence import Agreement
 from minibeft.errors import BadInput
 from minibeft.find import find
 from minibeft.rewrite import Edit
-from minibeft.surgery import Source, fold, parameter_names, write_verified
+from minibeft.surgery import Source, fold, shapes, write_verified
 
 DONE = {"zero": "set to zero", "fold": "folded into b_o", "refused": "stays", "nothing": "nothing to do"}
 
@@ -138,7 +138,7 @@ def drop_zeros(source: Source, edit: Edit) -> set[str]:
     Returns their names, ours.
     """
     without, switch = source.switched(on=False)
-    governed = parameter_names(source.config) - parameter_names(without)
+    governed = shapes(source.config).keys() - shapes(without).keys()
     names = {ours: source.name(ours) for ours in governed}
     if any(edit.tensors.get(theirs, source[ours]).any() for ours, theirs in names.items()):
         return set()

@@ -15,7 +15,7 @@ from minibeft.equivalence import Agreement, compare, read_sentences
 from minibeft.errors import BadInput
 from minibeft.families import Family, read_config
 from minibeft.model import Transformer
-from minibeft.rewrite import MERGED, Edit, new_folder, rewrite_folder
+from minibeft.rewrite import RESIDUAL, Edit, new_folder, rewrite_folder
 from minibeft.tensors import Lazy, open_tensors, read_json
 
 # The key of config.json that says whether biases exist, by model_type.
@@ -42,7 +42,7 @@ class Source:
         family = family_of(raw, str(file))
         if task is None:
             task = family.architectures.get((raw.get("architectures") or [""])[0], "hidden")
-        if (folder / MERGED / "residual.safetensors").exists():
+        if (folder / RESIDUAL).exists():
             raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
         return Source(folder, read_config(family, raw, task, str(file)), family, open_tensors(folder))
 
@@ -78,10 +78,10 @@ class Source:
         return replace(config, labels=self.config.labels), {key: on}
 
 
-def parameter_names(config: ModelConfig) -> set[str]:
-    """Our names of what a model of this configuration has."""
+def shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Our names of the parameters that a model of this configuration has, and their shapes."""
     with torch.device("meta"):
-        return set(Transformer(config).state_dict())
+        return {name: value.shape for name, value in Transformer(config).state_dict().items()}
 
 
 def fold(
