@@ -67,6 +67,12 @@ class AttentionSpec:
     output_norm: bool = False
     dropout: float = 0.0
 
+    def __post_init__(self):
+        if self.sink is not None and self.weighting != "softmax":
+            raise ValueError("a sink takes part in a softmax, and this attention has none")
+        if self.weighting == "linear" and (self.softcap is not None or self.relative_query or self.relative_key):
+            raise ValueError("linear attention has no logits to cap or to add relative vectors to")
+
 
 @dataclass(frozen=True)
 class Parameters:
