@@ -51,7 +51,8 @@ class Plus(nn.Module):
         raise NotImplementedError
 
     def forward(self, bias: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-        return bias + self.step(bias)
+        with torch.autocast(bias.device.type, enabled=False):  # a bias stays in its own type
+            return bias + self.step(bias)
 
 
 class LoRA(Plus):

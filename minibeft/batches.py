@@ -1,0 +1,86 @@
+"""Examples tokenised once, and the batches of an epoch: of like lengths by default, so that little is padding."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from minibeft.tasks import Split
+
+# Sentences are sorted by length within this many batches at a time: enough to save the padding, few enough that the
+# batches of an epoch stay different from those of another.
+WINDOW = 32
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All examples of a split as token ids, padded once to the longest; N examples, L tokens at most."""
+
+    ids: Int[Tensor, "N L"]
+    types: Int[Tensor, "N L"]
+    lengths: Int[Tensor, " N"]
+    labels: Float[Tensor, " N"]
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Batch(NamedTuple):
+    """What the model reads, and the labels."""
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    token_type_ids: Int[Tensor, "B T"]
+    labels: Float[Tensor, " B"]
+
+
+def encode_split(tokenizer: Tokenizer, split: Split, *, max_length: int, pad: int | None) -> Examples:
+    """Tokenise a split; pairs are cut to max_length tokens from the longer text, as transformers does."""
+    tokenizer.enable_truncation(max_length)
+    found = tokenizer.encode_batch([text if len(text) > 1 else "".join(text) for text in split.texts])
+    tokenizer.no_truncation()
+    lengths = torch.tensor([len(one.ids) for one in found])
+    shape, fill = (len(found), int(lengths.max())), pad or 0
+    ids, types = torch.full(shape, fill), torch.zeros(shape, dtype=torch.long)
+    for row, one in enumerate(found):
+        ids[row, : len(one.ids)] = torch.tensor(one.ids)
+        types[row, : len(one.ids)] = torch.tensor(one.type_ids)
+    return Examples(ids, types, lengths, torch.tensor(split.labels, dtype=torch.float32), fill)
+
+
+def gather(examples: Examples, indices: Int[Tensor, " B"], width: int | None, device: torch.device) -> Batch:
+    """These examples, padded to `width` tokens, or to the longest of them."""
+    lengths = examples.lengths[indices]
+    longest = int(lengths.max())
+    ids, types = examples.ids[indices, :longest], examples.types[indices, :longest]
+    if width is not None and width > longest:
+        gap = (0, width - longest)
+        ids = torch.nn.functional.pad(ids, gap, value=examples.pad)
+        types = torch.nn.functional.pad(types, gap)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    ids, mask, types, labels = (t.to(device, non_blocking=True) for t in (ids, mask, types, examples.labels[indices]))
+    return Batch(ids, mask, types, labels)
+
+
+def shuffled(lengths: Int[Tensor, " N"], size: int, *, seed: int, epoch: int, bucketed: bool) -> list[Tensor]:
+    """The batches of one epoch as indices: every example once, in an order that seed and epoch alone decide.
+
+    bucketed sorts by length within windows of 32 shuffled batches and shuffles the batches again; otherwise batches
+    are cut from the permutation as the official sampler does.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator)
+    if not bucketed:
+        return list(order.split(size))
+    windows = order.split(size * WINDOW)
+    batches = [b for w in windows for b in w[lengths[w].argsort(stable=True)].split(size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def by_length(lengths: Int[Tensor, " N"], size: int) -> list[Tensor]:
+    """Batches for evaluation, where order does not matter: sorted by length."""
+    return list(lengths.argsort(stable=True).split(size))

@@ -1,0 +1,182 @@
+"""A run's folder: settings and results in run.json, the state to resume from, the adapter, the curves.
+
+Every file is written beside its place and then renamed, so that a kill at any moment leaves the last whole epoch. A run
+that is resumed ends with the same bits as one that was not interrupted: the state holds what trains, the optimiser and
+torch's random streams, and the order of the data depends on seed and epoch alone.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from minibeft.adapters import is_linear, make_adapter, save_adapter, their_names
+from minibeft.batches import encode_split
+from minibeft.biases import count
+from minibeft.checkpoint import load_model
+from minibeft.errors import BadInput
+from minibeft.find import find
+from minibeft.record import provenance
+from minibeft.reparam import merge
+from minibeft.settings import Settings, resolve
+from minibeft.tasks import draw, find_data, find_files, find_task, read_split
+from minibeft.tensors import read_json
+from minibeft.tokenizer import load_tokenizer
+from minibeft.train import Run, Step, fit, start
+
+RECORD, STATE, TRAINED, ADAPTER, CURVES = "run.json", "state.pt", "trained.safetensors", "adapter", "curves.png"
+Announce = Callable[[Run], None]
+
+
+def finetune(
+    settings: Settings, folder: Path, *, progress: Callable[[Step], None], announce: Announce = lambda run: None
+) -> dict[str, Any]:
+    """Run to the end in this folder, from where it stands; returns the record that run.json holds.
+
+    announce is called once with the run before the first step: the moment to print what trains. BadInput, with nothing
+    overwritten, when the folder holds another run or anything else.
+    """
+    settings.check()
+    task = find_task(settings.task)
+    data = find_data(task, settings.data)
+    splits = ["train"] if settings.held_out else ["train", *task.valid]
+    raw = {split: read_split(task, data, split) for split in splits}
+    source = find(settings.model)
+    torch.manual_seed(settings.seed)  # for a pooler that the checkpoint lacks
+    model = load_model(source, task="classification", dtype=torch.float32)
+    settings = resolve(settings, task, len(raw["train"]), model.config)
+    assert settings.examples is not None
+    train, held = draw(raw["train"], settings.examples, settings.held_out, settings.data_seed)
+    tokenizer = load_tokenizer(source)
+    encoded = {
+        name: encode_split(tokenizer, split, max_length=settings.max_length, pad=model.config.pad)
+        for name, split in {"train": train, **({"held_out": held} if held else raw | {"train": train})}.items()
+    }
+    record = {
+        "settings": settings.as_json(),
+        "digests": {
+            "model": digest(sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))),
+            "data": digest([file for split in splits for file in find_files(data, split)]),
+        },
+    }
+    if done := finished(folder, settings, record):
+        return done
+    run = start(settings, task, model)
+    record |= {"trained": {"tensors": sorted(run.trained), "count": count(run.trained)}}
+    restore(run, folder)
+    announce(run)
+    valid = {name: examples for name, examples in encoded.items() if name != "train"}
+    write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
+    for _ in fit(run, encoded["train"], valid, progress):
+        write(folder / STATE, state_of(run))
+        write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
+    return finish(run, folder, record)
+
+
+def finished(folder: Path, settings: Settings, record: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder."""
+    if not folder.exists() or not any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        return None
+    if not (folder / RECORD).is_file():
+        raise BadInput(f"{folder}: is not empty and holds no {RECORD}; choose another folder, nothing was written")
+    there = read_json(folder / RECORD)
+    if names := settings.differences(there.get("settings", {})):
+        mine = settings.as_json()
+        what = ", ".join(f"{n} is {there.get('settings', {}).get(n)!r} there, {mine[n]!r} here" for n in names)
+        raise BadInput(f"{folder}: holds another run ({what}); choose another folder, nothing was written")
+    for name, found in record["digests"].items():
+        if there["digests"][name] != found:
+            raise BadInput(f"{folder}: holds a run on another {name} (other digest); choose another folder")
+    return there if there.get("complete") else None
+
+
+def state_of(run: Run) -> bytes:
+    """All that the next epoch depends on, in torch's format; it is read back as weights only, never as code."""
+    buffer = io.BytesIO()
+    cuda = torch.cuda.get_rng_state() if run.settings.device.startswith("cuda") else None
+    trained = {name: value.detach() for name, value in run.trained.items()}
+    state = {"trained": trained, "optimizer": run.optimizer.state_dict(), "epochs": run.epochs}
+    torch.save(state | {"cpu": torch.get_rng_state(), "cuda": cuda}, buffer)
+    return buffer.getvalue()
+
+
+def restore(run: Run, folder: Path) -> None:
+    """Put the run where the folder's state is; nothing happens where there is none yet."""
+    if not (folder / STATE).is_file():
+        return
+    try:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        for name, value in run.trained.items():
+            value.data.copy_(state["trained"][name])
+        run.optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again") from error
+    run.epochs[:] = state["epochs"]
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write what was trained, the adapter and the curves, then the record that says complete."""
+    from minibeft.curves import draw_curves
+
+    merge(run.model)
+    names, state = their_names(run.model), dict(run.model.named_parameters())
+    run.model.float()
+    tensors = {names[name]: state[name].detach().cpu().contiguous() for name in run.before}
+    write(folder / TRAINED, save(tensors, {"format": "pt"}))
+    if run.settings.terms != "full" and any(is_linear(name) for name in run.before) and not (folder / ADAPTER).exists():
+        before = {name: value.to(run.settings.device) for name, value in run.before.items()}
+        save_adapter(make_adapter(run.model, before, base=run.settings.model), folder / ADAPTER)
+    write(folder / CURVES, draw_curves(run.epochs, run.task))
+    record = record | {"epochs": run.epochs, "complete": True} | provenance()
+    write(folder / RECORD, as_bytes(record))
+    return record
+
+
+def as_bytes(record: dict[str, Any]) -> bytes:
+    """JSON as it is written everywhere here."""
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write(file: Path, content: bytes) -> None:
+    """Replace the file in one step; BadInput when it cannot be written, and then the old one is still there."""
+    beside = file.with_name(f".{file.name}.new")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        why = error.strerror or str(error)
+        raise BadInput(f"{file}: cannot be written ({why}); make room and run the same command: it resumes") from error
+
+
+def digest(files: list[Path]) -> str:
+    """SHA-256 over the contents of these files, in this order."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def describe(trained: dict[str, nn.Parameter]) -> list[tuple[str, str, int]]:
+    """What trains, layers gathered: (name with * for the layer, shape, how many numbers in all), in order."""
+    rows: dict[tuple[str, str], int] = {}
+    for name, value in trained.items():
+        parts = ["*" if part.isdigit() and i == 1 else part for i, part in enumerate(name.split("."))]
+        key = ".".join(parts), "×".join(map(str, value.shape))
+        rows[key] = rows.get(key, 0) + value.numel()
+    return [(name, shape, size) for (name, shape), size in rows.items()]

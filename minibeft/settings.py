@@ -1,0 +1,122 @@
+"""Every setting of a run, with the protocol's values as defaults; the run's record holds them all."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from minibeft.biases import read_terms
+from minibeft.config import Backend, ModelConfig
+from minibeft.errors import BadInput
+from minibeft.reparam import FORMS, RANK, SCALE
+from minibeft.tasks import REGIMES, Task
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+REPARAMETRISED_EPOCHS = {"sst2": 50}
+LARGE_EPOCHS = {"sst2": 30, "wic": 30}  # BERT-large and RoBERTa
+FULL_LEARNING_RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. None stands for the protocol's value, which depends on the task (resolve).
+
+    terms      bias terms, comma-separated, or all, none, full (biases.py)
+    form       plain, lora, vera, vera1d, dora (reparam.py)
+    examples   training examples; None: those of the regime
+    held_out   examples of the training split to evaluate on instead of the validation split
+    data_seed  draws the training subset; seed: head, order and dropout
+    pad        "bucket": batches of like lengths; "longest": random ones, padded to their longest; or a number of tokens
+    dtype      bfloat16 computes under autocast; what trains stays float32
+    """
+
+    model: str
+    task: str
+    data: str | None = None
+    terms: str = "v"
+    form: str = "plain"
+    rank: int = RANK
+    scale: float = SCALE
+    regime: str = "low"
+    examples: int | None = None
+    held_out: int = 0
+    data_seed: int = 0
+    seed: int = 0
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch: int = 16
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    dropout: bool = True
+    pad: str = "bucket"
+    max_length: int = 128
+    dtype: str = "float32"
+    backend: Backend = "fused"
+    device: str = "auto"
+
+    def check(self) -> None:
+        """BadInput for a value that no run can have."""
+        read_terms(self.terms)
+        one_of = {
+            "form": ("plain", *FORMS),
+            "regime": REGIMES,
+            "dtype": DTYPES,
+            "backend": ("fused", "plain", "triton"),
+        }
+        for name, allowed in one_of.items():
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"--{name} {getattr(self, name)}: choose among {', '.join(allowed)}")
+        if self.form != "plain" and self.terms in ("none", "full"):
+            raise BadInput(f"--form {self.form}: needs bias terms, not {self.terms}")
+        for name in ("rank", "examples", "epochs", "batch", "learning_rate", "eps", "clip", "max_length"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInput(f"--{name.replace('_', '-')} {value}: must be above 0")
+        for name in ("held_out", "weight_decay", "seed", "data_seed"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BadInput(f"--{name} {getattr(self, name)}: must be in [0, 1)")
+        if self.pad not in ("bucket", "longest") and not (self.pad.isdigit() and int(self.pad) >= self.max_length):
+            raise BadInput(
+                f"--pad {self.pad}: bucket, longest, or a number of tokens from --max-length {self.max_length}"
+            )
+
+    @property
+    def width(self) -> int | None:
+        """The number of tokens that every batch is padded to; None: its longest."""
+        return int(self.pad) if self.pad.isdigit() else None
+
+    def as_json(self) -> dict[str, Any]:
+        """By name."""
+        return asdict(self)
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Names of the settings that another run's record has otherwise."""
+        mine = self.as_json()
+        return [f.name for f in fields(self) if other.get(f.name) != mine[f.name]]
+
+
+def resolve(settings: Settings, task: Task, available: int, config: ModelConfig) -> Settings:
+    """The settings with the protocol's values where none were given."""
+    full = settings.terms == "full"
+    rate = settings.learning_rate or (FULL_LEARNING_RATE if full else task.learning_rate)
+    large = config.layers >= 24 or config.family == "roberta"
+    epochs = LARGE_EPOCHS.get(task.name, task.epochs) if large else task.epochs
+    if settings.form != "plain":
+        epochs = REPARAMETRISED_EPOCHS.get(task.name, epochs)
+    size = task.sizes[REGIMES.index(settings.regime)] if task.sizes else available - settings.held_out
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(
+        settings,
+        learning_rate=rate,
+        epochs=settings.epochs or epochs,
+        examples=settings.examples or size,
+        device=device,
+    )

@@ -1,0 +1,206 @@
+"""BEFT's encoder protocol: train the chosen biases and the head, and nothing else; deterministic, and resumable.
+
+Frozen weights have no gradient, and autograd goes no lower than the lowest trainable bias. What is random comes from
+the seed alone: the head and a form's start from generators of their own, the order of the data from seed and epoch,
+dropout from torch's stream, which starts at the seed after the model is built. So runs that differ in their bias terms
+only draw the same numbers, which is theorem K3's hypothesis "same-randomness".
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minibeft.batches import Batch, Examples, by_length, gather, shuffled
+from minibeft.biases import freeze_except
+from minibeft.errors import BadInput
+from minibeft.metrics import score
+from minibeft.model import Transformer
+from minibeft.reparam import reparametrise
+from minibeft.settings import Settings
+from minibeft.tasks import Task
+
+EVALUATION_BATCH = 64
+
+
+class Step(NamedTuple):
+    """Where a run is: for progress bars. accuracy is None for a regression; rate is in examples a second."""
+
+    epoch: int
+    epochs: int
+    done: int
+    total: int
+    loss: float
+    accuracy: float | None
+    rate: float
+
+
+@dataclass
+class Run:
+    """A model being trained. epochs holds one record for each epoch that is complete."""
+
+    settings: Settings
+    task: Task
+    model: Transformer
+    trained: dict[str, nn.Parameter]
+    before: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    epochs: list[dict[str, Any]]
+
+
+def start(settings: Settings, task: Task, model: Transformer) -> Run:
+    """Give the model its head, freeze all but what the settings name, and make the optimiser."""
+    fresh_head(model, task.outputs, settings.seed)
+    trained = freeze_except(model, settings.terms, head=True)
+    before = {name: value.detach().clone() for name, value in trained.items()}
+    if settings.form != "plain":
+        biases = [name for name in trained if not name.startswith("head.")]
+        made = reparametrise(model, biases, settings.form, rank=settings.rank, scale=settings.scale, seed=settings.seed)
+        trained = made | {name: value for name, value in trained.items() if name not in biases}
+    require_exactly(model, trained)
+    model.to(settings.device)
+    if settings.dtype == "bfloat16":
+        hold_in_bfloat16(model)
+    assert settings.learning_rate is not None
+    optimizer = torch.optim.AdamW(
+        list(trained.values()),
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    torch.manual_seed(settings.seed)
+    return Run(settings, task, model, trained, before, optimizer, [])
+
+
+def fresh_head(model: Transformer, outputs: int, seed: int) -> None:
+    """A new classifier of this many outputs, in place: std 0.02, bias zero, from the seed alone."""
+    assert model.head is not None
+    device = model.embed.tokens.weight.device
+    out = nn.Linear(model.config.width, outputs, device=device)
+    drawn = torch.empty(out.weight.shape).normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
+    out.weight.data.copy_(drawn)
+    out.bias.data.zero_()
+    model.head.out = out
+    model.config = replace(model.config, labels=outputs)
+
+
+def require_exactly(model: nn.Module, asked: dict[str, nn.Parameter]) -> None:
+    """RuntimeError unless the parameters that train are the ones asked for: no other, none less, not the empty set."""
+    found = {name for name, value in model.named_parameters() if value.requires_grad}
+    if wrong := sorted(found ^ asked.keys()):
+        raise RuntimeError(f"the trainable parameters are not the ones asked for; they differ in {', '.join(wrong)}")
+    if not found:
+        raise RuntimeError("nothing would train")
+
+
+def hold_in_bfloat16(model: nn.Module) -> None:
+    """Keep the frozen matrices in the type that autocast would otherwise cast them to in every step."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.bfloat16()
+
+
+def autocast(settings: Settings) -> torch.autocast:
+    """bfloat16 where it was asked for."""
+    kind = torch.device(settings.device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=settings.dtype == "bfloat16")
+
+
+def loss_of(task: Task, logits: Float[Tensor, "B K"], labels: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Cross entropy, or the mean squared error of a regression."""
+    return F.cross_entropy(logits, labels.long()) if task.labels else F.mse_loss(logits[:, 0], labels)
+
+
+def forward(run: Run, batch: Batch) -> Float[Tensor, "B K"]:
+    """The logits, in float32."""
+    with autocast(run.settings):
+        logits = run.model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+    return logits.float()
+
+
+def train_step(run: Run, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
+    """One update; the loss and the logits before it."""
+    logits = forward(run, batch)
+    loss = loss_of(run.task, logits, batch.labels)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.trained.values(), run.settings.clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return loss.detach(), logits.detach()
+
+
+def train_epoch(run: Run, examples: Examples, progress: Callable[[Step], None]) -> dict[str, Any]:
+    """One pass over the examples; mean loss and accuracy on the way, dropout on."""
+    settings, epoch = run.settings, len(run.epochs)
+    run.model.train(settings.dropout)
+    device, begun = torch.device(settings.device), perf_counter()
+    sums, done = torch.zeros(2, device=device), 0
+    order = shuffled(
+        examples.lengths, settings.batch, seed=settings.seed, epoch=epoch, bucketed=settings.pad == "bucket"
+    )
+    for number, indices in enumerate(order, 1):
+        batch = gather(examples, indices, settings.width, device)
+        loss, logits = train_step(run, batch)
+        right = (logits.argmax(1) == batch.labels).sum() if run.task.labels else loss.new_zeros(())
+        sums += torch.stack((loss * len(indices), right))
+        done += len(indices)
+        if number % 10 == 0 or number == len(order):  # reading the sums waits for the device
+            loss_sum, rights = sums.tolist()
+            accuracy = rights / done if run.task.labels else None
+            rate = done / (perf_counter() - begun)
+            progress(Step(epoch, settings.epochs or 0, done, len(examples), loss_sum / done, accuracy, rate))
+    loss_sum, rights = sums.tolist()
+    if not np.isfinite(loss_sum):
+        raise BadInput(f"the loss is not finite in epoch {epoch}; lower --learning-rate {settings.learning_rate}")
+    accuracy = {"train_accuracy": rights / done} if run.task.labels else {}
+    return {"epoch": epoch, "loss": loss_sum / done} | accuracy | {"seconds": perf_counter() - begun}
+
+
+@torch.inference_mode()
+def predict(run: Run, examples: Examples) -> Float[Tensor, "N K"]:
+    """The logits of all examples, dropout off, in the examples' order."""
+    run.model.eval()
+    device = torch.device(run.settings.device)
+    order = by_length(examples.lengths, EVALUATION_BATCH)
+    logits = torch.cat([forward(run, gather(examples, i, run.settings.width, device)).cpu() for i in order])
+    return logits[torch.cat(order).argsort()]
+
+
+def evaluate(run: Run, examples: Examples) -> dict[str, float]:
+    """The task's metrics on these examples."""
+    logits = predict(run, examples)
+    predicted = (logits.argmax(1) if run.task.labels else logits[:, 0]).numpy()
+    return {metric: score(metric, predicted, examples.labels.numpy()) for metric in run.task.metrics}
+
+
+def fit(
+    run: Run, train: Examples, valid: dict[str, Examples], progress: Callable[[Step], None]
+) -> Iterator[dict[str, Any]]:
+    """Train to the last epoch; yields each epoch's record when it is complete, so that the caller can save the run."""
+    assert run.settings.epochs is not None
+    with deterministic(run.settings.device):
+        while len(run.epochs) < run.settings.epochs:
+            record = train_epoch(run, train, progress)
+            record |= {name: evaluate(run, examples) for name, examples in valid.items()}
+            run.epochs.append(record)
+            yield record
+
+
+@contextmanager
+def deterministic(device: str) -> Iterator[None]:
+    """On a GPU, ask torch for deterministic algorithms; on a CPU it has no others for a given number of threads."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.startswith("cuda"))
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
