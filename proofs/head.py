@@ -21,6 +21,7 @@ from sympy import (
     eye,
     floor,
     log,
+    nan,
     nsimplify,
     oo,
     simplify,
@@ -37,6 +38,8 @@ def is_zero(value: Expr | MatrixBase) -> bool:
     """Decided, not guessed: a number that evaluates away from 0 is not 0, the rest must simplify to 0."""
     entries = list(value) if isinstance(value, MatrixBase) else [value]
     for x in entries:
+        if x is nan:
+            return False
         if not x.free_symbols and (x.is_infinite or Abs(x.evalf(30)) > TINY):
             return False
         if simplify(x) != 0:

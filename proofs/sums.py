@@ -7,9 +7,10 @@ sizes at once. The rules are not taken on trust: numbers.py adds the terms up, a
 """
 
 from itertools import permutations
-from math import prod
+from math import lcm, prod
 
 from sympy import (
+    Abs,
     Add,
     Dummy,
     Expr,
@@ -21,12 +22,16 @@ from sympy import (
     Symbol,
     cancel,
     cos,
+    cosh,
     default_sort_key,
     exp,
     expand,
     expand_trig,
+    factor,
     sin,
+    sinh,
     symbols,
+    tanh,
     together,
 )
 from sympy.core.function import AppliedUndef
@@ -54,6 +59,10 @@ def normal(expr: Expr) -> Expr:
         return Add(*(draw_out(term, [fresh]) for term in summands(body.xreplace({index: fresh}))))
     if isinstance(expr, exp):  # exp(x + y) = exp(x)·exp(y)
         return prod((exp(part) for part in Add.make_args(expand(normal(expr.args[0])))), start=S.One)
+    if isinstance(expr, Abs):  # |cx| = c|x| for c > 0
+        return Abs(factor(normal(expr.args[0])))
+    if isinstance(expr, cosh | sinh | tanh):
+        return normal(expr.rewrite(exp))
     if isinstance(expr, cos | sin):  # addition theorems
         return expand_trig(expr.func(expand(normal(expr.args[0]))))
     if expr.is_Atom or isinstance(expr, Indexed | KroneckerDelta):
@@ -69,10 +78,10 @@ def summands(body: Expr) -> tuple[Expr, ...]:
 def draw_out(term: Expr, indices: list[Symbol]) -> Expr:
     """Σ over the indices of one product, as a product of sums that share no index."""
     factors: list[Expr] = []
-    for factor in Mul.make_args(term):
-        base, power = factor.as_base_exp()
+    for part in Mul.make_args(term):
+        base, power = part.as_base_exp()
         if not (isinstance(base, Sum) and power.is_Integer and power > 0 and base.free_symbols & set(indices)):
-            factors.append(factor)
+            factors.append(part)
             continue
         for _ in range(int(power)):  # Σ_i f_i Σ_l g_il is one sum over i and l
             names = {old: bound(top) for old, _, top in base.limits}
@@ -119,14 +128,18 @@ def canonical(body: Expr, indices: list[Symbol]) -> Sum:
 def identical(left: Expr, right: Expr) -> bool:
     """left = right for every size: the normal forms agree as rational functions of their sums, entries and exps."""
     names: dict[Expr, Expr] = {}
+    difference = expand(normal(left) - normal(right), power_exp=False)
+    parts: dict[Expr, int] = {}  # exp(x) and exp(x/2) are powers of the same base, exp(x/2)
+    for power in difference.atoms(exp):
+        times, rest = power.args[0].as_coeff_Mul()
+        parts[rest] = lcm(parts.get(rest, 1), times.q)
 
     def atom(expr: Expr) -> Expr:
-        if isinstance(expr, exp):  # exp(3x/2) is the third power of exp(x/2): all in powers of one base
-            factor, rest = expr.args[0].as_coeff_Mul()
-            return names.setdefault(exp(rest / factor.q), Dummy(positive=True)) ** factor.p
+        if isinstance(expr, exp):
+            times, rest = expr.args[0].as_coeff_Mul()
+            return names.setdefault(exp(rest / parts[rest]), Dummy(positive=True)) ** (times * parts[rest])
         if isinstance(expr, Sum | Indexed | KroneckerDelta | AppliedUndef):
             return names.setdefault(expr, Dummy(real=True, nonnegative=expr.is_nonnegative or None))
         return expr if expr.is_Atom else expr.func(*(atom(arg) for arg in expr.args))
 
-    difference = expand(normal(left) - normal(right), power_exp=False)
     return difference == 0 or cancel(together(atom(difference))) == 0

@@ -35,17 +35,21 @@ P_L = softmax(z[i, l], l)
 SMOOTH = {key: case for key, case in CASES.items() if key != "exact"}  # rounding has no derivative
 
 
+def key_gradient(entry: Symbol) -> Expr:
+    """∂L/∂b_k by the chain rule, G_il = ∂L/∂P_il, before anybody sees that it is zero."""
+    return over(i, over(j, over(l, G[i, l] * P_L * (DELTA - P_J)) * s * q[i, entry]))
+
+
 @proof("K2", jacobian=P_L * (DELTA - P_J), row_sum=Integer(0), gradient=Integer(0), adam=Symbol("b", real=True))
 def key_bias_gets_no_gradient(claim) -> Iterator[Part]:
     yield equal("The derivative of the weight of key l by the logit of key j.", diff(P_L, z[i, j]), claim.jacobian)
-    by_logit = over(l, G[i, l] * P_L * (DELTA - P_J))
     yield equal(
         "With G_il = ∂L/∂P_il for any loss L, the gradients by the logits of a row sum to zero.",
         over(j, over(l, G[i, l] * claim.jacobian)),
         claim.row_sum,
     )
     yield equal("b_k enters the logit of every key j alike, by s q_i.", diff(logit(bias=True), b[e]), s * q[i, e])
-    gradient = over(i, over(j, by_logit * s * q[i, e]))
+    gradient = key_gradient(e)
     yield equal("Chain rule: ∂L/∂b_k is a sum of those zeros.", gradient, claim.gradient)
     yield equal("So its Fisher information, the mean squared gradient, is zero.", over(e, gradient**2), claim.gradient)
     yield from adam_rests(claim)
@@ -120,7 +124,7 @@ ONWARD, SLOPE = Function("U"), Function("ℓ'")  # the optimiser's step, and ∂
 @proof("K3", next_head=ONWARD(THETA, SLOPE(THETA, output(0)), SLOPE(THETA, output(0)) ** 2), shrunk=output(0))
 def training_b_k_is_training_without_it(claim) -> Iterator[Part]:
     slope = SLOPE(THETA, output(b[a]))
-    gradient = over(i, over(j, over(l, G[i, l] * P_L * (DELTA - P_J)) * s * q[i, a]))  # ∂L/∂b_k, as in K2
+    gradient = key_gradient(a)
     norm = slope**2 + over(a, gradient**2)
     yield equal(
         "With the same dropout D, the output is the one without b_k (K1): the zero-shot one.", output(b[a]), output(0)

@@ -28,7 +28,7 @@ from sympy import (
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
-from minibeft.proofs.notation import a, b, e, f, i, j, l, mu, o, over, p, softmax, u, v, w, x, z
+from minibeft.proofs.notation import a, b, e, f, i, j, l, mu, o, over, softmax, u, v, w, x, z
 from minibeft.proofs.statement import Counterexample, Part, Relation, Step, needed, proof
 from minibeft.proofs.steps import at_sizes, equal
 
@@ -69,21 +69,29 @@ def value_bias_folds(claim) -> Iterator[Part]:
         heads_output(b[u, a], BO[o]),
         heads_output(0, BO[o] + over(u, over(a, W[o, u, a] * b[u, a]))),
     )
-    yield equal("GQA: the same with b_v repeated over its group.", heads_output(SHARED, BO[o]), heads_output(0, claim.folded))
+    yield equal(
+        "GQA: the same with b_v repeated over its group.", heads_output(SHARED, BO[o]), heads_output(0, claim.folded)
+    )
     yield from needed("output(b_v, b_o) − output(0, b_o + W_o b_v)", fold_residual, OUTPUT_CASES)
 
 
 @proof("V3", gradient=over(i, IndexedBase("G", real=True)[i, e]), through=lambda back: over(o, W[o, e] * over(i, back)))
 def gradient_of_the_value_bias(claim) -> Iterator[Part]:
     grad, back = IndexedBase("G", real=True), IndexedBase("H", real=True)  # ∂L/∂O and ∂L/∂output
-    yield equal("Every output row moves with b_v one to one.", diff(over(j, P * (v[j, a] + b[a])), b[e]), KroneckerDelta(a, e))
+    yield equal(
+        "Every output row moves with b_v one to one.", diff(over(j, P * (v[j, a] + b[a])), b[e]), KroneckerDelta(a, e)
+    )
     yield equal(
         "Chain rule with G = ∂L/∂O: a sum over tokens, without the attention weights.",
         over(i, over(a, grad[i, a] * diff(over(j, P * (v[j, a] + b[a])), b[e]))),
         claim.gradient,
     )
     output = over(a, W[o, a] * over(j, P * (v[j, a] + b[a]))) + BO[o]
-    yield equal("With H = ∂L/∂(O W_oᵀ + b_o): b_o gets Σ_i H_i,", over(i, over(o, back[i, o] * diff(output, BO[f]))), over(i, back[i, f]))
+    yield equal(
+        "With H = ∂L/∂(O W_oᵀ + b_o): b_o gets Σ_i H_i,",
+        over(i, over(o, back[i, o] * diff(output, BO[f]))),
+        over(i, back[i, f]),
+    )
     yield equal(
         "and b_v gets W_oᵀ times that.",
         over(i, over(o, back[i, o] * diff(output, b[e]))),
@@ -100,13 +108,19 @@ def gradient_of_the_value_bias(claim) -> Iterator[Part]:
 
 @proof("V4", output=PLAIN + T[a], left=0)
 def reach_of_the_value_bias(claim) -> Iterator[Part]:
-    yield equal("Every target O(0) + 1 tᵀ is reached, by b_v = t: unbounded, of full dimension.", over(j, P * (v[j, a] + T[a])), claim.output)
+    yield equal(
+        "Every target O(0) + 1 tᵀ is reached, by b_v = t: unbounded, of full dimension.",
+        over(j, P * (v[j, a] + T[a])),
+        claim.output,
+    )
     other = over(j, P * (v[j, a] + T[a])) - over(j, P * (v[j, a] + b[a]))
     yield equal("And by no other b_v.", other, T[a] - b[a])
     yield from onto()
     y = IndexedBase("y", real=True)
     kept = W[o, a] - y[o] * over(f, y[f] * W[f, a]) / over(f, y[f] ** 2)  # any matrix with yᵀW = 0 is of this form
-    yield equal("If rank W_o < C there is a direction y that W_o never takes: yᵀ W_o = 0;", over(o, y[o] * kept), claim.left)
+    yield equal(
+        "If rank W_o < C there is a direction y that W_o never takes: yᵀ W_o = 0;", over(o, y[o] * kept), claim.left
+    )
     yield equal("b_v moves the output nowhere along it,", over(o, y[o] * over(a, kept * b[a])), claim.left)
     yield equal("while b_o = y does, by ‖y‖².", over(o, y[o] * y[o]), over(o, y[o] ** 2))
     yield from needed("output(b_v = W_o⁺t) − output(b_o + t)", fold_residual, OUTPUT_CASES)
@@ -205,7 +219,11 @@ CASES = {
 }
 WITH_OUTPUT = {"w_o": row(3), "b_o": row(0)}
 OUTPUT_CASES = {key: (text, head.but(**WITH_OUTPUT), change) for key, (text, head, change) in CASES.items()} | {
-    "raw-output": ("One value 1, and a norm before W_o, which maps 1 and 2 to 1.", ONE.but(**WITH_OUTPUT), {"output_norm": True})
+    "raw-output": (
+        "One value 1, and a norm before W_o, which maps 1 and 2 to 1.",
+        ONE.but(**WITH_OUTPUT),
+        {"output_norm": True},
+    )
 }
 
 
