@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
 from minibeft.kernels.rotation import Rotation
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -49,8 +50,8 @@ def check_rotation(rotation: Rotation | None, name: str, like: Tensor, batch: in
 
 def check_projection(
     x: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor | None, Tensor | None, Tensor | None],
+    weights: Triple,
+    biases: OptionalTriple,
     rotation: Rotation | None,
     heads: int,
 ) -> None:

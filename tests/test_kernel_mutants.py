@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-
 from kernel_cases import Case, Run, check_column_sums, check_forward, check_input_grad
+
 from minibeft.kernels.bias_grad import forward as column_sum
 from minibeft.kernels.qkv_bias import backward, forward
 
@@ -65,7 +65,7 @@ FORWARD = [
 INPUT_GRAD = [
     Bug("no values", "acc = add_plain(acc, d_v", "add_plain(acc, d_v", PLAIN),
     Bug("values counted twice", "acc = add_plain(acc, d_v", "acc = 2 * add_plain(acc, d_v", PLAIN),
-    Bug("a turn forward instead of back", "low * co + high * si, high * co - low * si", "low * co - high * si, high * co + low * si", HALF),
+    Bug("a turn forward instead of back", "high * si, high * co - low", "high * -si, high * co + low", HALF),
     Bug("a wrong head stride", "head += g_h", "head += D", Case(2, 5, 33, 2, 1, 24, dims=24, layout="strided")),
     Bug("every head multiplies the first one's weights", "w_low += D * w_n", "w_low += 0", HALF),
     Bug("what does not turn is forgotten", "if R < D:", "if False:", PARTIAL),
@@ -75,7 +75,7 @@ INPUT_GRAD = [
 
 COLUMN_SUM = [
     Bug("no mask on the rows", "(r < M)[:, None] & (d < D)", "(r < 2 * M)[:, None] & (d < D)", PLAIN),
-    Bug("no mask on the splits", "(s < splits)[:, None] & (n < columns)", "(s < splits - 1)[:, None] & (n < columns)", LONG),
+    Bug("no mask on the splits", "(s < splits)[:, None]", "(s < splits - 1)[:, None]", LONG),
     Bug("a run too short", "for first in range(0, RUN, BR)", "for first in range(BR, RUN + BR, BR)", LONG),
     Bug("one head of a group", "range(0, SHARED)", "range(0, 1)", GROUPED),
     Bug("neighbours of the wrong group", "(n // D * SHARED + member)", "(n // D + member)", GROUPED),
@@ -113,3 +113,9 @@ def test_planted_bug_is_caught(module: ModuleType, plan: str, check: Run, bug: B
     check(bug.case, torch.float32)
     with pytest.raises(AssertionError, match=r"error|written"):
         check(bug.case, torch.float32, getattr(edited(module, bug, tmp_path), plan))
+
+
+@pytest.mark.parametrize(("module", "plan", "check"), [s[:3] for s in SUBJECTS], ids=[s[1] for s in SUBJECTS])
+def test_unedited_copy_passes(module: ModuleType, plan: str, check: Run, tmp_path: Path):
+    """It is the bug that the test above catches, not the loading."""
+    check(HALF, torch.float32, getattr(edited(module, Bug("none", "", "", HALF), tmp_path), plan))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from kernel_cases import Case, check_column_sums, check_forward, check_input_grad
 
 CHECKS = pytest.mark.parametrize("check", [check_forward, check_input_grad, check_column_sums])
@@ -27,3 +26,30 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_plain_torch(check, case, dtype):
     check(case, dtype)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Any shape; heads in groups; rotary of any kind where the head size is even."""
+    groups, size = draw(st.integers(1, 3)), draw(st.integers(1, 40))
+    dims = 2 * draw(st.integers(0, size // 2)) if size % 2 == 0 else 0
+    return Case(
+        batch=draw(st.integers(1, 3)),
+        tokens=draw(st.integers(1, 40)),
+        width=draw(st.integers(1, 70)),
+        heads=groups * draw(st.integers(1, 3)),
+        groups=groups,
+        size=size,
+        dims=dims,
+        interleaved=draw(st.booleans()),
+        positions=draw(st.sampled_from(["shared", "own"])),
+        layout=draw(st.sampled_from(["contiguous", "strided"])),
+        biases=draw(st.sampled_from(["", "q", "k", "v", "qv", "qkv"])),
+    )
+
+
+@settings(max_examples=20)
+@given(cases())
+def test_agrees_on_any_shape(case: Case):
+    for check in (check_forward, check_input_grad, check_column_sums):
+        check(case, torch.float32, bounded=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from minibeft.kernels.lang import Launch, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
 from minibeft.kernels.qkv_bias.forward import matmul_options, same_strides
+from minibeft.kernels.qkv_bias.reference import Triple
 from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.tiles import GROUP, matmul_tile
 
@@ -105,8 +106,8 @@ def input_grad_kernel(
 
 
 def plan_input_grad(
-    grads: tuple[Tensor, Tensor, Tensor],
-    weights: tuple[Tensor, Tensor, Tensor],
+    grads: Triple,
+    weights: Triple,
     d_x: Tensor,
     rotation: Rotation | None,
     chip: int | None,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minibeft.kernels.lang import Launch, accumulator, operand, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles, pair_members, rotation_options
+from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
 from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.tiles import GROUP, Tile, matmul_tile
 
@@ -116,7 +117,7 @@ def qkv_bias_kernel(
             store_turned(acc, b_k, k, cos, sin, row, angle, live, pair, T, heads, D, R, INTERLEAVED, BM, BN)
 
 
-def same_strides(weights: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def same_strides(weights: Triple) -> Triple:
     """The weights as they are when their strides agree (three nn.Linear, views of a packed one), else contiguous."""
     q, k, v = weights
     if q.stride() == k.stride() == v.stride():
@@ -133,9 +134,9 @@ def matmul_options(tile: Tile, dtype: torch.dtype, chip: int | None) -> dict[str
 
 def plan_qkv_bias(
     x: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor | None, Tensor | None, Tensor | None],
-    outputs: tuple[Tensor, Tensor, Tensor],
+    weights: Triple,
+    biases: OptionalTriple,
+    outputs: Triple,
     rotation: Rotation | None,
     chip: int | None,
 ) -> Launch:

@@ -13,10 +13,13 @@ from torch import Tensor
 from minibeft.kernels.bias_grad.function import column_sum
 from minibeft.kernels.checks import check_projection
 from minibeft.kernels.dispatch import on_kernels
-from minibeft.kernels.qkv_bias.reference import input_grad_reference, qkv_bias_reference, weight_grad_reference
+from minibeft.kernels.qkv_bias.reference import (
+    Triple,
+    input_grad_reference,
+    qkv_bias_reference,
+    weight_grad_reference,
+)
 from minibeft.kernels.rotation import Rotation
-
-Triple = tuple[Tensor, Tensor, Tensor]
 
 
 def _rotation(cos: Tensor | None, sin: Tensor | None, interleaved: bool) -> Rotation | None:
@@ -40,7 +43,7 @@ def qkv_bias_op(
     """Checked inputs → Q (B,H,T,D), K (B,G,T,D), V (B,G,T,D), contiguous."""
     rotation = _rotation(cos, sin, interleaved)
     if not on_kernels(x):
-        return qkv_bias_reference(x, w_q, w_k, w_v, b_q, b_k, b_v, rotation, heads)
+        return qkv_bias_reference(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads)
     from minibeft.kernels.lang import chip_of
     from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 
@@ -76,7 +79,7 @@ def qkv_input_grad(
     """dX (B, T, C) from the gradients of Q, K and V."""
     rotation = _rotation(cos, sin, interleaved)
     if not on_kernels(d_q):
-        return input_grad_reference(d_q, d_k, d_v, w_q, w_k, w_v, rotation)
+        return input_grad_reference((d_q, d_k, d_v), (w_q, w_k, w_v), rotation)
     from minibeft.kernels.lang import chip_of
     from minibeft.kernels.qkv_bias.backward import plan_input_grad
 

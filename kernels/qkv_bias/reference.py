@@ -7,19 +7,15 @@ from torch import Tensor
 
 from minibeft.kernels.rotation import Rotation, turn
 
+Triple = tuple[Tensor, Tensor, Tensor]
+OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]
+
 
 def qkv_bias_reference(
-    x: Float[Tensor, "B T C"],
-    w_q: Float[Tensor, "HD C"],
-    w_k: Float[Tensor, "GD C"],
-    w_v: Float[Tensor, "GD C"],
-    b_q: Float[Tensor, " HD"] | None,
-    b_k: Float[Tensor, " GD"] | None,
-    b_v: Float[Tensor, " GD"] | None,
-    rotation: Rotation | None,
-    heads: int,
-) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
-    """Q, K and V, contiguous."""
+    x: Float[Tensor, "B T C"], weights: Triple, biases: OptionalTriple, rotation: Rotation | None, heads: int
+) -> Triple:
+    """Q (B,H,T,D), K and V (B,G,T,D), contiguous; weights (H·D,C), (G·D,C), (G·D,C) and biases (H·D), (G·D), (G·D)."""
+    (w_q, w_k, w_v), (b_q, b_k, b_v) = weights, biases
     size = w_q.shape[0] // heads
 
     def project(w: Tensor, b: Tensor | None) -> Tensor:
@@ -34,16 +30,9 @@ def unproject(d_out: Float[Tensor, "B h T D"], rotation: Rotation | None) -> Flo
     return turn(d_out, rotation and rotation.inverse()).transpose(1, 2).flatten(2)
 
 
-def input_grad_reference(
-    d_q: Float[Tensor, "B H T D"],
-    d_k: Float[Tensor, "B G T D"],
-    d_v: Float[Tensor, "B G T D"],
-    w_q: Float[Tensor, "HD C"],
-    w_k: Float[Tensor, "GD C"],
-    w_v: Float[Tensor, "GD C"],
-    rotation: Rotation | None,
-) -> Float[Tensor, "B T C"]:
-    """dX = dQ W_q + dK W_k + dV W_v."""
+def input_grad_reference(grads: Triple, weights: Triple, rotation: Rotation | None) -> Float[Tensor, "B T C"]:
+    """dX = dQ W_q + dK W_k + dV W_v, from dQ (B,H,T,D), dK and dV (B,G,T,D)."""
+    (d_q, d_k, d_v), (w_q, w_k, w_v) = grads, weights
     return unproject(d_q, rotation) @ w_q + unproject(d_k, rotation) @ w_k + unproject(d_v, None) @ w_v
 
 
