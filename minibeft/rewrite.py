@@ -53,7 +53,8 @@ class Edit:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A neighbour to write into, which becomes `folder` when the block ends without an error, and else vanishes.
 
-    So an interruption, even SIGKILL, leaves either the whole folder or none of that name. BadInput when it is there.
+    So an interruption, even SIGKILL, leaves either the whole folder or none of that name (SIGKILL also the hidden
+    neighbour, which nothing reads). BadInput when the folder is there and not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder}: exists and is not empty; choose another folder, nothing was written")

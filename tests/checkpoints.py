@@ -1,0 +1,96 @@
+"""Small checkpoints on disk, in shards: transformers' models with every parameter redrawn, and a tokenizer."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tiny import reference
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+
+from minibeft.sentences import SENTENCES
+from minibeft.tensors import open_tensors
+from minibeft.tokenizer import encode, load_tokenizer
+
+WORDS = sorted({word for line in SENTENCES for word in line.replace(".", " .").replace(",", " ,").split()})
+VOCABULARY = {word: i for i, word in enumerate(("[UNK]", "[PAD]", *WORDS))}
+PAD = VOCABULARY["[PAD]"]
+
+ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {"architectures": ["BertForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
+    "roberta": {"architectures": ["RobertaForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
+    "opt": {
+        "architectures": ["OPTForCausalLM"],
+        "hidden_size": 24,
+        "word_embed_proj_dim": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 40,
+        "max_position_embeddings": 40,
+    },
+    "llama": {"architectures": ["LlamaForCausalLM"], **ENCODER, "num_key_value_heads": 2, "attention_bias": True},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], **ENCODER, "num_key_value_heads": 2},
+    "gptj": {"architectures": ["GPTJForCausalLM"], "n_embd": 24, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+}
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer of whole words, those of the built-in sentences."""
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_checkpoint(
+    folder: Path, family: str, *, dtype: torch.dtype = torch.float32, shard: str = "20KB", **changes: Any
+) -> Path:
+    """A random checkpoint of this family with a tokenizer."""
+    common = {"model_type": family, "vocab_size": len(VOCABULARY), "pad_token_id": PAD}
+    model = reference(common | CONFIGS[family] | changes, seed=0)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    write_tokenizer(folder)
+    return folder
+
+
+def inputs(folder: Path) -> dict[str, Tensor]:
+    """The built-in sentences as a padded batch."""
+    return encode(load_tokenizer(folder), SENTENCES, pad=PAD)
+
+
+def in_transformers(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The checkpoint in transformers; a tensor that is missing or unknown there fails the test."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert config.architectures is not None
+    auto = getattr(transformers, config.architectures[0])
+    model, report = auto.from_pretrained(folder, dtype=dtype, attn_implementation="eager", output_loading_info=True)
+    assert not report["missing_keys"], report
+    assert not report["unexpected_keys"], report
+    return model.eval()
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> Tensor:
+    """The logits of the real tokens of the built-in sentences."""
+    batch = inputs(folder)
+    batch.pop("token_type_ids")
+    found = (model if dtype is None else model.to(dtype))(**batch).logits
+    return found[batch["attention_mask"].bool()] if found.ndim == 3 else found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a folder and its SHA-256."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder by the name in its files."""
+    return {name: lazy() for name, lazy in open_tensors(folder).items()}
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What stands beside the model in its parent folder."""
+    return sorted(path.name for path in folder.parent.iterdir() if path != folder)

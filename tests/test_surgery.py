@@ -1,0 +1,300 @@
+"""Bias surgery on files: what certify allows is done and loads in transformers; all else is refused, unwritten."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import (
+    digests,
+    in_transformers,
+    inputs,
+    leftovers,
+    logits,
+    tensors,
+    write_checkpoint,
+    write_tokenizer,
+)
+from safetensors.torch import save_file
+from tolerance import assert_agrees
+
+from minibeft import simplify as simplify_module
+from minibeft import surgery
+from minibeft.certify import Certificate, Verdict
+from minibeft.checkpoint import load_model
+from minibeft.equivalence import FACTOR
+from minibeft.errors import BadInput
+from minibeft.simplify import plan, simplify
+
+
+CASES = {  # what becomes zero, and what carries it
+    "bert": ("self.key.bias self.value.bias", "attention.output.dense.bias"),
+    "roberta": ("self.key.bias self.value.bias", "attention.output.dense.bias"),
+    "opt": ("k_proj.bias v_proj.bias", "out_proj.bias"),
+    "llama": ("v_proj.bias", "o_proj.bias"),  # rotary: b_k stays; values are not turned, so b_v goes
+}
+
+
+class TestSimplify:
+    @pytest.fixture(params=list(CASES))
+    def model(self, request, tmp_path) -> Path:
+        return write_checkpoint(tmp_path / request.param, request.param)
+
+    def test_the_same_model_in_transformers_with_fewer_biases(self, model, tmp_path):
+        before = digests(model)
+        done = simplify(model, tmp_path / "out")
+        assert digests(model) == before
+        old, new = in_transformers(model), in_transformers(tmp_path / "out")
+        plain, found = logits(old, model), logits(new, model)
+        assert torch.equal(plain.argmax(-1), found.argmax(-1))
+        assert_agrees(found, plain, logits(old, model, torch.float64), what="simplified", factor=FACTOR)
+        zeroed = tuple(CASES[model.name][0].split())
+        assert done.zeroed == sum(v.numel() for n, v in tensors(model).items() if n.endswith(zeroed))
+        assert done.zeroed > 0
+
+    def test_what_is_not_named_keeps_its_bits(self, model, tmp_path):
+        simplify(model, tmp_path / "out")
+        zeroed, carrier = (tuple(names.split()) for names in CASES[model.name])
+        old, new = tensors(model), tensors(tmp_path / "out")
+        assert list(old) == list(new)
+        for name, value in new.items():
+            assert value.dtype == old[name].dtype
+            if name.endswith(zeroed):
+                assert not value.any()
+                assert old[name].any()
+            else:
+                assert torch.equal(value, old[name]) != name.endswith(carrier), name
+        others = {name: digest for name, digest in digests(model).items() if not name.endswith(".safetensors")}
+        others.pop("model.safetensors.index.json")  # written anew, compared below
+        assert others.items() <= digests(tmp_path / "out").items()
+        indices = [json.loads((f / "model.safetensors.index.json").read_text()) for f in (model, tmp_path / "out")]
+        assert indices[0] == indices[1]
+
+    def test_dropping_b_v_without_folding_is_another_model(self, model, tmp_path):
+        """The twin: what the verification would have to catch."""
+        old = in_transformers(model)
+        gold = logits(old, model)
+        for name, parameter in old.named_parameters():
+            if name.endswith(("value.bias", "v_proj.bias")):
+                parameter.data.zero_()
+        assert (logits(old, model) - gold).abs().max() > 1e-2
+
+    def test_a_second_time_there_is_nothing_to_do(self, model, tmp_path):
+        simplify(model, tmp_path / "out")
+        if model.name == "llama":
+            assert [step.action for step in plan(tmp_path / "out")] == ["refused", "nothing"]
+        with pytest.raises(BadInput, match=r"out: nothing to simplify, nothing was written; b_k: .*; b_v: nothing"):
+            simplify(tmp_path / "out", tmp_path / "again")
+        assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_half_precision_files_round_once(family, dtype, tmp_path):
+    """b_o' is W_o b_v + b_o in float64, rounded to the file's type."""
+    model = write_checkpoint(tmp_path / family, family, dtype=dtype)
+    done = simplify(model, tmp_path / "out")
+    old, new = tensors(model), tensors(tmp_path / "out")
+    for name, b_o in old.items():
+        if not name.endswith(("attention.output.dense.bias", "o_proj.bias")):
+            continue
+        v = name.replace("output.dense", "self.value").replace("o_proj", "v_proj")
+        b_v = old[v].double().view(-1, 6)  # 6 is the head size
+        b_v = b_v.repeat_interleave(4 // len(b_v), 0).flatten()
+        wanted = b_o.double() + old[name.replace("bias", "weight")].double() @ b_v
+        assert torch.equal(new[name], wanted.to(dtype))
+        assert (new[name].double() - wanted).abs().max() <= done.rounding
+    assert done.agreement.written.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_one_file_instead_of_shards_and_a_text(tmp_path):
+    model = write_checkpoint(tmp_path / "opt", "opt", shard="1GB")
+    (tmp_path / "text").write_text("It was dull .\n\nA very good dog .\n")
+    done = simplify(model, tmp_path / "out", text=tmp_path / "text")
+    assert done.agreement.sentences == 2
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size == (model / "model.safetensors").stat().st_size
+    assert done.bytes_removed == 0
+
+
+def test_biases_that_are_all_zero_are_dropped_with_their_switch(tmp_path):
+    """LLaMA with attention_bias and nothing in it: rotary forbids nothing, because zero is zero."""
+    model = write_checkpoint(tmp_path / "llama", "llama", shard="1GB")
+    zeros = {n: torch.zeros_like(v) if n.endswith("_proj.bias") else v for n, v in tensors(model).items()}
+    save_file(zeros, model / "model.safetensors", {"format": "pt"})
+    done = simplify(model, tmp_path / "out")
+    gone = {name for name in zeros if name.endswith("_proj.bias")}
+    assert tensors(tmp_path / "out").keys() == zeros.keys() - gone
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["attention_bias"] is False
+    assert done.dropped == sum(zeros[name].numel() for name in gone)
+    assert done.bytes_removed > 4 * done.dropped  # their headers too
+    assert torch.equal(logits(in_transformers(model), model), logits(in_transformers(tmp_path / "out"), model))
+
+
+class TestGuards:
+    """Refused with the theorem and the hypothesis named; nothing written."""
+
+    def refused(self, model: Path, *words: str) -> None:
+        beside = leftovers(model)
+        with pytest.raises(BadInput) as caught:
+            simplify(model, model.parent / "out")
+        for word in words:
+            assert word in str(caught.value), (word, str(caught.value))
+        assert "\n" not in str(caught.value)
+        assert leftovers(model) == beside
+
+    def config_only(self, folder: Path, **config) -> Path:
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        write_tokenizer(folder)
+        return folder
+
+    def test_gpt_oss_rotary_and_sinks(self, tmp_path):
+        sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+        model = self.config_only(tmp_path / "m", model_type="gpt_oss", head_dim=6, **sizes)
+        self.refused(model, "b_k: stays (K4: unrotated, no-sink", "b_v: stays (V5: no-sink")
+
+    def test_qwen2_rotary_and_no_output_bias(self, tmp_path):
+        model = write_checkpoint(tmp_path / "qwen2", "qwen2")
+        self.refused(model, "b_k: stays (K4: unrotated", "b_v: stays (V2: foldable, but this format has no bias after")
+
+    @pytest.mark.parametrize("family", ["bert", "opt"])
+    def test_prefix_tuning(self, family, tmp_path):
+        model = write_checkpoint(tmp_path / family, family)
+        adapter = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}
+        (model / "adapter_config.json").write_text(json.dumps(adapter))
+        self.refused(model, "b_k: stays (K4: no-foreign-keys", "b_v: stays (V5: no-foreign-values")
+
+    def test_a_family_that_cannot_be_run_cannot_be_verified(self, tmp_path):
+        model = self.config_only(tmp_path / "m", model_type="gpt2", n_embd=24, n_layer=1, n_head=4)
+        self.refused(model, "cannot be verified", "'gpt2' is not one of")
+
+    def test_a_configuration_that_is_not_understood(self, tmp_path):
+        self.refused(self.config_only(tmp_path / "m", model_type="mystery"), "certify does not understand")
+
+    def test_a_model_without_biases(self, tmp_path):
+        model = write_checkpoint(tmp_path / "llama", "llama", attention_bias=False)
+        self.refused(model, "b_k: nothing to do (K4: the model has none)")
+
+    def test_a_folder_without_a_tokenizer(self, tmp_path):
+        model = write_checkpoint(tmp_path / "opt", "opt")
+        (model / "tokenizer.json").unlink()
+        self.refused(model, "has no tokenizer.json")
+
+    def test_an_output_that_exists(self, tmp_path):
+        model = write_checkpoint(tmp_path / "opt", "opt")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_text("keep")
+        self.refused(model, "exists and is not empty")
+        assert (tmp_path / "out" / "mine").read_text() == "keep"
+
+    def test_a_pickle(self, tmp_path):
+        model = write_checkpoint(tmp_path / "opt", "opt", shard="1GB")
+        torch.save(tensors(model), model / "pytorch_model.bin")
+        (model / "model.safetensors").unlink()
+        self.refused(model, "has no safetensors")
+
+
+class TestTheVerificationCatches:
+    """A planted bug in a step: the models differ, and nothing is written."""
+
+    def fails(self, model: Path) -> None:
+        with pytest.raises(BadInput, match=r"out: was not written; in float64 its outputs differ .* rounding explains"):
+            simplify(model, model.parent / "out")
+        assert leftovers(model) == []
+
+    def test_groups_repeated_in_the_wrong_order(self, tmp_path, monkeypatch):
+        def tiled(b_o, w_o, b_v, config):
+            return b_o.double() + w_o.double() @ b_v.double().repeat(config.heads // config.kv_heads)
+
+        monkeypatch.setattr(simplify_module, "fold", tiled)
+        self.fails(write_checkpoint(tmp_path / "llama", "llama"))
+
+    def test_a_wrong_verdict(self, tmp_path, monkeypatch):
+        """b_k under rotary positions, had certify called it null."""
+        honest, wrong = Certificate.verdict, Verdict("k", "null", "K1", "wrong", (), True)
+        monkeypatch.setattr(Certificate, "verdict", lambda c, bias: wrong if bias == "k" else honest(c, bias))
+        self.fails(write_checkpoint(tmp_path / "llama", "llama"))
+
+    def test_one_tensor_too_many(self, tmp_path, monkeypatch):
+        """A file that was written wrongly, although the step was right."""
+        honest = surgery.rewrite_folder
+
+        def careless(source, target, edit):
+            edit.tensors["model.decoder.final_layer_norm.bias"] = torch.zeros(24)
+            honest(source, target, edit)
+
+        monkeypatch.setattr(surgery, "rewrite_folder", careless)
+        self.fails(write_checkpoint(tmp_path / "opt", "opt"))
+
+
+def run_until(script: str, *arguments: Path) -> subprocess.Popen:
+    """A Python process that has printed 'now'."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "now"
+    return process
+
+
+def test_a_killed_run_leaves_the_input_and_no_half_output(tmp_path):
+    model = write_checkpoint(tmp_path / "opt", "opt")
+    before = digests(model)
+    process = run_until(
+        """
+        import sys, time
+        from pathlib import Path
+        from minibeft import rewrite
+        from minibeft.simplify import simplify
+
+        honest = rewrite.rewrite_file
+        def slow(source, target, *rest):
+            honest(source, target, *rest)
+            if source.name.startswith("model-00002"):
+                print("now", flush=True)
+                time.sleep(600)
+        rewrite.rewrite_file = slow
+        simplify(sys.argv[1], sys.argv[2])
+        """,
+        model,
+        tmp_path / "out",
+    )
+    with process:
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert digests(model) == before
+    assert not (tmp_path / "out").exists()
+    simplify(model, tmp_path / "out")
+    assert torch.equal(*(logits(in_transformers(f), f).argmax(-1) for f in (model, tmp_path / "out")))
+
+
+def test_rewriting_takes_the_memory_of_a_buffer(tmp_path):
+    """A file of 96 MiB is rewritten while the process grows by less than an eighth of it."""
+    save_file({f"w{i}": torch.zeros(6, 1 << 20) for i in range(4)} | {"b": torch.zeros(8)}, tmp_path / "a.safetensors")
+    script = """
+        import resource, sys
+        from pathlib import Path
+        import torch
+        from minibeft.rewrite import rewrite_file
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        rewrite_file(Path(sys.argv[1]), Path(sys.argv[2]), {"b": torch.ones(8)}, {"w0"})
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown * 1024 < (tmp_path / "a.safetensors").stat().st_size / 8
+    assert (tmp_path / "b.safetensors").stat().st_size > 3 * 24 * 2**20
+
+
+def test_hidden_states_alone_are_verified_where_the_head_is_unknown(tmp_path):
+    model = write_checkpoint(tmp_path / "bert", "bert", architectures=["BertForTokenClassification"])
+    simplify(model, tmp_path / "out")
+    batch = inputs(model)
+    hidden = [load_model(folder, task="hidden")(**batch).hidden for folder in (model, tmp_path / "out")]
+    gold = load_model(model, task="hidden", dtype=torch.float64)(**batch).hidden
+    assert_agrees(hidden[1], hidden[0], gold, factor=FACTOR)
