@@ -1,1 +1,39 @@
-"""One file a theorem group: statement, scope, steps, counterexamples, check()."""
+"""Every statement of the theory, proved step by step by sympy, with a counterexample for each of its hypotheses.
+
+Read a script from top to bottom, or run it: `minibeft prove K1`, `python -m minibeft.proofs K1`.
+
+    key_bias        K1      the key bias has no effect
+    training        K2 K3   it gets no gradient; training it is training without it
+    drift           K5-K7   what Adam makes of rounding noise; why the two measurements came out so
+    key_scope       K4      where it begins to matter: rotary positions, sinks, foreign keys
+    rounding        K4      and how far finite precision moves it; measured.py holds the bound against real errors
+    value_bias      V1-V4 V6  the value bias is a shift; folding, gradient, reach
+    value_scope     V5      where it stops being one
+    query_bias      Q1 Q2 Q4-Q7  one number a key; hull, blindness, null directions, saturation, rotary
+    query_bound     Q3      tanh(osc/4), and why not less
+    reparametrised  R1 R2   LoRA, VeRA and DoRA on a bias
+    importance      I1-I3   Mag+Angle, Magnitude, Fisher
+
+What the scripts stand on: notation (the letters), statement (what a proof is), steps (the kinds of step), sums (the
+algebra of indexed sums), numbers (the guard of that algebra), head (one attention head with a switch for each
+hypothesis, from which the counterexamples come), printing and document (unicode and LaTeX).
+"""
+
+from minibeft.proofs import (  # noqa: F401  each registers its statements
+    drift,
+    importance,
+    key_bias,
+    key_scope,
+    query_bias,
+    query_bound,
+    reparametrised,
+    training,
+    value_bias,
+    value_scope,
+)
+from minibeft.proofs.statement import PROOFS, Counterexample, Proof, Report, Step
+from minibeft.theorems import THEOREMS
+
+assert PROOFS.keys() == THEOREMS.keys(), PROOFS.keys() ^ THEOREMS.keys()
+
+__all__ = ["PROOFS", "Counterexample", "Proof", "Report", "Step"]

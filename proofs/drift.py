@@ -6,7 +6,7 @@ up to the size of everything else, unless eps stands in the way.
 
 from collections.abc import Iterator
 
-from sympy import Function, Rational, Symbol, diff, limit, oo, sqrt, symbols
+from sympy import Derivative, Function, Limit, Rational, Symbol, oo, sqrt, symbols
 
 from minibeft.proofs.notation import a, b, over, u
 from minibeft.proofs.statement import Counterexample, Part, proof
@@ -22,35 +22,44 @@ T = Symbol("t", integer=True, positive=True)
 def adam_moves_b_k_by_rounding_noise(claim) -> Iterator[Part]:
     options = {"lr": LR, "b1": B1, "b2": B2, "eps": EPS}
     moved, first, second = adam(0, 0, 0, G, **options)
-    yield exactly("The first step under a gradient g > 0 of noise (for g < 0 the mirror image).", -moved, claim.step)
+    yield exactly(
+        "The first step under a gradient g > 0 of noise (for g < 0 the mirror image).",
+        -moved,
+        claim.step,
+        shown="η·ĝ/(√ĝ² + ε), ĝ = (1 − β)g/(1 − β)",
+    )
     held = (1 - B1**T) * G, (1 - B2**T) * G**2
     _, first, second = adam(0, *held, G, **options)
     yield exactly("While g stays, the first moment is (1 − β₁ᵗ) g: induction step,", first, held[0].subs(T, T + 1))
     yield exactly("and the second (1 − β₂ᵗ) g²,", second, held[1].subs(T, T + 1))
     unbiased = held[0] / (1 - B1**T) / (sqrt(held[1] / (1 - B2**T)) + EPS)
-    yield exactly("so every later step is as long as the first.", LR * unbiased, claim.step)
+    yield exactly(
+        "so every later step is as long as the first.", LR * unbiased, claim.step, shown="η·m̂/(√v̂ + ε), m̂ = g, v̂ = g²"
+    )
     yield exactly(
         "The step, in units of η, depends on g and eps only through x = g/eps.",
         claim.step / LR,
         claim.drift.subs(X, G / EPS),
     )
-    yield exactly("It grows with x:", diff(claim.drift, X), 1 / (1 + X) ** 2)
+    yield exactly("It grows with x:", Derivative(claim.drift, X), 1 / (1 + X) ** 2)
     yield positive("always.", 1 / (1 + X) ** 2)
     yield exactly(
-        "Noise far above eps moves b_k by the whole learning rate, as far as any weight.", limit(claim.drift, X, oo), 1
+        "Noise far above eps moves b_k by the whole learning rate, as far as any weight.", Limit(claim.drift, X, oo), 1
     )
-    yield exactly("Noise far below eps moves it by η·x: in proportion to the noise.", limit(claim.drift / X, X, 0), 1)
+    yield exactly("Noise far below eps moves it by η·x: in proportion to the noise.", Limit(claim.drift / X, X, 0), 1)
     tiny = Rational(1, 10**8)
     yield exactly(
         "Noise of 1e-8 at eps 1e-8 moves b_k by half the learning rate a step;",
         claim.drift.subs(X, tiny / tiny),
         claim.noisy,
+        shown="1/(1 + 1)",
     )
     at_6 = claim.drift.subs(X, tiny / Rational(1, 10**6))
     yield exactly(
         "at eps 1e-6 by a fiftieth of that, on the same data: the drift tells eps, not use.",
         claim.noisy / at_6,
         Rational(101, 2),
+        shown="(1/2)/(0.01/(1 + 0.01))",
     )
     yield Counterexample(
         "adaptive",
@@ -68,6 +77,7 @@ def same_accuracy_at_every_epoch(claim) -> Iterator[Part]:
         "by K1 the same outputs, so the same hits, counted over the sentences u.",
         over(u, Function("hit")(output(b[a]))),
         claim.score,
+        called={output(b[a]): Symbol("O(b_k)"), output(0): Symbol("O(0)")},
     )
 
 

@@ -44,16 +44,16 @@ def mag_and_angle(claim) -> Iterator[Part]:
     most, least = SHORT * LONG - W, W - SHORT * LONG  # ⟨b,b'⟩ with w ≥ 0 to either end
     yield bounded("so it is at least 0", 0, measure(most, SHORT, LONG), (X * LONG + W) / LONG**2)
     yield bounded("and at most 2,", measure(least, SHORT, LONG), 2, (X * LONG + W) / LONG**2)
-    yield exactly("which b' = −b attains.", measure(-(SHORT**2), SHORT, SHORT), 2)
+    yield exactly("which b' = −b attains.", measure(-(SHORT**2), SHORT, SHORT), 2, shown="1 − (−‖b‖²)/‖b‖²")
     yield bounded("For angles up to 90°, ⟨b,b'⟩ = w ≥ 0, it is at most 1.", measure(W, SHORT, LONG), 1, W / LONG**2)
-    yield exactly("It is 0 for b' = b.", measure(SHORT**2, SHORT, SHORT), 0)
+    yield exactly("It is 0 for b' = b.", measure(SHORT**2, SHORT, SHORT), 0, shown="1 − ‖b‖²/‖b‖²")
     distance = over(a, (b[a] - NEW[a]) ** 2)
     yield equal(
         "Conversely ‖b − b'‖² = ‖b‖² + ‖b'‖² − 2⟨b,b'⟩;",
         distance,
         over(a, b[a] ** 2) + over(a, NEW[a] ** 2) - 2 * INNER,
     )
-    yield exactly("if the measure is 0 then ⟨b,b'⟩ = ‖b'‖²;", measure(LONG**2, SHORT, LONG), 0)
+    yield exactly("if the measure is 0 then ⟨b,b'⟩ = ‖b'‖²;", measure(LONG**2, SHORT, LONG), 0, shown="1 − ‖b'‖²/‖b'‖²")
     yield bounded("so ‖b − b'‖² ≤ 0, and b' = b.", SHORT**2 + LONG**2 - 2 * LONG**2, 0, X * (2 * SHORT + X))
     yield Counterexample(
         "nonzero",
@@ -78,7 +78,7 @@ def magnitude(claim) -> Iterator[Part]:
         "Triangle inequality: changes x = x⁺ − x⁻ and y = y⁺ − y⁻ add up; |x + y| = (2A − 1)(x + y) for A = 0 or 1.",
         over(a, (2 * first - 1) * change) / second,
         over(a, up + down + right + left) / second,
-        over(a, 2 * (1 - first) * up + 2 * first * down + 2 * (1 - first) * right + 2 * first * left) / second,
+        over(a, (1 - first) * (up + right) * 2 + first * (down + left) * 2) / second,
     )
     yield equal("It scales with its arguments,", measure(SCALE * b[a], SCALE * NEW[a]), SCALE * there)
     old = IndexedBase("t", real=True)
@@ -116,4 +116,9 @@ def fisher(claim) -> Iterator[Part]:
     )
     fisher_ = over(i, over(a, G[i, a] ** 2)) / (n * d)
     yield bounded("A mean of squares: not negative, and 0 only if every gradient is.", 0, fisher_, fisher_)
-    yield equal("For b_k every gradient is (K2).", over(a, key_gradient(a) ** 2) / size, 0)
+    yield equal(
+        "For b_k every gradient is (K2).",
+        over(a, key_gradient(a) ** 2) / size,
+        0,
+        called={key_gradient(a): IndexedBase("g")[a]},
+    )

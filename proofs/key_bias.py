@@ -53,7 +53,7 @@ def scope() -> Iterator[Part]:
         softmax(s * over(a, q[i, a] * keys)),
     )
     yield equal(
-        "Scope: GQA and MQA. Query head u reads key-value head w, for whichever pair.",
+        "Scope: GQA and MQA. Query head u reads key-value head x′, for whichever pair.",
         softmax(s * over(a, q[u, i, a] * (k[w, j, a] + b[w, a]))),
         softmax(s * over(a, q[u, i, a] * k[w, j, a])),
     )

@@ -12,7 +12,7 @@ from sympy import Expr, IndexedBase, Matrix, Symbol, cos, exp, sin, symbols
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES, residual, row
 from minibeft.proofs.measured import measured
-from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, q, s, softmax, u, v, z
+from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, p, q, s, softmax, u, v, z
 from minibeft.proofs.rounding import rounding_error
 from minibeft.proofs.statement import Counterexample, Part, needed, proof
 from minibeft.proofs.steps import equal, exactly
@@ -33,9 +33,11 @@ def dot(x: tuple[Expr, Expr], y: tuple[Expr, Expr]) -> Expr:
 
 
 QUERY, KEY, BIAS = (q[i, u], Q2[i, u]), (k[j, u], K2[j, u]), (b[u], B2[u])
+TURNED = {dot(turned(*QUERY, i), turned(*KEY, j)): Symbol("R_i q·R_j k")}  # how it is printed
 MASS = over(j, mu[i, j] * exp(z[i, j]))  # of the real keys, before normalising
 SINK = Symbol("S", positive=True)  # exp of the sink's logit; of foreign keys the sum of theirs
 W = MASS / (MASS + SINK)  # w_i, what row i gives to real keys without b_k
+NAMES = {MASS: Symbol("A"), MASS.xreplace({j: l}): Symbol("A")}  # how the steps print it
 C = Symbol("c", real=True)  # c_i = s q_i·b_k
 
 
@@ -70,6 +72,7 @@ def rotary(claim) -> Iterator[Part]:
         "Rotary: b_k is turned with its key, so it enters the logit as q_i·R_{j−i} b_k, summed over planes.",
         dot(turned(*QUERY, i), turned(KEY[0] + BIAS[0], KEY[1] + BIAS[1], j)),
         dot(turned(*QUERY, i), turned(*KEY, j)) + claim.rotary,
+        called=TURNED,
     )
     angle, x, y = Symbol("φ", real=True), *symbols("x y", real=True)
     turn = Matrix([[cos(angle) - 1, -sin(angle)], [sin(angle), cos(angle) - 1]])
@@ -91,6 +94,7 @@ def rotary(claim) -> Iterator[Part]:
         "Partial rotary: a b_k on the dims that are not turned (q°, k°) is still invisible, exactly.",
         softmax(s * with_bias),
         softmax(s * logit),
+        called=TURNED | {rotated.xreplace({j: p}): Symbol("R_i q·R_p k")},
     )
     partial = Head(q=row(1, 0, 1), k=Matrix([[0, 0, 0], [0, 0, 1]]), v=Matrix([1, 0]), turn=symbols("φ", positive=True))
     yield exactly(
@@ -105,22 +109,28 @@ def competitors(claim) -> Iterator[Part]:
     shifted = softmax_with(z[i, j] + C)
     without = softmax(z[i, j])
     yield equal(
-        "A sink takes the share 1 − w of a row; the real keys keep their proportions.",
+        "A sink S = e^σ takes the share 1 − w of a row, w = A/(A + S), A = Σ_j μ_ij exp(z_ij); the rest keeps its proportions.",
         softmax_with(z[i, j]),
         W * without,
+        called=NAMES,
     )
     yield equal(
         "b_k raises the real keys by e^c against the sink, so w becomes w/(w + (1−w)e^{−c}).",
         over(j, shifted),
         claim.share,
+        called=NAMES,
     )
     yield equal(
         "Exact effect on the output: O' = w/(w + (1−w)e^{−c})·P̂V, P̂ the softmax without the sink.",
         over(j, shifted * v[j, a]),
         claim.share * over(j, without * v[j, a]),
+        called=NAMES,
     )
     yield equal(
-        "Softmax-off-by-one is the sink with logit 0.", over(j, shifted).subs(SINK, 1), claim.share.subs(SINK, 1)
+        "Softmax-off-by-one is the sink with logit 0.",
+        over(j, shifted).subs(SINK, 1),
+        claim.share.subs(SINK, 1),
+        called=NAMES,
     )
     key, value = IndexedBase("x", real=True), IndexedBase("y", real=True)
     foreign = over(l, exp(key[i, l]))
@@ -130,6 +140,7 @@ def competitors(claim) -> Iterator[Part]:
         "Foreign keys with logits x_il and values y_l: O' = w'·P̂V + (1−w')·F, w' as before, F what they give alone.",
         total / (over(j, mu[i, j] * exp(z[i, j] + C)) + foreign),
         (claim.share * over(j, without * v[j, a]) + (1 - claim.share) * mixed).subs(SINK, foreign),
+        called={**NAMES, foreign: SINK},
     )
 
 

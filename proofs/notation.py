@@ -10,9 +10,9 @@ n, m, d, c, h, g = symbols("n m d c h g", integer=True, positive=True)
 i, r = symbols("i r", integer=True, positive=True)  # queries
 j, l, p = symbols("j l p", integer=True, positive=True)  # keys  # noqa: E741
 a, e = symbols("a e", integer=True, positive=True)  # dims of a head
-o, f = symbols("o f", integer=True, positive=True)  # dims of the model
+o, f = symbols("o o'", integer=True, positive=True)  # dims of the model
 u = Symbol("u", integer=True, positive=True)  # query heads, or planes of rotary positions
-w, x = symbols("w x", integer=True, positive=True)  # key-value heads
+w, x = symbols("x' x", integer=True, positive=True)  # key-value heads
 RANGE = {i: n, r: n, j: m, l: m, p: m, a: d, e: d, o: c, f: c, u: h, w: g, x: g}
 
 z, q, k, v = (IndexedBase(name, real=True) for name in "zqkv")  # logits; queries, keys, values

@@ -3,7 +3,7 @@
 Nothing here knows a rule of sums.py, so a wrong rule there cannot agree with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from random import Random
 
@@ -80,19 +80,21 @@ def value(expr: Expr, sizes: Sizes, seed: int = 0) -> mpmath.mpf:
         return visit(expr, {})
 
 
+def compare(holds: Callable[[mpmath.mpf, mpmath.mpf, mpmath.mpf], bool], left: Expr, right: Expr, *at) -> bool:
+    """holds(x, y, slack) of both numbers. Where a row happens to see no key, 0/0, there is nothing to compare."""
+    with mpmath.workdps(DIGITS):
+        try:
+            x, y = value(left, *at), value(right, *at)
+        except ZeroDivisionError:
+            return True
+        return holds(x, y, CLOSE * (1 + abs(x) + abs(y)))
+
+
 def agree(left: Expr, right: Expr, sizes: Sizes, seed: int = 0) -> bool:
-    """Both sides are the same number; where a row happens to see no key, 0/0, there is nothing to compare."""
-    try:
-        x, y = value(left, sizes, seed), value(right, sizes, seed)
-    except ZeroDivisionError:
-        return True
-    return abs(x - y) <= CLOSE * (1 + abs(x) + abs(y))
+    """Both sides are the same number."""
+    return compare(lambda x, y, slack: abs(x - y) <= slack, left, right, sizes, seed)
 
 
 def at_most(left: Expr, right: Expr, sizes: Sizes, seed: int = 0) -> bool:
     """left ≤ right as numbers, up to the last digits."""
-    try:
-        x, y = value(left, sizes, seed), value(right, sizes, seed)
-    except ZeroDivisionError:
-        return True
-    return x <= y + CLOSE * (1 + abs(x) + abs(y))
+    return compare(lambda x, y, slack: x <= y + slack, left, right, sizes, seed)

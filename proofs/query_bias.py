@@ -13,6 +13,7 @@ from sympy import (
     IndexedBase,
     Integer,
     KroneckerDelta,
+    Limit,
     Matrix,
     MatrixBase,
     Max,
@@ -157,7 +158,7 @@ def saturation(claim) -> Iterator[Part]:
         (1 - share_) / share_ - (1 - share_),
         (1 - share_) ** 2 / share_,
     )
-    yield exactly("So P_ij → 1 as t grows, for every query i.", limit(claim.bound, T, oo), claim.limit)
+    yield exactly("So P_ij → 1 as t grows, for every query i.", Limit(claim.bound, T, oo), claim.limit)
     yield from needed("lim P(t b_q) − e_j*", saturated, SATURATION_CASES)
 
 
@@ -185,9 +186,14 @@ def query_bias_under_rotary(claim) -> Iterator[Part]:
         blindness(head),
         claim.double,
         "exact numbers",
+        shown="change of log P₁₁ − log P₁₂ − log P₂₁ + log P₂₂",
     )
     yield exactly(
-        "Q2 holds, as nothing was said there about the logits; on the same head,", outside(head), 0, "exact numbers"
+        "Q2 holds, as nothing was said there about the logits; on the same head,",
+        outside(head),
+        0,
+        "exact numbers",
+        shown="how far O lies outside of [min V, max V]",
     )
     moved, still = head.weights(), head.but(b_q=None).weights()
     gaps = head.logits() - head.but(b_q=None).logits()
@@ -198,6 +204,7 @@ def query_bias_under_rotary(claim) -> Iterator[Part]:
         Max(0, variation - allowed),
         0,
         "exact numbers",
+        shown="excess of TV over tanh(osc(β_i)/4)",
     )
 
 

@@ -9,7 +9,22 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 import mpmath
-from sympy import Abs, Expr, IndexedBase, Matrix, Max, Rational, Symbol, cosh, diff, exp, lambdify, log, sinh, tanh
+from sympy import (
+    Abs,
+    Derivative,
+    Expr,
+    IndexedBase,
+    Matrix,
+    Max,
+    Rational,
+    Symbol,
+    cosh,
+    exp,
+    lambdify,
+    log,
+    sinh,
+    tanh,
+)
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
@@ -40,7 +55,9 @@ def two_keys(claim) -> Iterator[Step]:
     gain = sinh(B / 2) / (cosh(X) + cosh(B / 2))
     yield exactly("Two keys: the first one gains", sigmoid(X + B / 2) - sigmoid(X - B / 2), gain)
     slope = -sinh(B / 2) * sinh(X) / (cosh(X) + cosh(B / 2)) ** 2
-    yield exactly("which rises up to x = 0 and falls from there on: sinh x has the sign of x.", diff(gain, X), slope)
+    yield exactly(
+        "which rises up to x = 0 and falls from there on: sinh x has the sign of x.", Derivative(gain, X), slope
+    )
     yield exactly(
         "So the most it can gain is its value there, the bound, and that is attained.", gain.subs(X, 0), claim.bound(B)
     )

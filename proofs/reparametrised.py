@@ -177,9 +177,10 @@ def parametrisation_changes_none_of_it(claim) -> Iterator[Part]:
     )
     jacobian = IndexedBase("J", real=True)
     yield equal(
-        "K2: ∂L/∂θ_f = Σ_a J_af ∂L/∂b_a, and every ∂L/∂b_a is 0. Adam leaves θ where it is.",
+        "K2: ∂L/∂θ = Jᵀ ∂L/∂b_k, and every ∂L/∂b_a is 0. Adam leaves θ where it is.",
         over(a, jacobian[a, f] * key_gradient(a)),
         claim.gradient,
+        called={key_gradient(a): IndexedBase("g")[a]},
     )
     yield equal("V1 with b_v = g(θ).", over(j, P * (v[j, a] + made)), over(j, P * v[j, a]) + claim.shift)
     yield from needed("P(b_k) − P(0)", residual, KEY_CASES)

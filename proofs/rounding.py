@@ -10,14 +10,14 @@ that logit; so the computed weights are the exact softmax of slightly different 
 from collections.abc import Iterator
 from math import prod
 
-from sympy import Expr, IndexedBase, Rational, Symbol, diff, limit, log, symbols
+from sympy import Derivative, Expr, IndexedBase, Limit, Rational, Symbol, log, symbols
 
 from minibeft.proofs.head import fl
 from minibeft.proofs.notation import a, i, j, l, over, s, share, softmax, z
 from minibeft.proofs.statement import Relation, Step
 from minibeft.proofs.steps import at_sizes, bounded, equal, exactly
 
-U, X, Y, W = symbols("u x y w", positive=True)
+X, Y, W = symbols("x y w", positive=True)
 
 
 def gamma(x: Expr) -> Expr:
@@ -69,17 +69,17 @@ def one_logit() -> Iterator[Step]:
 
 def one_row() -> Iterator[Step]:
     """ε': what the logits, whose exact softmax the computed weights are, may be off by."""
-    top, shift = Symbol("z*", real=True), IndexedBase("t", real=True)
+    top, shift = Symbol("z⁺", real=True), IndexedBase("t", real=True)
     yield equal(
-        "exp of the difference to the row's maximum z*, with a relative error e^t, belongs to the logit z_ij + t_ij (K1).",
+        "exp of the difference to the row's maximum z⁺, with a relative error e^t, belongs to the logit z_ij + t_ij (K1).",
         softmax(z[i, j] - top + shift[i, j]),
         softmax(z[i, j] + shift[i, j]),
     )
     gap = gamma(X) + log(1 - X)
     yield exactly(
-        "There |t| ≤ u|ẑ − z*| + γ_4, because −log(1 − x) ≤ x/(1 − x): the difference is 0 at 0", limit(gap, X, 0), 0
+        "There |t| ≤ u|ẑ − z⁺| + γ_4, because −log(1 − x) ≤ x/(1 − x): the difference is 0 at 0", Limit(gap, X, 0), 0
     )
-    yield exactly("and grows, for 0 < x = 4u < 1.", diff(gap, X), X / (1 - X) ** 2)
+    yield exactly("and grows, for 0 < x = 4u < 1.", Derivative(gap, X), X / (1 - X) ** 2)
     error, spread, unit, four = symbols("ε osc u γ₄", positive=True)
     of_gap, of_error = share("φ")[j], share("φ'")[j]
     reach = spread + 2 * error  # the computed logits lie within osc(z) + 2ε of their maximum

@@ -1,15 +1,35 @@
 """The kinds of step: identities of any size, inequalities with their slack, calculus, and all sizes up to a limit."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from sympy import Add, Expr, Integer, KroneckerDelta, Mul, Pow, Sum, Symbol, exp, expand, simplify, sympify
+from sympy import (
+    Add,
+    Derivative,
+    Expr,
+    Indexed,
+    IndexedBase,
+    Integer,
+    KroneckerDelta,
+    Limit,
+    Mul,
+    Pow,
+    Sum,
+    Symbol,
+    exp,
+    expand,
+    simplify,
+    sympify,
+)
 
-from minibeft.proofs.notation import RANGE, is_share
+from minibeft.proofs.notation import RANGE, i, is_share, j, l, mu, softmax, u, z
 from minibeft.proofs.numbers import agree, at_most, small_sizes
 from minibeft.proofs.statement import EVERY, Relation, Step, Verdict
 from minibeft.proofs.sums import identical
+
+Names = dict[Expr, Expr]
 
 
 def scope_of(*exprs: Expr) -> str:
@@ -27,24 +47,67 @@ def tried(compare: Callable[..., bool], left: Expr, right: Expr) -> str:
     return ""
 
 
-def equal(text: str, left: Any, right: Any) -> Step:
+def factors(expr: Expr) -> set[Expr]:
+    return set(Mul.make_args(expr))
+
+
+def named(expr: Any, names: Names) -> Any:
+    """For display: the expressions that have a name, written by it, also where they are part of a product."""
+    if isinstance(expr, str) or expr.is_Atom:
+        return expr
+    for full, name in names.items():
+        if expr == full:
+            return name
+    if isinstance(expr, Mul):
+        for full, name in names.items():
+            if isinstance(full, Mul) and factors(full) <= factors(expr):
+                left = [x for x in expr.args if x not in factors(full)]
+                return named(Mul(name, *left), names)
+    if isinstance(expr, Sum):
+        return expr.func(named(expr.function, names), *expr.limits)
+    if isinstance(expr, Indexed | Limit | Derivative):
+        return expr
+    return expr.func(*(named(arg, names) for arg in expr.args))
+
+
+P = IndexedBase("P", nonnegative=True)
+WEIGHTS: Names = {
+    softmax(z[i, j]): P[i, j],
+    softmax(z[i, l], l): P[i, l],
+    softmax(z[u, i, j], mask=mu[u, i, j]): P[u, i, j],
+}
+
+
+def relation(left: Any, sign: str, right: Any, called: Names | None, shown: str | None = None) -> Relation:
+    """The formula as it is printed: P_ij for the softmax of z_ij, and the names that a step brings along."""
+    names = {**(called or {}), **WEIGHTS}
+    return Relation(named(left, names) if shown is None else shown, sign, named(right, names))
+
+
+def carried_out(expr: Expr) -> Expr:
+    """Derivatives and limits, which a formula shows as such, taken."""
+    return expr.replace(lambda x: isinstance(x, Derivative | Limit), lambda x: x.doit(deep=False))
+
+
+def equal(text: str, left: Any, right: Any, *, called: Names | None = None) -> Step:
     """left = right for every size: by normal form, and by adding up at all small sizes."""
-    left, right = sympify(left), sympify(right)
+    shown, left, right = sympify(left), carried_out(sympify(left)), sympify(right)
 
     def decide() -> Verdict:
         if failed := tried(agree, left, right):
             return Verdict(False, failed)
         return Verdict(identical(left, right), "normal forms")
 
-    return Step(text, (Relation(left, "=", right),), scope_of(left, right), decide)
+    return Step(text, (relation(shown, "=", right, called),), scope_of(left, right), decide)
 
 
 def independent(text: str, expr: Expr, index: Symbol, other: Symbol) -> Step:
     """The expression does not change when one index is put for another."""
-    return equal(text, expr, expr.xreplace({index: other}))
+    step = equal(text, expr, expr.xreplace({index: other}))
+    return replace(step, formulas=(relation(expr, "does not contain", str(index), None),))
 
 
-def bounded(text: str, left: Any, right: Any, slack: Any) -> Step:
+def bounded(text: str, left: Any, right: Any, slack: Any, *, called: Names | None = None) -> Step:
     """left ≤ right: right − left is the slack (an identity), and the slack shows by its form that it is ≥ 0."""
     left, right, slack = sympify(left), sympify(right), sympify(slack)
 
@@ -55,8 +118,10 @@ def bounded(text: str, left: Any, right: Any, slack: Any) -> Step:
             return Verdict(False, "the slack may be negative")
         return Verdict(identical(right - left, slack), "slack of one sign")
 
-    formulas = (Relation(left, "≤", right), Relation("right − left", "=", slack), Relation(slack, "≥", Integer(0)))
-    return Step(text, formulas, scope_of(left, right), decide)
+    formulas = [relation(left, "≤", right, called)]
+    if slack not in (left, right):
+        formulas.append(relation("right − left", "=", slack, called))
+    return Step(text, tuple(formulas), scope_of(left, right), decide)
 
 
 def nonnegative(expr: Expr) -> bool:
@@ -79,11 +144,14 @@ def nonnegative(expr: Expr) -> bool:
     return False
 
 
-def exactly(text: str, left: Any, right: Any, scope: str = "all real numbers", sign: str = "=") -> Step:
-    """left = right by sympy's calculus, where no indexed sum occurs; derivatives and limits are taken by the caller."""
+def exactly(text: str, left: Any, right: Any, scope: str = "all real numbers", shown: str | None = None) -> Step:
+    """left = right by sympy's calculus, where no indexed sum occurs; `shown` is printed for a left side worked out."""
     left, right = sympify(left), sympify(right)
-    formula = Relation(left, sign, right)
-    return Step(text, (formula,), scope, lambda: Verdict(simplify((left - right).rewrite(exp)) == 0, "simplification"))
+
+    def decide() -> Verdict:
+        return Verdict(simplify((carried_out(left) - right).rewrite(exp)) == 0, "simplification")
+
+    return Step(text, (relation(left, "=", right, None, shown),), scope, decide)
 
 
 def positive(text: str, expr: Any, scope: str = "all real numbers") -> Step:

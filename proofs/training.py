@@ -7,6 +7,7 @@ them changes nothing. And b_k does nothing else than add the same number to all 
 from collections.abc import Iterator
 
 from sympy import (
+    Derivative,
     Expr,
     Function,
     IndexedBase,
@@ -16,7 +17,6 @@ from sympy import (
     Max,
     Rational,
     Symbol,
-    diff,
     sign,
     simplify,
     sqrt,
@@ -42,16 +42,23 @@ def key_gradient(entry: Symbol) -> Expr:
 
 @proof("K2", jacobian=P_L * (DELTA - P_J), row_sum=Integer(0), gradient=Integer(0), adam=Symbol("b", real=True))
 def key_bias_gets_no_gradient(claim) -> Iterator[Part]:
-    yield equal("The derivative of the weight of key l by the logit of key j.", diff(P_L, z[i, j]), claim.jacobian)
+    yield equal(
+        "The derivative of the weight of key l by the logit of key j.", Derivative(P_L, z[i, j]), claim.jacobian
+    )
     yield equal(
         "With G_il = ∂L/∂P_il for any loss L, the gradients by the logits of a row sum to zero.",
         over(j, over(l, G[i, l] * claim.jacobian)),
         claim.row_sum,
     )
-    yield equal("b_k enters the logit of every key j alike, by s q_i.", diff(logit(bias=True), b[e]), s * q[i, e])
+    yield equal("b_k enters the logit of every key j alike, by s q_i.", Derivative(logit(bias=True), b[e]), s * q[i, e])
     gradient = key_gradient(e)
     yield equal("Chain rule: ∂L/∂b_k is a sum of those zeros.", gradient, claim.gradient)
-    yield equal("So its Fisher information, the mean squared gradient, is zero.", over(e, gradient**2), claim.gradient)
+    yield equal(
+        "So its Fisher information, the mean squared gradient, is zero.",
+        over(e, gradient**2),
+        claim.gradient,
+        called={gradient: IndexedBase("g")[e]},
+    )
     yield from adam_rests(claim)
     yield from needed("∂O/∂b_k", derivative, SMOOTH)
     yield rounded_weights()
@@ -82,9 +89,14 @@ def adam_rests(claim) -> Iterator[Step]:
     step = Symbol("t", integer=True, positive=True)
     bias = Symbol("b", real=True)
     after, first, second = adam(bias, 0, 0, 0, step, lr=lr, b1=b1, b2=b2, eps=eps)
-    yield exactly("Adam, induction step: from moments 0 and gradient 0 the first moment stays 0,", first, 0)
-    yield exactly("the second too,", second, 0)
-    yield exactly("and the bias stays where it is.", after, claim.adam)
+    yield exactly(
+        "Adam, induction step: from moments 0 and gradient 0 the first moment stays 0,",
+        first,
+        0,
+        shown="β₁·0 + (1 − β₁)·0",
+    )
+    yield exactly("the second too,", second, 0, shown="β₂·0 + (1 − β₂)·0²")
+    yield exactly("and the bias stays where it is.", after, claim.adam, shown="b − η·0/(√0 + ε)")
 
 
 def derivative(head: Head) -> Matrix:
@@ -129,12 +141,19 @@ def training_b_k_is_training_without_it(claim) -> Iterator[Part]:
     yield equal(
         "With the same dropout D, the output is the one without b_k (K1): the zero-shot one.", output(b[a]), output(0)
     )
-    yield equal("So the head, whatever it is, gets the same gradient.", slope, SLOPE(THETA, output(0)))
-    yield equal("b_k adds nothing to the joint gradient norm (K2), by which gradients are clipped.", norm, slope**2)
+    names = {output(b[a]): Symbol("O(b_k)"), output(0): Symbol("O(0)"), gradient: IndexedBase("g")[a]}
+    yield equal("So the head, whatever it is, gets the same gradient.", slope, SLOPE(THETA, output(0)), called=names)
+    yield equal(
+        "b_k, whose gradient is g, adds nothing (K2) to the joint gradient norm, by which gradients are clipped.",
+        norm,
+        slope**2,
+        called=names,
+    )
     yield equal(
         "Induction step: an optimiser U that sees the head, its gradient and the joint norm keeps both heads the same.",
         ONWARD(THETA, slope, norm),
         claim.next_head,
+        called=names,
     )
     rho = Symbol("ρ", positive=True)
     yield equal(

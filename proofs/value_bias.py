@@ -99,7 +99,7 @@ def gradient_of_the_value_bias(claim) -> Iterator[Part]:
     )
     heads = over(j, P * v[j, a]) + SHARED
     yield equal(
-        "GQA: key-value head w gets the sum over the query heads that read it.",
+        "GQA: key-value head x′ gets the sum over the query heads that read it.",
         over(u, over(i, over(a, grad[u, i, a] * diff(heads, b[w, e])))),
         over(u, READS[u, w] * over(i, grad[u, i, e])),
     )

@@ -39,6 +39,7 @@ def where_b_v_stops_being_a_shift(claim) -> Iterator[Part]:
         "An entry is kept with probability 1 − p and then scaled by 1/(1 − p): E D_ij = 1,",
         (1 - DROP) * (1 / (1 - DROP)) + DROP * 0,
         1,
+        shown="(1 − p)·1/(1 − p) + p·0",
     )
     yield equal("so E r_i = Σ_j E[D_ij] P_ij = 1.", claim.dropout.xreplace({D[i, j]: Integer(1)}), claim.expected)
     with_sink = WEIGHT / (SUM + SINK)
@@ -58,10 +59,11 @@ def where_b_v_stops_being_a_shift(claim) -> Iterator[Part]:
         moved(WEIGHT / (SUM + mass)),
         (1 - mass / (SUM + mass)) * b[a],
     )
-    yield equal(
+    yield exactly(
         "A row that sees no key is defined to have weights 0: it gets none of b_v.",
-        moved(Integer(0)),
+        moved(Integer(0)).doit(),
         claim.blind * b[a],
+        shown="Σⱼ 0·(vⱼₐ + bₐ) − Σⱼ 0·vⱼₐ",
     )
     weight = IndexedBase("ω", nonnegative=True)
     yield equal(

@@ -1,0 +1,122 @@
+"""Formulas for people: unicode for the terminal, LaTeX for paper."""
+
+import re
+from typing import Any
+
+from sympy import Expr, Sum
+from sympy.printing.latex import LatexPrinter
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from minibeft.proofs.statement import Relation
+
+SUBSCRIPTS = "0123456789aehijklmnoprstuvx'"
+SUBSCRIPT = str.maketrans(SUBSCRIPTS, "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ′")
+SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+LINE = 96
+
+# How each character outside of ASCII that our texts and names use is written in LaTeX's math mode.
+MATH = {
+    "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "δ": r"\delta", "ε": r"\varepsilon", "η": r"\eta", "θ": r"\theta",
+    "κ": r"\kappa", "λ": r"\lambda", "μ": r"\mu", "ρ": r"\rho", "σ": r"\sigma", "τ": r"\tau", "φ": r"\varphi",
+    "ω": r"\omega", "Δ": r"\Delta", "Σ": r"\Sigma", "∂": r"\partial ", "∞": r"\infty", "ℓ": r"\ell", "ℝ": r"\mathbf{R}",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≪": r"\ll ", "≫": r"\gg ", "→": r"\to ", "∝": r"\propto ", "∠": r"\angle ",
+    "∘": r"\circ ", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "±": r"\pm ", "∓": r"\mp ", "−": "-", "√": r"\surd ",
+    "‖": r"\|", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^{\circ}", "…": r"\ldots ", "ᵀ": r"^{\mathsf T}",
+    "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}", "⁰": "^{0}",
+    "ẑ": r"\hat{z}", "§": r"\S ", "ᵈ": "^{d}", "₀": "_{0}", "₁": "_{1}", "₂": "_{2}", "₄": "_{4}", "′": "'",
+}  # fmt: skip
+ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar", "\u0307": r"\dot"}  # combining characters, after their letter
+
+
+class Unicode(StrPrinter):
+    """sympy's one-line printer with Σ, indices as subscripts, and powers as superscripts: Σₐ qᵢₐ², exp(zᵢⱼ)."""
+
+    printmethod = "_unicode"  # Indexed brings a printer of its own for the usual one
+
+    def _print_Indexed(self, expr: Expr) -> str:
+        names = [str(index) for index in expr.indices]
+        if set("".join(names)) <= set(SUBSCRIPTS):
+            return str(expr.base) + "".join(names).translate(SUBSCRIPT)
+        return f"{expr.base}[{', '.join(names)}]"
+
+    def _print_Sum(self, expr: Sum) -> str:
+        indices = "".join(f"Σ{str(name).translate(SUBSCRIPT)}" for name, _, _ in expr.limits)
+        return f"{indices} {self.parenthesize(expr.function, PRECEDENCE['Mul'])}"
+
+    def _print_KroneckerDelta(self, expr: Expr) -> str:
+        return "δ" + "".join(str(index) for index in expr.args).translate(SUBSCRIPT)
+
+    def _print_Limit(self, expr: Expr) -> str:
+        body, variable, point, _ = expr.args
+        return f"lim {variable}→{self._print(point)} of {self._print(body)}"
+
+    def _print_Derivative(self, expr: Expr) -> str:
+        return f"∂/∂{self._print(expr.variables[0])} ({self._print(expr.expr)})"
+
+    def _print_Infinity(self, _: Expr) -> str:
+        return "∞"
+
+    def _print_Abs(self, expr: Expr) -> str:
+        return f"|{self._print(expr.args[0])}|"
+
+    def parenthesize(self, item: Expr, level: int, strict: bool = False) -> str:
+        """A sum reaches to the end of its line, so within a product or a power it stands in brackets."""
+        if isinstance(item, Sum) and level >= PRECEDENCE["Mul"]:
+            return f"({self._print(item)})"
+        return super().parenthesize(item, level, strict=strict)
+
+    def doprint(self, expr: Expr) -> str:
+        line = super().doprint(expr)
+        line = re.sub(r"\*\*(\d)\b", lambda found: found[1].translate(SUPERSCRIPT), line)
+        return line.replace("**", "^").replace("*", "·").replace("sqrt", "√").replace(" - ", " − ")
+
+
+class Latex(LatexPrinter):
+    """sympy's LaTeX printer for names in unicode."""
+
+    def _print_Symbol(self, expr: Expr, style: str = "plain") -> str:
+        return math(str(expr))
+
+    def _print_Indexed(self, expr: Expr) -> str:
+        return f"{{{math(str(expr.base))}}}_{{{' '.join(self._print(index) for index in expr.indices)}}}"
+
+
+def math(name: str) -> str:
+    """A name in LaTeX's math mode."""
+    name = re.sub(r"(\w)([\u0302\u0304\u0307])", lambda found: f"{ACCENTS[found[2]]}{{{found[1]}}}", name)
+    name = "".join(MATH.get(char, char) for char in name)
+    return re.sub(r"_\{(.)\}$", r"_{\1}", name)
+
+
+def side(value: Any, printer: Unicode) -> str:
+    return value if isinstance(value, str) else printer.doprint(value)
+
+
+def unicode(relation: Relation) -> list[str]:
+    """A formula in one line if it is short, else in two."""
+    left, right = (side(x, Unicode()) for x in (relation.left, relation.right))
+    whole = f"{left} {relation.sign} {right}"
+    return [whole] if len(whole) <= LINE else [left, f"{relation.sign} {right}"]
+
+
+def latex(relation: Relation) -> str:
+    """A formula in LaTeX's math mode."""
+    printer = Latex({"ln_notation": False})
+    left, right = (
+        rf"\text{{{text(x)}}}" if isinstance(x, str) else printer.doprint(x) for x in (relation.left, relation.right)
+    )
+    return f"{left} {MATH.get(relation.sign, relation.sign)} {right}"
+
+
+def text(sentence: str) -> str:
+    """A sentence for LaTeX: its sub- and superscripts set as such, other special characters escaped.
+
+    Characters outside of ASCII stay; the document declares them.
+    """
+    sentence = "".join(
+        {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "~": r"\~{}"}.get(x, x)
+        for x in sentence
+    )
+    sentence = re.sub(r"_\{([^}]*)\}|_([\w*']+)", lambda x: rf"\textsubscript{{{x[1] or x[2]}}}", sentence)
+    return re.sub(r"\^\{([^}]*)\}|\^([\w*−]+)", lambda x: rf"\textsuperscript{{{x[1] or x[2]}}}", sentence)
