@@ -31,7 +31,6 @@ from minibeft.equivalence import FACTOR
 from minibeft.errors import BadInput
 from minibeft.simplify import plan, simplify
 
-
 CASES = {  # what becomes zero, and what carries it
     "bert": ("self.key.bias self.value.bias", "attention.output.dense.bias"),
     "roberta": ("self.key.bias self.value.bias", "attention.output.dense.bias"),
