@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from minibeft.config import Backend, ModelConfig, Task
 from minibeft.errors import BadInput
@@ -36,6 +37,22 @@ def build_model(raw: Mapping[str, Any], *, task: Task | None = None, backend: Ba
     model = Transformer(read_config(family, raw, task, "configuration"), backend)
     initialise(model)
     return model
+
+
+class Shapes(TorchFunctionMode):
+    """Within it, initialisation does nothing. On the meta device it would first load torch's compiler, for a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def describe(config: ModelConfig, backend: Backend = "fused") -> Transformer:
+    """The model without values: modules and shapes on the meta device."""
+    with torch.device("meta"), Shapes():
+        return Transformer(config, backend)
 
 
 def initialise(module: torch.nn.Module) -> None:
@@ -68,12 +85,12 @@ def load_model(
     raw = read_json(file)
     family = family_of(raw, str(file))
     config = read_config(family, raw, task, str(file))
-    tensors = rename_old(open_tensors(folder))
+    keep = dtype is None and (device is None or torch.device(device).type == "cpu")
+    tensors = rename_old(open_tensors(folder, keep=keep))
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     if config.task == "hidden" and not config.causal:
         config = replace(config, pooler=f"{prefix}pooler.dense.weight" in tensors)
-    with torch.device("meta"):
-        model = Transformer(config, backend)
+    model = describe(config, backend)
     names = {ours: family.their_name(ours, config.task, prefix) for ours in model.state_dict()}
     fresh = {ours for ours, theirs in names.items() if theirs not in tensors}
     refuse_unexpected(family, tensors.keys() - names.values(), prefix, folder, headless=task is not None)
@@ -172,9 +189,7 @@ def save_model(model: Transformer, folder: str | Path) -> None:
     interruption leaves nothing half done.
     """
     folder = Path(folder)
-    with torch.device("meta"):
-        described = Transformer(model.config).state_dict()
-    for name in sorted(described.keys() ^ model.state_dict().keys()):
+    for name in sorted(describe(model.config).state_dict().keys() ^ model.state_dict().keys()):
         raise BadInput(f"{folder}: {name} has no place in a {model.config.family} checkpoint with this config.json")
     state = {name: value.contiguous() for name, value in their_state(model).items()}
     with new_folder(folder) as ready:

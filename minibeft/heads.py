@@ -34,7 +34,7 @@ class LMHead(nn.Module):
 
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.weight = None if c.tied else nn.Parameter(torch.empty(c.vocab, c.width).normal_(std=0.02))
+        self.weight = None if c.tied else nn.Parameter(nn.init.normal_(torch.empty(c.vocab, c.width), std=0.02))
         self.bias = nn.Parameter(torch.zeros(c.vocab)) if c.head_bias else None
 
     def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V C"]) -> Float[Tensor, "B T V"]:

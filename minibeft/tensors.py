@@ -2,7 +2,9 @@
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,55 +30,66 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def open_tensors(folder: Path) -> dict[str, Lazy]:
-    """Every tensor of the folder, by the file's own names. Nothing is read before it is asked for."""
+def open_tensors(folder: Path, *, keep: bool = True) -> dict[str, Lazy]:
+    """Every tensor of the folder, by the file's own names. Nothing is read before it is asked for.
+
+    keep  the tensors stay what they are, views of one memory map. Otherwise each is asked for once, to be converted,
+          and its memory is given back with it, so that file and copy are never in memory together.
+    """
     for stem, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
         if (folder / stem).is_file():
-            return reader(folder / stem)
+            return reader(folder / stem, keep)
         index = folder / f"{stem}.index.json"
         if index.is_file():
-            return read_shards(index, reader)
+            return read_shards(index, reader, keep)
     raise BadInput(f"{folder}: has no weights; model.safetensors (or its shards) or pytorch_model.bin must be there")
 
 
-def read_shards(index: Path, reader: Callable[[Path], Mapping[str, Lazy]]) -> dict[str, Lazy]:
+def read_shards(index: Path, reader: Callable[[Path, bool], dict[str, Lazy]], keep: bool) -> dict[str, Lazy]:
     """The union of the shards that the index names; each tensor must be where the index says."""
     where = read_json(index).get("weight_map")
-    if not isinstance(where, dict):
-        raise BadInput(f"{index}: has no weight_map; download it again")
-    shards: dict[str, Mapping[str, Lazy]] = {}
+    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+        raise BadInput(f"{index}: has no weight_map from tensors to files; download it again")
+    shards: dict[str, dict[str, Lazy]] = {}
     for shard in sorted(set(where.values())):
         if Path(shard).name != shard or not (index.parent / shard).is_file():
             raise BadInput(f"{index}: names the shard {shard}, which is not in the folder; download it again")
-        shards[shard] = reader(index.parent / shard)
+        shards[shard] = reader(index.parent / shard, keep)
     for name, shard in where.items():
         if name not in shards[shard]:
-            raise BadInput(f"{index.parent / shard}: lacks {name}, which {index.name} says it holds")
+            raise BadInput(
+                f"{index.parent / shard}: lacks {name}, which {index.name} says it holds; download both again"
+            )
     return {name: shards[shard][name] for name, shard in where.items()}
 
 
-def read_safetensors(file: Path) -> dict[str, Lazy]:
+def read_safetensors(file: Path, keep: bool = True) -> dict[str, Lazy]:
     """Memory-mapped: the pages are read when the tensor is used."""
     try:
         opened = safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{file}: is truncated or corrupt ({error}); download it again") from error
-    return {name: lambda name=name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
 
-
-def read_pickle(file: Path) -> dict[str, Lazy]:
-    """weights_only: a pickle that would run code is refused. Memory-mapped unless it has torch's old file format."""
-    try:
+    def read(name: str) -> Tensor:
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            # A second opening maps the file anew, for this tensor alone.
+            return (opened if keep else safe_open(file, framework="pt")).get_tensor(name)
+        except (SafetensorError, OSError, AttributeError, TypeError, ValueError) as error:
+            raise BadInput(f"{file}: {name} cannot be read ({error})") from error
+
+    return {name: partial(read, name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+
+
+def read_pickle(file: Path, keep: bool = True) -> dict[str, Lazy]:
+    """weights_only: a pickle that would run code is refused. Memory-mapped unless it is to be converted or has torch's
+    old file format, which cannot be."""
+    try:
+        old = not zipfile.is_zipfile(file)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=keep and not old)
     except pickle.UnpicklingError as error:
         raise BadInput(f"{file}: is not plain weights and was not run; ask for a safetensors file") from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise BadInput(f"{file}: is truncated or corrupt; download it again") from error
+    except Exception as error:  # what unpickling damaged data raises has no end
+        raise BadInput(f"{file}: is truncated or corrupt ({type(error).__name__}); download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadInput(f"{file}: must hold a dictionary of tensors")
-    return {name: lambda name=name: state[name] for name in state}
+        raise BadInput(f"{file}: must hold a dictionary of tensors, as state_dict() gives it")
+    return {str(name): partial(state.__getitem__ if keep else state.pop, name) for name in list(state)}
