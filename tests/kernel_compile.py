@@ -1,0 +1,116 @@
+"""Compile ahead of time, for a GPU that is not there, every launch the benchmark's shapes make: one JSON line each.
+
+    python kernel_compile.py CHIP [--wide]
+
+Run as a program of its own: the test process may have triton in interpreter mode, which cannot compile. The launches
+come from the plans that a GPU runs; meta tensors stand in for its memory, and a driver that only names the chip for its
+driver. --wide puts the wide tile where pairs turn, which the launch configurations avoid because it spills.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from minibeft.kernels import tiles
+from minibeft.kernels.bias_grad.forward import plan_column_sum
+from minibeft.kernels.lang import Launch
+from minibeft.kernels.qkv_bias.backward import plan_input_grad
+from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
+from minibeft.kernels.rotation import Rotation
+from minibeft.kernels.shapes import SHAPES, TYPES, Shape
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTC[A-Z]*MMA)\b")
+
+
+class NamedChip:
+    """What triton asks of a driver in order to compile."""
+
+    def __init__(self, chip: int):
+        self.chip = chip
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.chip, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def launches(shape: Shape, dtype: torch.dtype, chip: int) -> Iterator[Launch]:
+    """Forward, dX, and the column sums of a query bias."""
+
+    def empty(*size: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.empty(size, dtype=kind, device="meta")
+
+    def by_head(heads: int) -> Tensor:
+        return empty(shape.batch, heads, shape.tokens, shape.size)
+
+    heads = (shape.heads, shape.kv_heads, shape.kv_heads)
+    outputs = by_head(heads[0]), by_head(heads[1]), by_head(heads[2])
+    w_q, w_k, w_v = (empty(h * shape.size, shape.width) for h in heads)
+    b_q, b_k, b_v = (empty(h * shape.size) for h in heads)
+    rotation = None
+    if shape.dims:
+        angles = [empty(shape.tokens, shape.dims // 2, kind=torch.float32) for _ in range(2)]
+        rotation = Rotation(*angles, interleaved=shape.interleaved)
+    x = empty(shape.batch, shape.tokens, shape.width)
+    yield plan_qkv_bias(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip)
+    yield plan_input_grad(outputs, (w_q, w_k, w_v), empty(*x.shape), rotation, chip)
+    yield from plan_column_sum(outputs[0], empty(shape.heads * shape.size), rotation, 1)
+
+
+def signature(launch: Launch) -> tuple[Any, ...]:
+    """Equal for launches whose binaries differ at most in which sizes triton knows to be multiples of 16."""
+    kinds = (argument.dtype if isinstance(argument, Tensor) else argument is None for argument in launch.args)
+    return launch.kernel.__name__, *kinds, *launch.options.items()
+
+
+def inspect(launch: Launch) -> dict[str, Any]:
+    """Compile, and read the binary's registers, stack, local memory, shared memory and tensor-core instructions."""
+    compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(compiled.asm["cubin"])
+        binary.flush()
+        command = [CUOBJDUMP, "--dump-resource-usage", "--dump-sass", binary.name]
+        dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = {key.lower(): int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", dump)}
+    return usage | {
+        "kernel": launch.kernel.__name__,
+        "operand": str(launch.args[0].dtype),
+        "shared": compiled.metadata.shared,
+        "tensor_core": sorted(set(TENSOR_CORE.findall(dump))),
+        "spill_instructions": len(re.findall(r"\b(?:LDL|STL)\b", dump)),
+    }
+
+
+def main(chip: int, wide: bool) -> None:
+    driver.set_active(NamedChip(chip))  # pyright: ignore[reportArgumentType]
+    if wide:
+        tiles.MATMUL = {key: tiles.Tiles(pair.wide, pair.wide) for key, pair in tiles.MATMUL.items()}
+        wanted = [(shape, torch.bfloat16) for shape in SHAPES if shape.dims][:1]
+    else:
+        wanted = [(shape, dtype) for dtype in TYPES for shape in SHAPES] + [(SHAPES[0], torch.float32)]
+    seen = set()
+    for shape, dtype in wanted:
+        for launch in launches(shape, dtype, chip):
+            if signature(launch) not in seen:
+                seen.add(signature(launch))
+                print(json.dumps(inspect(launch) | {"shape": shape.name}), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), "--wide" in sys.argv)
