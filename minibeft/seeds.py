@@ -51,22 +51,31 @@ def finetune_all(
             for i, (settings, folder) in enumerate(runs)
         ]
     context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // jobs)
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        listener = Thread(target=lambda: [notify(*item) for item in iter(queue.get, None)])
-        listener.start()
-        try:
-            with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
-                return [f.result() for f in [pool.submit(work, i, *run, queue) for i, run in enumerate(runs)]]
-        finally:
-            queue.put(None)
-            listener.join()
+    queue = context.Queue()
+    listener = Thread(target=lambda: [notify(*item) for item in iter(queue.get, None)])
+    listener.start()
+    try:
+        with ProcessPoolExecutor(jobs, context, begin_child, (torch.get_num_threads() // jobs, queue)) as pool:
+            return [future.result() for future in [pool.submit(work, i, *run) for i, run in enumerate(runs)]]
+    finally:
+        queue.put(None)
+        listener.join()
 
 
-def work(number: int, settings: Settings, folder: Path, queue: Any) -> dict[str, Any]:
+# A child's way to its parent: a queue can be handed to a process when it starts, not with each run.
+report: Any = None
+
+
+def begin_child(threads: int, queue: Any) -> None:
+    """What a child process does first."""
+    global report
+    report = queue
+    torch.set_num_threads(max(1, threads))
+
+
+def work(number: int, settings: Settings, folder: Path) -> dict[str, Any]:
     """One run in a child process, which reports through the queue."""
-    return finetune(settings, folder, progress=lambda step: queue.put((number, step)))
+    return finetune(settings, folder, progress=lambda step: report.put((number, step)))
 
 
 def skip(run: Run) -> None:

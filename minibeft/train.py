@@ -84,8 +84,8 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
 def fresh_head(model: Transformer, outputs: int, seed: int) -> None:
     """A new classifier of this many outputs, in place: std 0.02, bias zero, from the seed alone."""
     assert model.head is not None
-    device = model.embed.tokens.weight.device
-    out = nn.Linear(model.config.width, outputs, device=device)
+    like = model.embed.tokens.weight
+    out = nn.Linear(model.config.width, outputs, device=like.device, dtype=like.dtype)
     drawn = torch.empty(out.weight.shape).normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
     out.weight.data.copy_(drawn)
     out.bias.data.zero_()
@@ -121,10 +121,10 @@ def loss_of(task: Task, logits: Float[Tensor, "B K"], labels: Float[Tensor, " B"
 
 
 def forward(run: Run, batch: Batch) -> Float[Tensor, "B K"]:
-    """The logits, in float32."""
+    """The logits, in float32 at least."""
     with autocast(run.settings):
         logits = run.model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
-    return logits.float()
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def train_step(run: Run, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
@@ -143,7 +143,7 @@ def train_epoch(run: Run, examples: Examples, progress: Callable[[Step], None]) 
     settings, epoch = run.settings, len(run.epochs)
     run.model.train(settings.dropout)
     device, begun = torch.device(settings.device), perf_counter()
-    sums, done = torch.zeros(2, device=device), 0
+    sums, done = torch.zeros(2, dtype=torch.float64, device=device), 0
     order = shuffled(
         examples.lengths, settings.batch, seed=settings.seed, epoch=epoch, bucketed=settings.pad == "bucket"
     )
