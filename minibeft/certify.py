@@ -178,6 +178,8 @@ def judge_value(spec: AttentionSpec) -> Verdict:
             f"b_o reaches all {spec.width} (V6)" if reach < spec.width else "as many as b_o (V4, if W_o has full rank)"
         )
         notes += (f"b_v reaches at most {reach} dimensions of the output, {more}",)
+        if spec.kv_heads < spec.heads:
+            notes += (f"folding repeats b_v over the {spec.heads // spec.kv_heads} query heads that share its head",)
         if "o" not in spec.biases:
             notes += ("the output projection has no bias: folding creates one",)
     reason = "; ".join(VALUE[key] for key in missing) or SHIFT["v"]

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from checks import rounding
 from hypothesis import given
 from planted import first_key_only, mixed_up_groups, off_by_one, quadruple_b_q, rejects, rotated, thin_rows
 from strategies import Attend, Problem, problems
-from test_query_bias import rounding
 from tolerance import assert_agrees
 
 from minibeft.attention import attend, masked_softmax

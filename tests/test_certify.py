@@ -1,49 +1,23 @@
-"""certify: the verdicts, the hypotheses that it names, its witnesses; what it does not understand; what it refuses."""
+"""certify: the verdicts, the hypotheses that it names, the witnesses, and how all that is shown."""
 
 import io
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from hub_configs import BERT, GPT_OSS, GPTJ, LLAMA, NEOX, OPT, QWEN2, T5, statuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from minibeft.certify import certify, judge
 from minibeft.certify_report import layer_range, render
-from minibeft.errors import BadInput
 from minibeft.layers import Rotary
 from minibeft.reasons import KEY, QUERY, VALUE
 from minibeft.scope import MECHANISMS, broken
 from minibeft.theorems import HYPOTHESES, THEOREMS
 from minibeft.variants import AttentionSpec
 from minibeft.witness import small
-
-BERT = {"model_type": "bert", "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12}
-OPT = {**BERT, "model_type": "opt"}
-GPTJ = {"model_type": "gptj", "n_embd": 4096, "n_head": 16, "n_layer": 28, "rotary_dim": 64, "rotary": True}
-LLAMA = {**BERT, "model_type": "llama", "rope_theta": 5e5, "num_key_value_heads": 4}
-QWEN2 = {**LLAMA, "model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4096}
-NEOX = {**BERT, "model_type": "gpt_neox", "rotary_pct": 0.25, "rotary_emb_base": 10000}
-GPT_OSS = {
-    "model_type": "gpt_oss",
-    "hidden_size": 2880,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "num_hidden_layers": 24,
-    "sliding_window": 128,
-    "attention_bias": True,
-    "rope_scaling": {"rope_type": "yarn", "factor": 32.0},
-    "rope_theta": 150000,
-}
-T5 = {"model_type": "t5", "d_model": 512, "d_kv": 64, "num_heads": 8, "num_layers": 6, "is_encoder_decoder": True}
-
-
-def statuses(config: dict[str, Any], **given: Any) -> str:
-    """The three verdicts in one word: first letters of q, k, v."""
-    return "".join(certify(config, **given).verdict(bias).status[0] for bias in "qkv")
 
 
 def test_gpt_oss_b_k_is_active_and_b_v_is_not_foldable():
@@ -108,59 +82,6 @@ def test_relative_vectors_are_in_self_attention_only():
     assert c.verdict("k").status == "active"
 
 
-@pytest.mark.parametrize("spelling", [
-    {"rotary_pct": 0.5},
-    {"partial_rotary_factor": 0.5},
-    {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    {"rope_parameters": {"partial_rotary_factor": 0.5}, "rotary_pct": 0.25},
-    {"rope_scaling": {"type": "linear", "factor": 2.0}, "rotary_pct": 0.5},
-])  # fmt: skip
-def test_spellings_of_partial_rotary(spelling):
-    config = {key: value for key, value in NEOX.items() if key != "rotary_pct"} | spelling
-    assert [(part.first, part.last) for part in certify(config).verdict("k").dims] == [(0, 31), (32, 63)]
-
-
-@pytest.mark.parametrize(("config", "key"), [
-    ({**BERT, "model_type": "jamba"}, "jamba"),
-    ({**BERT, "position_embedding_type": "alibi"}, "position_embedding_type"),
-    ({**BERT, "auto_map": {"AutoModel": "modeling_x.XModel"}}, "auto_map"),
-    ({**BERT, "attention_sink": True}, "attention_sink"),
-    ({**BERT, "qk_norm": "rms"}, "qk_norm"),
-    ({**BERT, "hidden_size": 770}, "hidden_size"),
-    ({**BERT, "num_attention_heads": "12"}, "num_attention_heads"),
-    ({"model_type": "bert", "hidden_size": 768, "num_attention_heads": 12}, "num_hidden_layers"),
-    ({**LLAMA, "rope_scaling": {"rope_type": "mrope"}}, "mrope"),
-    ({**LLAMA, "rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters"),
-    ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    ({**LLAMA, "attention_bias": "yes"}, "attention_bias"),
-    ({**LLAMA, "rope_theta": None}, "rope_theta"),
-    ({**LLAMA, "num_key_value_heads": 5}, "key-value"),
-    ({**NEOX, "rotary_pct": 0.05}, "rotary"),
-    ({**GPTJ, "rotary_dim": None}, "rotary_dim"),
-    ({**GPTJ, "rotary_dim": 512}, "rotary"),
-    ({**GPTJ, "rotary": False}, "rotary"),
-    ({**QWEN2, "use_sliding_window": True, "layer_types": ["linear_attention"] * 12}, "layer_types"),
-    ({**GPT_OSS, "sliding_window": "128"}, "sliding_window"),
-    ({**LLAMA, "model_type": "gemma2", "attn_logit_softcapping": 0}, "attn_logit_softcapping"),
-])  # fmt: skip
-def test_what_is_not_understood_is_unknown(config, key):
-    c = certify(config)
-    assert c.findings == ()
-    assert c.unclear is not None
-    assert key in c.unclear
-    assert {c.verdict(bias).status for bias in "qkv"} == {"unknown"}
-    assert key in "".join(str(part) for part in render(c))
-
-
-def test_keys_that_do_not_matter_do_not_matter():
-    """What hub configurations also carry: generation settings, precision, tokens, sizes of poolers."""
-    noise = {"prefix": "</s>", "pooler_num_attention_heads": 12, "use_cache": True, "torch_dtype": "float16",
-             "pruned_heads": {}, "architectures": ["X"], "id2label": {"0": "a"}, "gradient_checkpointing": False,
-             "_attn_implementation_autoset": True, "max_position_embeddings": 512, "output_attentions": True,
-             "task_specific_params": {"a": 1}, "quantization_config": {"bits": 4}}  # fmt: skip
-    assert statuses(BERT | noise) == "lnf"
-
-
 @pytest.mark.parametrize("config", [BERT, OPT, GPTJ, LLAMA, QWEN2, NEOX, GPT_OSS, T5], ids=lambda c: c["model_type"])
 def test_prefix_tuning_breaks_the_foreign_hypotheses(config):
     c = certify(config, prefix=True)
@@ -172,78 +93,6 @@ def test_prefix_tuning_breaks_the_foreign_hypotheses(config):
 def test_prefix_tuning_leaves_encoder_and_cross_attention_alone():
     by_site = {f.site.name: f.verdicts["k"].status for f in certify(T5, prefix=True).findings}
     assert by_site == {"encoder self-attention": "null", "decoder self-attention": "active", "cross-attention": "null"}
-
-
-def folder(path, **files: Any):
-    for name, content in files.items():
-        (path / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
-
-
-def test_folder_file_and_adapter(tmp_path):
-    base = tmp_path / "base"
-    base.mkdir()
-    folder(base, config=OPT)
-    assert certify(base).verdict("k").status == "null"
-    assert certify(base / "config.json").verdict("k").status == "null"
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    prefix = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 20, "base_model_name_or_path": str(base)}
-    folder(adapter, adapter_config=prefix)
-    for model in (adapter, adapter / "adapter_config.json"):
-        found = certify(model)
-        assert found.verdict("k").broken == ("no-foreign-keys",)
-        assert found.findings[0].site.spec.prefix == 20
-    folder(base, adapter_config=prefix)
-    assert certify(base).verdict("v").broken == ("no-foreign-values",)
-    folder(base, adapter_config={"peft_type": "LORA"})
-    assert certify(base).verdict("k").status == "null"
-    folder(base, adapter_config={"peft_type": "ADAPTION_PROMPT"})
-    assert "ADAPTION_PROMPT" in (certify(base).unclear or "")
-
-
-def test_bad_input_is_one_line_that_names_file_and_key(tmp_path):
-    cases: list[tuple[Any, str]] = [
-        (tmp_path, "config.json: missing"),
-        (tmp_path / "nowhere", "nowhere"),
-        ({}, "model_type is missing"),
-        ({"model_type": 3}, "model_type is missing"),
-        (folder(tmp_path, broken="{'model_type'") / "broken.json", "broken.json: is not valid JSON"),
-        (folder(tmp_path, many="[1, 2]") / "many.json", "must hold a JSON object"),
-        (folder(tmp_path, typeless={"hidden_size": 3}) / "typeless.json", "typeless.json: model_type is missing"),
-        (folder(tmp_path, lost={"peft_type": "LORA"}) / "lost.json", "base_model_name_or_path"),
-    ]
-    for model, message in cases:
-        with pytest.raises(BadInput, match=message.replace(".", r"\.")) as error:
-            certify(model)
-        assert "\n" not in str(error.value)
-
-
-def test_a_hub_id_that_cannot_be_reached(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    def offline(*_: Any, **__: Any):
-        raise LocalEntryNotFoundError("no network here")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(BadInput, match=r"some/model: no such folder, not in the cache, .*no network here"):
-        certify("some/model")
-
-
-def test_a_hub_id_downloads_the_configuration_alone(monkeypatch, tmp_path):
-    import huggingface_hub
-
-    folder(tmp_path, config=OPT)
-    asked = []
-
-    def download(repository: str, file: str) -> str:
-        asked.append((repository, file))
-        return str(tmp_path / file)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert certify("some/model").verdict("k").status == "null"
-    assert asked == [("some/model", "config.json")]
 
 
 @st.composite
@@ -323,6 +172,7 @@ def test_notes_on_dropout_rank_and_missing_biases():
     assert "256 dimensions" in text  # 4 key-value heads of 64
     assert "V6" in text
     assert "folding creates one" in text
+    assert "over the 3 query heads" in text
     assert "no b_v" in text
     assert v.witness is not None
     assert v.witness.details["max |row sum of P − 1| in training"] > 0.01

@@ -5,18 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from breakers import PLAIN, breaking, breaking_ids, harmless, harmless_ids, some
+from checks import U, check_fold, check_gradient, check_shift
 from hypothesis import assume, given
 from planted import mixed_up_groups, off_by_one, rejects, thin_rows
-from strategies import Attend, Problem, problems
-from test_key_bias import bias_gradients
-from torch import Tensor
+from strategies import problems
 
 from minibeft.attention import attend
 from minibeft.bounds import (
     evaluation_error,
     gamma,
     logit_error,
-    unit_roundoff,
     value_fold_bound,
     value_gradient_bound,
     value_shift_bound,
@@ -25,16 +23,6 @@ from minibeft.scope import broken, restore
 from minibeft.theorems import THEOREMS
 from minibeft.variants import without
 from minibeft.witness import Layer, fold_residual, reach, shift_residual
-
-U = unit_roundoff(torch.float64)
-
-
-def check_shift(p: Problem, function: Attend = attend) -> None:
-    """V1: O(b_v) = O(0) + 1 b_vᵀ in every row that sees a key; V5: 0 · b_v in a row that sees none."""
-    shift = p.per_head(p.b_v) * p.sees.unsqueeze(-1)
-    residual = (p.heads_out(function) - p.heads_out(function, b_v=None) - shift).abs()
-    allowed = value_shift_bound(p.sizes(p.w_v, p.kv_heads), p.per_head(p.b_v), u=p.u, roundings=p.roundings)
-    assert (residual <= allowed).all(), f"residual {residual.max():.3e}, allowed {allowed.max():.3e}"
 
 
 @given(problems((torch.float64,), blind=True))
@@ -89,19 +77,6 @@ def test_V1_scope(spec):
     assert shift_residual(layer) <= layer.fold_rounding()
 
 
-def check_fold(p: Problem, function: Attend = attend) -> None:
-    """V2: b_o' = b_o + W_o b_v, b_v repeated over its group, gives the same output without b_v."""
-    b_v = p.per_head(p.b_v).flatten()
-    folded = p.b_o + p.w_o @ b_v.to(p.w_o)
-    with_bias = p.run(function, w_o=p.w_o, b_o=p.b_o).output.double()
-    without_it = p.run(function, w_o=p.w_o, b_o=folded, b_v=None).output.double()
-    sizes = p.sizes(p.w_v, p.kv_heads)
-    shift = value_shift_bound(sizes, p.per_head(p.b_v), u=p.u, roundings=p.roundings).amax((0, 2)).flatten()
-    exact = p.exact()
-    allowed = value_fold_bound(shift, 2 * sizes.amax((0, 2)).flatten(), exact.w_o, b_v, exact.b_o, u=p.u)
-    assert ((with_bias - without_it).abs() <= allowed).all()
-
-
 @given(problems())
 def test_V2(p):
     check_fold(p)
@@ -109,22 +84,6 @@ def test_V2(p):
 
 def test_V2_rejects_a_wrong_repeat():
     assert rejects(check_fold, problems(), function=mixed_up_groups)
-
-
-def check_gradient(p: Problem, function: Attend = attend) -> None:
-    """V3: ∂L/∂b_v = Σ_i ∂L/∂O_i over the rows that see a key, summed over the group."""
-    d_o, grads = bias_gradients(p, function)
-    d_o = d_o * p.sees.unsqueeze(-1)
-    sums = value_gradient_bound(
-        d_o, p.q(p.b_q), p.k(p.b_k), p.sizes(p.w_k, p.kv_heads, p.b_k),
-        mask=p.mask64, scale=p.factor, u=p.u, roundings=p.roundings,
-    )  # fmt: skip
-
-    def over_group(by_head: Tensor) -> Tensor:
-        return by_head.view(p.kv_heads, p.group, -1).sum(1).flatten()
-
-    residual = (grads["b_v"] - over_group(d_o.sum((0, 2)))).abs()
-    assert (residual <= over_group(sums) + p.u * grads["b_v"].abs()).all(), f"residual {residual.max():.3e}"
 
 
 @given(problems((torch.float64,), blind=True))
