@@ -21,6 +21,7 @@ from minibeft.rewrite import RESIDUAL, new_folder, write_json
 from minibeft.tensors import Lazy, open_tensors, read_json, read_safetensors
 
 log = logging.getLogger("minibeft")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def family_of(raw: Mapping[str, Any], where: str) -> Family:
@@ -102,13 +103,11 @@ def load_model(
         for ours, like in model.state_dict().items()
         if ours not in fresh
     }
+    refuse_other_copies(family, config, tensors, state, folder)
     if fresh and model.head is not None:
         some = next(iter(state.values()))
-        head = Transformer(replace(config, layers=0, vocab=1), backend).head
-        assert head is not None
-        initialise(head)
-        values = {f"head.{name}": value.to(some) for name, value in head.state_dict().items()}
-        state |= {ours: values[ours] for ours in fresh}
+        initialise(model.head.to_empty(device=some.device).to(some.dtype))
+        state |= {ours: value for ours, value in model.state_dict().items() if ours in fresh}
         log.warning("%s: newly initialised: %s", folder, ", ".join(sorted(fresh)))
     add_residual(state, names, folder)
     model.load_state_dict(state, assign=True)
@@ -143,6 +142,15 @@ def refuse_unexpected(family: Family, left: set[str], prefix: str, folder: Path,
             raise BadInput(f"{folder}: holds the tensor {name}, which a {family.model_type} model here does not have")
 
 
+def refuse_other_copies(
+    family: Family, config: ModelConfig, tensors: Mapping[str, Lazy], state: Mapping[str, Tensor], folder: Path
+) -> None:
+    """A tied tensor may be in the file under both names; if they differ, one of the file and config.json is wrong."""
+    for theirs, ours in family.copies.items() if config.task == "lm" and config.tied else ():
+        if theirs in tensors and ours in state and not torch.equal(tensors[theirs]().to(state[ours]), state[ours]):
+            raise BadInput(f"{folder}: {theirs} is not what config.json ties it to; set tie_word_embeddings to false")
+
+
 def read_tensor(
     lazy: Lazy,
     name: str,
@@ -155,11 +163,14 @@ def read_tensor(
     value = lazy()
     if tuple(value.shape) != shape:
         raise BadInput(f"{folder}: {name} has shape {tuple(value.shape)}, config.json asks for {shape}")
-    if not value.is_floating_point():
-        raise BadInput(f"{folder}: {name} has type {value.dtype}; weights must be floating point")
-    low, high = value.aminmax()  # unlike isfinite().all() it needs no copy; NaN and infinities reach the ends
-    if not (low.isfinite() and high.isfinite()):
-        raise BadInput(f"{folder}: {name} holds NaN or infinite values; the checkpoint is damaged")
+    if value.dtype not in DTYPES:
+        known = ", ".join(str(each).removeprefix("torch.") for each in DTYPES)
+        raise BadInput(f"{folder}: {name} has type {str(value.dtype).removeprefix('torch.')}; weights must be {known}")
+    ends = torch.stack(value.aminmax())  # unlike isfinite().all() it needs no copy; NaN and infinities reach the ends
+    if not ends.isfinite().all():
+        raise BadInput(f"{folder}: {name} holds NaN or infinite values; the checkpoint is damaged, download it again")
+    if dtype is not None and not ends.to(dtype).isfinite().all():
+        raise BadInput(f"{folder}: {name} reaches {ends.abs().max():.3g}, more than {dtype} holds; load it as bfloat16")
     return value.to(device=device, dtype=dtype)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -17,10 +18,10 @@ SAFE = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 def find(name_or_path: str | Path) -> Path:
     """The folder that holds config.json and the weights; BadInput that says what was looked for and what to do."""
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name_or_path))
+    if os.path.isdir(path):  # unlike Path.is_dir, False for whatever cannot be a path
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise BadInput(f"{path}: is a file; give the folder that holds config.json and the weights")
     name = str(name_or_path)
     if name == "minilm":

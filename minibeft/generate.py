@@ -18,7 +18,8 @@ def generate(
     start = ids.shape[1]
     for _ in range(tokens):
         logits = model(ids).logits
-        assert logits is not None, "generate needs a model with an LM head"
+        if logits is None or logits.ndim != 3:
+            raise ValueError(f"generate needs a model with an LM head; this one was loaded for {model.config.task}")
         ids = torch.cat((ids, logits[:, -1].argmax(-1, keepdim=True)), dim=1)
         if stop is not None and bool((ids[:, start:] == stop).any(1).all()):
             break

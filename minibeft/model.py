@@ -65,6 +65,16 @@ class Block(nn.Module):
         return self.norm2(x + self.drop(self.mlp(x)))
 
 
+def look_up(table: nn.Embedding, ids: Int[Tensor, "B T"], what: str) -> Float[Tensor, "B T C"]:
+    """Rows of a table. Ids are not looked at beforehand, which on a GPU would wait for them."""
+    try:
+        return table(ids)
+    except IndexError as error:
+        raise ValueError(
+            f"{what} run from {int(ids.min())} to {int(ids.max())}, the model knows 0 to {table.num_embeddings - 1}"
+        ) from error
+
+
 class Embeddings(nn.Module):
     """Token vectors, plus learned positions and token types where the family has them."""
 
@@ -81,9 +91,9 @@ class Embeddings(nn.Module):
     def forward(
         self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"], types: Int[Tensor, "B T"] | None
     ) -> Float[Tensor, "B T C"]:
-        x = self.tokens(ids)
+        x = look_up(self.tokens, ids, "input_ids")
         if self.types is not None:
-            x = x + self.types(torch.zeros_like(ids) if types is None else types)
+            x = x + look_up(self.types, torch.zeros_like(ids) if types is None else types, "token_type_ids")
         if self.positions is not None and self.learned is not None:
             longest = self.learned.rows - self.learned.start
             if ids.shape[1] > longest:
@@ -129,6 +139,9 @@ class Transformer(nn.Module):
         attention_mask: Int[Tensor, "B T"] | None = None,
         token_type_ids: Int[Tensor, "B T"] | None = None,
     ) -> Output:
+        for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+            if value is not None and value.shape != input_ids.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, input_ids {tuple(input_ids.shape)}")
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         x = self.embed(input_ids, real, token_type_ids)
         mask = additive_mask(attention_mask, input_ids.shape[1], self.config.causal, x)

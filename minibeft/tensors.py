@@ -23,7 +23,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise BadInput(f"{file}: missing; a model folder holds config.json beside its weights")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{file}: is not valid JSON ({error}); download it again") from error
     if not isinstance(value, dict):
         raise BadInput(f"{file}: must hold a JSON object, holds a {type(value).__name__}")

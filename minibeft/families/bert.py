@@ -56,6 +56,10 @@ ENCODER_FIXED = {
     "tied": True,
     "head_bias": True,
 }
+# Untied, the two names of the masked-token head's bias mean different things to different versions of transformers.
+ENCODER_ONLY = {"tie_word_embeddings": (True,)}
+# A pooler that pretraining left behind is read by no masked-token head, nor by RoBERTa's classifier.
+ENCODER_SPARE = (r"embeddings\.position_ids$", r"^pooler\.dense\.(weight|bias)$")
 
 BERT = Family(
     model_type="bert",
@@ -67,12 +71,16 @@ BERT = Family(
         "lm": {
             "head.dense": "cls.predictions.transform.dense",
             "head.norm": "cls.predictions.transform.LayerNorm",
-            "head.logits.weight": "cls.predictions.decoder.weight",
             "head.logits.bias": "cls.predictions.bias",
         },
     },
     keys=ENCODER_KEYS,
     derive=derive,
+    only=ENCODER_ONLY,
     fixed=ENCODER_FIXED,
-    spare=(r"embeddings\.position_ids$", r"^cls\.seq_relationship\.", r"^cls\.predictions\.decoder\.(weight|bias)$"),
+    spare=(*ENCODER_SPARE, r"^cls\.seq_relationship\."),
+    copies={
+        "cls.predictions.decoder.weight": "embed.tokens.weight",
+        "cls.predictions.decoder.bias": "head.logits.bias",
+    },
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from minibeft.config import ModelConfig, Task
 from minibeft.errors import BadInput
-from minibeft.layers import ACTIVATIONS, Rotary
+from minibeft.layers import ACTIVATIONS, Learned, Rotary
 
 # Keys of every family that do not change what the model computes in one forward pass.
 INERT = frozenset(
@@ -49,6 +49,7 @@ class Family:
     fixed          ModelConfig fields that the family decides
     derive         the remaining fields, computed from the configuration
     spare          patterns of tensors that a checkpoint may hold and the forward pass does not read
+    copies         a tied tensor's other name → our name of the one that is read
     """
 
     model_type: str
@@ -62,6 +63,7 @@ class Family:
     inert: frozenset[str] = frozenset()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     spare: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def their_name(self, ours: str, task: Task, prefix: str) -> str:
         """blocks.3.attention.q.weight → bert.encoder.layer.3.attention.self.query.weight."""
@@ -78,7 +80,7 @@ class Family:
         """Whether a tensor of the checkpoint may go unread: a buffer, a tied copy, or another task's head."""
         heads = {name for table in self.heads.values() for name in table.values()}
         known = any(theirs == name or theirs.rpartition(".")[0] == name for name in heads)
-        return known or any(re.search(pattern, theirs) for pattern in self.spare)
+        return known or theirs in self.copies or any(re.search(pattern, theirs) for pattern in self.spare)
 
 
 class Reader:
@@ -88,13 +90,13 @@ class Reader:
         self.raw, self.where, self.read = raw, where, set[str]()
 
     def get(self, key: str, default: Any) -> Any:
-        """The value of a key, of the default's type; null counts as absent."""
+        """The value of a key, of the default's type; null counts as absent. None is the default of an optional int."""
         self.read.add(key)
         value = self.raw.get(key)
         if value is None:
             return default
-        kind = type(default)
-        if default is None or (kind is float and type(value) is int) or type(value) is kind:
+        kind = int if default is None else type(default)
+        if (kind is float and type(value) is int) or type(value) is kind:
             return value
         raise self.refuse(key, f"must be of type {kind.__name__}")
 
@@ -105,13 +107,18 @@ class Reader:
     def rope(self, dims: int) -> Rotary:
         """Half-split rotary positions from either spelling: rope_parameters, or rope_theta beside rope_scaling."""
         scaling, parameters = self.get("rope_scaling", {}), self.get("rope_parameters", {})
-        rope = {"rope_theta": self.get("rope_theta", 10_000.0), "factor": 1.0, **scaling, **parameters}
+        key = "rope_parameters" if parameters else "rope_scaling"
+        rope = {"rope_theta": self.get("rope_theta", 10_000.0), **scaling, **parameters}
         kind = rope.pop("rope_type", rope.pop("type", "default"))
-        base, factor = float(rope.pop("rope_theta")), float(rope.pop("factor"))
+        base, factor = rope.pop("rope_theta"), rope.pop("factor", None if kind == "linear" else 1.0)
         if kind not in ("default", "linear") or rope.keys() - {"type"}:
-            key = "rope_parameters" if parameters else "rope_scaling"
             raise self.refuse(key, "is not handled: only the rope types default and linear are")
-        return Rotary(dims, base, scale=factor if kind == "linear" else 1.0)
+        for name, value in (("rope_theta", base), ("factor", factor)):
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise self.refuse(key, f"has {name} = {value!r}, which must be a positive number")
+        if dims % 2:
+            raise BadInput(f"{self.where}: a head of size {dims} cannot be rotated; it must be even")
+        return Rotary(dims, float(base), scale=float(factor) if kind == "linear" else 1.0)
 
     def head_size(self, width: int, heads: int) -> int:
         """C / H, refused when it does not divide."""
@@ -125,7 +132,7 @@ def read_config(family: Family, raw: Mapping[str, Any], task: Task | None, where
     reader = Reader(raw, where)
     allowed = {**ONLY, **family.only}
     for key in allowed.keys() & raw.keys():
-        if raw[key] not in allowed[key]:
+        if raw[key] is not None and raw[key] not in allowed[key]:
             raise reader.refuse(key, f"is not handled: only {' or '.join(map(repr, allowed[key]))} is")
     values = {ours: reader.get(theirs, default) for theirs, (ours, default) in family.keys.items()}
     values |= {**family.fixed, **family.derive(reader)}
@@ -139,26 +146,42 @@ def read_config(family: Family, raw: Mapping[str, Any], task: Task | None, where
         raise BadInput(
             f"{where}: {family.model_type} has no {task} head here, only {', '.join(family.heads)} and hidden"
         )
-    return check_sizes(ModelConfig(family=family.model_type, task=task, source=dict(raw), **values), where)
+    c = ModelConfig(family=family.model_type, task=task, source=dict(raw), **values)
+    check_values(c, where, {ours: theirs for theirs, (ours, _) in family.keys.items()})
+    return c
 
 
 def named_task(family: Family, raw: Mapping[str, Any], where: str) -> Task:
     """The task that `architectures` names; hidden states when it names none."""
-    named = (raw.get("architectures") or [None])[0]
-    if named is None:
+    names = raw.get("architectures")
+    if names is None or names == []:
         return "hidden"
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise BadInput(f"{where}: architectures = {names!r} must be a list of class names")
+    named = names[0]
     if named not in family.architectures:
         raise BadInput(f"{where}: architectures names {named}, a head unknown here; task='hidden' leaves it out")
     return family.architectures[named]
 
 
-def check_sizes(c: ModelConfig, where: str) -> ModelConfig:
-    """What no single key can violate."""
+def check_values(c: ModelConfig, where: str, theirs: Mapping[str, str]) -> None:
+    """What no type says: sizes, probabilities, and what only two keys together can violate."""
     for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "inner", "labels"):
-        if getattr(c, name) < 1:
-            raise BadInput(f"{where}: {name} = {getattr(c, name)} must be at least 1")
+        if not 1 <= getattr(c, name) < 2**31:
+            raise BadInput(f"{where}: {theirs.get(name, name)} = {getattr(c, name)} must be at least 1")
+    for name in ("dropout", "embedding_dropout", "attention_dropout", "classifier_dropout"):
+        if not 0 <= getattr(c, name) < 1:
+            raise BadInput(f"{where}: {theirs.get(name, name)} = {getattr(c, name)} must be at least 0 and less than 1")
+    if not 0 < c.eps < 1:
+        raise BadInput(f"{where}: {theirs.get('eps', 'eps')} = {c.eps} must be between 0 and 1")
     if c.heads % c.kv_heads:
         raise BadInput(f"{where}: {c.heads} heads are not a multiple of {c.kv_heads} key-value heads")
     if c.activation not in ACTIVATIONS:
         raise BadInput(f"{where}: activation {c.activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    return c
+    if c.token_types < 0:
+        raise BadInput(f"{where}: {theirs.get('token_types')} = {c.token_types} must not be negative")
+    if isinstance(c.positions, Learned) and not 0 <= c.positions.start < c.positions.rows:
+        raise BadInput(
+            f"{where}: max_position_embeddings and pad_token_id leave no position: the first token would read row "
+            f"{c.positions.start} of {c.positions.rows}"
+        )

@@ -10,7 +10,7 @@ def derive(r: Reader) -> dict[str, Any]:
     """Heads, partial rotary positions, and the MLP's width."""
     heads, width, dims = r.get("n_head", 16), r.get("n_embd", 4096), r.get("rotary_dim", 64)
     size = r.head_size(width, heads)
-    if not 0 < dims <= size or dims % 2:
+    if not 0 < dims <= size or dims % 2 or r.raw.get("rotary_dim", 64) is None:
         raise r.refuse("rotary_dim", f"must be even and between 2 and the head size {size}")
     return {
         "kv_heads": heads,
@@ -62,5 +62,6 @@ GPTJ = Family(
         "tied": False,
         "head_bias": True,
     },
+    copies={"lm_head.weight": "embed.tokens.weight"},
     spare=(r"\.attn\.(bias|masked_bias|embed_positions)$",),
 )

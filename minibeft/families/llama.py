@@ -53,6 +53,7 @@ KEYS = {
     "attention_dropout": ("attention_dropout", 0.0),
     "pad_token_id": ("pad", None),
 }
+COPIES = {"lm_head.weight": "embed.tokens.weight"}
 FIXED = {"norm": "rms", "residual": "pre", "causal": True, "gated": True, "tied": False}
 
 LLAMA = Family(
@@ -63,9 +64,10 @@ LLAMA = Family(
     heads={"lm": {"head": "lm_head"}},
     keys=KEYS,
     derive=derive_llama,
-    inert=frozenset({"max_position_embeddings"}),
+    inert=frozenset({"max_position_embeddings", "max_sequence_length"}),
     fixed=FIXED,
     spare=(r"rotary_emb\.inv_freq$",),
+    copies=COPIES,
 )
 QWEN2 = Family(
     model_type="qwen2",
@@ -75,8 +77,9 @@ QWEN2 = Family(
     heads={"lm": {"head": "lm_head"}},
     keys=KEYS | {"vocab_size": ("vocab", 151936), "intermediate_size": ("inner", 22016)},
     derive=derive_qwen2,
-    only={"use_sliding_window": (False,)},
+    only={"use_sliding_window": (False,), "use_mrope": (False,)},
     inert=frozenset({"max_position_embeddings", "sliding_window", "max_window_layers"}),
     fixed=FIXED,
     spare=(r"rotary_emb\.inv_freq$",),
+    copies=COPIES,
 )

@@ -57,5 +57,6 @@ OPT = Family(
         "activation_dropout": (0.0,),
     },
     inert=frozenset({"init_std"}),
+    copies={"lm_head.weight": "embed.tokens.weight"},
     fixed={"norm": "layer", "eps": 1e-5, "residual": "pre", "causal": True, "tied": True},
 )

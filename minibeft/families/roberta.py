@@ -27,12 +27,13 @@ ROBERTA = Family(
         "lm": {
             "head.dense": "lm_head.dense",
             "head.norm": "lm_head.layer_norm",
-            "head.logits.weight": "lm_head.decoder.weight",
             "head.logits.bias": "lm_head.bias",
         },
     },
     keys=bert.ENCODER_KEYS | {"vocab_size": ("vocab", 50265), "pad_token_id": ("pad", 1)},
     derive=derive,
+    only=bert.ENCODER_ONLY,
     fixed=bert.ENCODER_FIXED,
-    spare=(r"embeddings\.position_ids$", r"^lm_head\.decoder\.(weight|bias)$"),
+    spare=bert.ENCODER_SPARE,
+    copies={"lm_head.decoder.weight": "embed.tokens.weight", "lm_head.decoder.bias": "head.logits.bias"},
 )
