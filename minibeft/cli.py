@@ -92,6 +92,19 @@ def certify(
 
 
 @app.command()
+def prove(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="K1, Q3, …; none: all of them")] = None,
+    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="write all derivations as LaTeX")] = None,
+    json_file: Json = None,
+    without: Annotated[str | None, typer.Option(metavar="KEY", help="drop this hypothesis, show what fails")] = None,
+) -> None:
+    """Prove the statements of the theory step by step; exit status 1 if a step fails."""
+    from minibeft.prove import prove
+
+    prove(names or [], latex=latex, json=json_file, without=without)
+
+
+@app.command()
 def finetune(
     model: Model = "minilm",
     task: Annotated[str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb or wic")] = "sst2",

@@ -2,9 +2,8 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import sympy
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -17,17 +16,13 @@ from minibeft.proofs.document import document
 from minibeft.proofs.printing import latex as formula_latex
 from minibeft.proofs.printing import unicode
 from minibeft.proofs.statement import Outcome
+from minibeft.record import provenance
 from minibeft.theorems import HYPOTHESES, THEOREMS
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="K1, Q3, …; none: all of them")]
-Latex = Annotated[Path | None, typer.Option("--latex", metavar="FILE", help="write all derivations as LaTeX")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every step and its result")]
-Without = Annotated[str | None, typer.Option(metavar="KEY", help="drop this hypothesis; show what then fails")]
 
-
-def prove(names: Names = None, latex: Latex = None, json: Json = None, without: Without = None) -> None:
+def prove(names: list[str], *, latex: Path | None = None, json: Path | None = None, without: str | None = None) -> None:
     """Prove the statements of the theory step by step; exit status 1 if a step fails."""
-    proofs = chosen(names or [])
+    proofs = chosen(names)
     for option, file in (("--latex", latex), ("--json", json)):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise BadInput(f"{option}: cannot write {file}; name a file in a folder that exists")
@@ -162,7 +157,7 @@ def summary(reports: list[Report]) -> Table:
 
 def record(reports: list[Report]) -> dict[str, Any]:
     """Everything that was checked, as data."""
-    return {"sympy": sympy.__version__, "statements": [statement(report) for report in reports]}
+    return provenance() | {"statements": [statement(report) for report in reports]}
 
 
 def statement(report: Report) -> dict[str, Any]:

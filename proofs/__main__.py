@@ -2,14 +2,8 @@
 
 import sys
 
-import typer
-
-from minibeft.errors import BadInput
-from minibeft.prove import prove
+from minibeft.cli import main
 
 if __name__ == "__main__":
-    try:
-        typer.run(prove)
-    except BadInput as error:
-        print(f"minibeft: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.argv.insert(1, "prove")
+    main()
