@@ -11,28 +11,66 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
 from torch import nn
 
 from minibeft.adapters import is_linear, make_adapter, save_adapter, their_names
-from minibeft.batches import encode_split
+from minibeft.batches import Examples, encode_split
 from minibeft.biases import count
 from minibeft.checkpoint import load_model
 from minibeft.errors import BadInput
 from minibeft.find import find
+from minibeft.model import Transformer
 from minibeft.record import provenance
 from minibeft.reparam import merge
 from minibeft.settings import Settings, resolve
-from minibeft.tasks import draw, find_data, find_files, find_task, read_split
+from minibeft.tasks import Split, Task, draw, find_data, find_files, find_task, read_split
 from minibeft.tensors import read_json
 from minibeft.tokenizer import load_tokenizer
 from minibeft.train import Run, Step, fit, start
 
 RECORD, STATE, TRAINED, ADAPTER, CURVES = "run.json", "state.pt", "trained.safetensors", "adapter", "curves.png"
 Announce = Callable[[Run], None]
+
+
+class Loaded(NamedTuple):
+    """What a run works on: settings without gaps, the model as its checkpoint has it, the data tokenised."""
+
+    settings: Settings
+    task: Task
+    model: Transformer
+    train: Examples
+    valid: dict[str, Examples]
+    digests: dict[str, str]
+
+
+def load(settings: Settings) -> Loaded:
+    """Read, check and tokenise everything that the settings name."""
+    settings.check()
+    task = find_task(settings.task)
+    data = find_data(task, settings.data)
+    splits = ["train"] if settings.held_out else ["train", *task.valid]
+    raw = {split: read_split(task, data, split) for split in splits}
+    source = find(settings.model)
+    torch.manual_seed(settings.seed)  # for a pooler that the checkpoint lacks
+    model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
+    settings = resolve(settings, task, len(raw["train"]), model.config)
+    assert settings.examples is not None
+    train, held = draw(raw.pop("train"), settings.examples, settings.held_out, settings.data_seed)
+    tokenizer = load_tokenizer(source)
+
+    def encode(split: Split) -> Examples:
+        return encode_split(tokenizer, split, max_length=settings.max_length, pad=model.config.pad)
+
+    valid = {name: encode(split) for name, split in ({"held_out": held} if held else raw).items()}
+    digests = {
+        "model": digest(sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))),
+        "data": digest([file for split in splits for file in find_files(data, split)]),
+    }
+    return Loaded(settings, task, model, encode(train), valid, digests)
 
 
 def finetune(
@@ -43,38 +81,16 @@ def finetune(
     announce is called once with the run before the first step: the moment to print what trains. BadInput, with nothing
     overwritten, when the folder holds another run or anything else.
     """
-    settings.check()
-    task = find_task(settings.task)
-    data = find_data(task, settings.data)
-    splits = ["train"] if settings.held_out else ["train", *task.valid]
-    raw = {split: read_split(task, data, split) for split in splits}
-    source = find(settings.model)
-    torch.manual_seed(settings.seed)  # for a pooler that the checkpoint lacks
-    model = load_model(source, task="classification", dtype=torch.float32)
-    settings = resolve(settings, task, len(raw["train"]), model.config)
-    assert settings.examples is not None
-    train, held = draw(raw["train"], settings.examples, settings.held_out, settings.data_seed)
-    tokenizer = load_tokenizer(source)
-    encoded = {
-        name: encode_split(tokenizer, split, max_length=settings.max_length, pad=model.config.pad)
-        for name, split in {"train": train, **({"held_out": held} if held else raw | {"train": train})}.items()
-    }
-    record = {
-        "settings": settings.as_json(),
-        "digests": {
-            "model": digest(sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))),
-            "data": digest([file for split in splits for file in find_files(data, split)]),
-        },
-    }
-    if done := finished(folder, settings, record):
+    loaded = load(settings)
+    record: dict[str, Any] = {"settings": loaded.settings.as_json(), "digests": loaded.digests}
+    if done := finished(folder, loaded.settings, record):
         return done
-    run = start(settings, task, model)
+    run = start(loaded.settings, loaded.task, loaded.model)
     record |= {"trained": {"tensors": sorted(run.trained), "count": count(run.trained)}}
     restore(run, folder)
     announce(run)
-    valid = {name: examples for name, examples in encoded.items() if name != "train"}
     write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
-    for _ in fit(run, encoded["train"], valid, progress):
+    for _ in fit(run, loaded.train, loaded.valid, progress):
         write(folder / STATE, state_of(run))
         write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
     return finish(run, folder, record)

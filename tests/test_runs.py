@@ -20,7 +20,7 @@ from minibeft.adapters import load_adapted
 from minibeft.checkpoint import load_model
 from minibeft.cli import app
 from minibeft.errors import BadInput
-from minibeft.runs import finetune, write
+from minibeft.runs import finetune, load, write
 from minibeft.seeds import finetune_all, read_seeds
 from minibeft.settings import Settings
 from minibeft.train import Step
@@ -117,6 +117,13 @@ def test_the_adapter_is_the_trained_model(tmp_path, form):
     assert ((found - value).abs() <= step).all()
     assert (base - value).abs().max() > 1e-3
     assert torch.equal(adapted.head.out.weight, trained["classifier.weight"])  # type: ignore[union-attr]
+
+
+def test_the_settings_reach_the_model(tmp_path):
+    loaded = load(small_settings(tmp_path, backend="plain", held_out=10))
+    assert loaded.model.blocks[0].attention.backend == "plain"  # type: ignore[union-attr]
+    assert {name: len(examples) for name, examples in loaded.valid.items()} == {"held_out": 10}
+    assert len(loaded.train) == 48
 
 
 def test_another_runs_folder_is_refused_and_left_alone(tmp_path):

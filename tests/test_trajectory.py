@@ -98,9 +98,8 @@ def test_losses_follow_transformers_on_a_small_random_bert(tmp_path, terms):
     compare(small_settings(tmp_path, terms=terms, pad="24", backend="plain", learning_rate=RATES[terms]))
 
 
-@pytest.mark.parametrize("terms", ["v", "q"])
 @pytest.mark.slow
-def test_losses_follow_transformers_on_minilm(tmp_path, terms):
+def test_losses_follow_transformers_on_minilm(tmp_path):
     try:
         folder = find("minilm")
     except BadInput:
@@ -111,12 +110,12 @@ def test_losses_follow_transformers_on_minilm(tmp_path, terms):
             model=str(folder),
             task="sst2",
             data=small.data,
-            terms=terms,
-            pad="32",
-            max_length=32,
+            terms="v",
+            pad="16",
+            max_length=16,
             backend="plain",
             examples=48,
-            batch=4,
+            batch=2,
             learning_rate=4e-3,
             device="cpu",
         )
