@@ -16,10 +16,11 @@ from torch import Tensor
 
 from minibeft.kernels.bias_grad.function import column_sum
 from minibeft.kernels.qkv_bias.function import qkv_bias
-from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
+from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, qkv_bias_reference
 from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.shapes import Shape
 
+Tables = tuple[Tensor, Tensor]
 Project = Callable[..., tuple[Tensor, ...]]
 
 
@@ -35,7 +36,9 @@ def rotate_as_transformers(x: Tensor, cos: Tensor, sin: Tensor, interleaved: boo
     return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
 
 
-def linears(x: Tensor, weights: Triple, biases: OptionalTriple, tables: tuple[Tensor, Tensor] | None, shape: Shape) -> Triple:
+def linears(
+    x: Tensor, weights: Triple, biases: OptionalTriple, tables: tuple[Tensor, Tensor] | None, shape: Shape
+) -> Triple:
     """Three projections as transformers writes them."""
     (w_q, w_k, w_v), (b_q, b_k, b_v) = weights, biases
     by_head = (*x.shape[:-1], -1, shape.size)
@@ -68,6 +71,7 @@ class Inputs:
         if not shape.dims:
             b_k.requires_grad_(False)  # its gradient is zero (theorem K2)
         self.biases = b_q, b_k, b_v
+        self.packed_bias = torch.cat(self.biases).detach()
         self.wanted = [t for t in (self.x, *self.biases) if t.requires_grad]
         self.grads = [normal(shape.batch, h, shape.tokens, shape.size) for h in heads]
         self.rotation, self.tables = None, None
@@ -85,7 +89,7 @@ class Inputs:
         return function(self.x, self.weights, self.biases, self.tables, self.shape)
 
     def addmm(self) -> Tensor:
-        return torch.addmm(torch.cat(self.biases), self.x.flatten(0, 1), self.packed.mT)
+        return torch.addmm(self.packed_bias, self.x.flatten(0, 1), self.packed.mT)
 
     def backward_of(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """dX and the bias gradients."""
@@ -99,10 +103,10 @@ class Inputs:
 
     def double(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Outputs and gradients in float64: the gold of the correctness gate."""
-        from minibeft.kernels.qkv_bias.reference import qkv_bias_reference
-
         x, *biases = (t.detach().double().requires_grad_(t.requires_grad) for t in (self.x, *self.biases))
-        rotation = self.rotation and Rotation(self.rotation.cos.double(), self.rotation.sin.double(), self.shape.interleaved)
+        rotation = self.rotation and Rotation(
+            self.rotation.cos.double(), self.rotation.sin.double(), self.shape.interleaved
+        )
         w_q, w_k, w_v = (w.double() for w in self.weights)
         out = qkv_bias_reference(x, (w_q, w_k, w_v), (biases[0], biases[1], biases[2]), rotation, self.shape.heads)
         wanted = [t for t in (x, *biases) if t.requires_grad]

@@ -29,6 +29,10 @@ class Rotation(NamedTuple):
         """The same turn backwards: a rotation's transpose, which is what gradients pass through."""
         return self._replace(sin=-self.sin)
 
+    def double(self) -> "Rotation":
+        """The same angles, in float64."""
+        return self._replace(cos=self.cos.double(), sin=self.sin.double())
+
 
 def turn(x: Float[Tensor, "B h T D"], rotation: Rotation | None) -> Float[Tensor, "B h T D"]:
     """R x, in the type of x; x itself when there is no rotation."""

@@ -109,7 +109,7 @@ class Drawn:
 
         rotation = self.rotation
         if rotation is not None and dtype == torch.float64:
-            rotation = Rotation(rotation.cos.double(), rotation.sin.double(), rotation.interleaved)
+            rotation = rotation.double()
         return self._map(lambda t: t.to(dtype), rotation)
 
     def absolute(self) -> "Drawn":

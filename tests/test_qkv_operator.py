@@ -62,7 +62,7 @@ def test_each_gradient_by_name(case: Case):
     given, turn = inputs(case), rotation(case)
     weights = [g.clone() for g in case.draw(torch.float32).grads]
     exact = {name: t.detach().double().requires_grad_() for name, t in given.items()}
-    turn64 = turn and Rotation(turn.cos.double(), turn.sin.double(), turn.interleaved)
+    turn64 = turn and turn.double()
 
     fused = torch.autograd.grad(qkv_bias(**given, heads=case.heads, rotation=turn), list(given.values()), weights)
     plain_out = reference(given, turn, case)
@@ -80,7 +80,7 @@ def test_gradcheck_in_float64(case: Case, backend: str, request: pytest.FixtureR
     if backend == "reference":
         request.getfixturevalue("on_reference")
     given, turn = inputs(case, torch.float64), rotation(case, torch.float64)
-    turn = turn and Rotation(turn.cos.double(), turn.sin.double(), turn.interleaved)
+    turn = turn and turn.double()
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         return qkv_bias(*tensors, heads=case.heads, rotation=turn)

@@ -1,0 +1,171 @@
+"""`minibeft bench kernels`: the fused operators against the ways torch has to do the same, on one machine in one run.
+
+No number is printed for a shape and type whose results are wrong. Shares are of ceilings measured in the same run.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._functorch.config as functorch_config
+
+from minibeft.errors import BadInput
+from minibeft.kernels import chart
+from minibeft.kernels.contestants import Inputs, linears
+from minibeft.kernels.dispatch import on_kernels
+from minibeft.kernels.gate import check
+from minibeft.kernels.shapes import SHAPES, SMALL, TYPES, Shape
+from minibeft.kernels.timing import copy_ceiling, input_sets, matmul_ceiling, median_seconds
+
+REPEATS = 100
+Row = dict[str, Any]
+Contest = tuple[str, str, list[Callable[[], Any]]]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """bfloat16, not torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where to measure, against which ceilings (operations a second by type, bytes a second; none in a trial run)."""
+
+    device: torch.device
+    ceilings: dict[str, float]
+    repeats: int
+
+    def measure(self, shape: Shape, dtype: torch.dtype) -> list[Row]:
+        """A row each contestant: seconds, how many times the fused one's, and shares of the ceilings."""
+        kind = name_of(dtype)
+        cost = {
+            "forward": (shape.forward_operations(), shape.forward_bytes(dtype)),
+            "backward": (shape.forward_operations(), shape.backward_bytes(dtype)),
+            "column sum": (0, shape.sum_bytes(dtype)),
+        }
+        sets = input_sets(shape.sum_bytes(dtype), self.device)  # the direction that reads least
+        several = [Inputs(shape, dtype, self.device, seed) for seed in range(sets)]
+        rows: list[Row] = []
+        with functorch_config.patch(donated_buffer=False):  # else a compiled backward can run only once
+            for direction, name, calls in contests(several, self.device):
+                seconds = median_seconds(calls, self.device, self.repeats)
+                operations, least = cost[direction]
+                row: Row = {"shape": shape.name, "dtype": kind, "direction": direction, "contestant": name}
+                row |= {"seconds": seconds, "operations": operations, "bytes": least}
+                if self.ceilings:
+                    row["matmul_share"] = operations / seconds / self.ceilings[f"matmul {kind}"]
+                    row["copy_share"] = least / seconds / self.ceilings["copy"]
+                rows.append(row)
+        fused = {row["direction"]: row["seconds"] for row in rows if row["contestant"] == "fused"}
+        return [row | {"times_fused": row["seconds"] / fused[row["direction"]]} for row in rows]
+
+
+def contests(several: list[Inputs], device: torch.device) -> Iterator[Contest]:
+    """(direction, contestant, one call an input set)."""
+    torch.compiler.reset()  # each shape is compiled afresh
+    backend = "inductor" if device.type == "cuda" else "aot_eager"  # a trial run need not wait for a C++ compiler
+    compiled = torch.compile(linears, backend=backend, fullgraph=True, dynamic=False)
+    forwards: dict[str, Callable[[Inputs], Any]] = {
+        "fused": Inputs.fused,
+        "linears": Inputs.linears,
+        "compiled": lambda inputs: inputs.linears(compiled),
+    }
+    for name, forward in forwards.items():
+        without_graph = torch.no_grad()(forward)
+        yield "forward", name, [lambda i=i, f=without_graph: f(i) for i in several]
+        outputs = [forward(i) for i in several]
+        yield "backward", name, [lambda i=i, o=o: i.backward_of(o) for i, o in zip(several, outputs, strict=True)]
+        del outputs
+    if several[0].rotation is None:
+        yield "forward", "addmm", [torch.no_grad()(i.addmm) for i in several]
+    yield "column sum", "fused", [i.fused_sum for i in several]
+    yield "column sum", "torch.sum", [i.torch_sum for i in several]
+
+
+def report(rows: list[Row]) -> None:
+    """One line each row; rates only where there are ceilings to hold them against."""
+    for row in rows:
+        line = f"{row['shape']:28} {row['dtype']:8} {row['direction']:10} {row['contestant']:9}"
+        line += f" {row['times_fused']:6.2f}× fused"
+        if "copy_share" in row:
+            tflops, gbs = row["operations"] / row["seconds"] / 1e12, row["bytes"] / row["seconds"] / 1e9
+            line += f"  {row['seconds'] * 1e6:9.1f} µs  {tflops:6.1f} TFLOP/s ({row['matmul_share']:4.0%} of a matmul)"
+            line += f"  {gbs:6.0f} GB/s ({row['copy_share']:4.0%} of a copy)"
+        print(line, flush=True)
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What the numbers belong to."""
+    from minibeft.kernels.lang import triton
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
+    versions = {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
+    return {"device": name} | versions
+
+
+def run(bench: Bench, shapes: tuple[Shape, ...]) -> Row:
+    """Check, measure and print every shape in every type; the record of it."""
+    rows: list[Row] = []
+    for shape in shapes:
+        for dtype in TYPES:
+            check(shape, dtype, bench.device)
+            measured = bench.measure(shape, dtype)
+            report(measured)
+            rows += measured
+    return {
+        "command": " ".join(sys.argv),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(bench.device),
+        "interpreted": bench.device.type != "cuda",
+        "ceilings": bench.ceilings,
+        "repeats": bench.repeats,
+        "rows": rows,
+    }
+
+
+def refuse(device: torch.device, small: bool, json_path: Path | None, png_path: Path | None) -> None:
+    """What would only fail after the measurement."""
+    trial = "TRITON_INTERPRET=1 minibeft bench kernels --device cpu --small tries the benchmark without a GPU"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(f"--device {device}: torch sees no GPU here; {trial}")
+    if device.type != "cuda" and not (small and on_kernels(torch.empty(0, device=device))):
+        raise BadInput(f"--device {device}: only a GPU can be measured; {trial}")
+    for path in (json_path, png_path):
+        if path is not None and not path.parent.is_dir():
+            raise BadInput(f"{path}: the folder {path.parent} does not exist, make it first")
+    if png_path is not None:
+        chart.require_matplotlib()
+
+
+def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda", small: bool = False) -> Row:
+    """Check, measure, print; write the record as JSON and the ratios as a PNG where asked. Returns the record.
+
+    small: three tiny shapes, to try the benchmark itself; all that a machine without a GPU can do, and only under
+    TRITON_INTERPRET=1. Such a record says that it is interpreted and holds no rates.
+    """
+    where = torch.device(device)
+    refuse(where, small, json_path, png_path)
+    shapes = SMALL if small else SHAPES
+    if where.type == "cuda":
+        with torch.cuda.device(where), torch.cuda.stream(torch.cuda.Stream()):
+            ceilings = {
+                f"matmul {str(t).removeprefix('torch.')}": matmul_ceiling(t, where, 8192, REPEATS) for t in TYPES
+            }
+            ceilings["copy"] = copy_ceiling(where, 4 << 30, REPEATS)
+            for name, value in ceilings.items():
+                print(f"ceiling {name}: {value / 1e12:.2f} T{'B' if name == 'copy' else 'FLOP'}/s")
+            record = run(Bench(where, ceilings, REPEATS), shapes)
+    else:
+        print("interpreter on the CPU: a trial run, its ratios say nothing about the kernels")
+        record = run(Bench(where, {}, 1), shapes)
+    if json_path is not None:
+        json_path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if png_path is not None:
+        chart.draw(record, png_path)
+    return record
