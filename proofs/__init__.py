@@ -9,7 +9,8 @@ Read a script from top to bottom, or run it: `minibeft prove K1`, `python -m min
     rounding        K4      and how far finite precision moves it; measured.py holds the bound against real errors
     value_bias      V1-V4 V6  the value bias is a shift; folding, gradient, reach
     value_scope     V5      where it stops being one
-    query_bias      Q1 Q2 Q4-Q7  one number a key; hull, blindness, null directions, saturation, rotary
+    query_bias      Q1 Q2 Q4 Q5  one number a key; hull, blindness, null directions
+    query_limits    Q6 Q7   saturation; rotary positions
     query_bound     Q3      tanh(osc/4), and why not less
     reparametrised  R1 R2   LoRA, VeRA and DoRA on a bias
     importance      I1-I3   Mag+Angle, Magnitude, Fisher
@@ -26,6 +27,7 @@ from minibeft.proofs import (  # noqa: F401  each registers its statements
     key_scope,
     query_bias,
     query_bound,
+    query_limits,
     reparametrised,
     training,
     value_bias,

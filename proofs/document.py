@@ -19,15 +19,6 @@ HEAD = r"""\documentclass[a4paper]{article}
 \author{minibeft}
 \maketitle
 """
-COMBINING = {
-    "P̂": r"\hat P",
-    "ẑ": r"\hat z",
-    "β̄": r"\bar\beta",
-    "k̄": r"\bar k",
-    "m̂": r"\hat m",
-    "v̂": r"\hat v",
-    "ĝ": r"\hat g",
-}
 
 
 def declarations() -> Iterator[str]:
@@ -37,24 +28,16 @@ def declarations() -> Iterator[str]:
             yield rf"\DeclareUnicodeCharacter{{{ord(char):04X}}}{{\ensuremath{{{command.strip()}}}}}"
 
 
-def plain(sentence: str) -> str:
-    """A sentence as LaTeX; letters with a combining accent are set in math mode."""
-    sentence = text(sentence)
-    for letters, command in COMBINING.items():
-        sentence = sentence.replace(letters, rf"\ensuremath{{{command}}}")
-    return sentence
-
-
 def section(report: Report) -> Iterator[str]:
     theorem = report.theorem
-    yield rf"\section*{{{theorem.name}. {plain(theorem.title)}}}"
+    yield rf"\section*{{{theorem.name}. {text(theorem.title)}}}"
     kind = "Measured" if theorem.measured else "Claim"
-    yield rf"\noindent\textbf{{{kind}.}} {plain(theorem.claim)}\par"
-    yield rf"\noindent\textbf{{Scope.}} {plain(theorem.scope)}.\par"
-    yield rf"\noindent\textbf{{Source.}} {plain(theorem.source)}.\par"
+    yield rf"\noindent\textbf{{{kind}.}} {text(theorem.claim)}\par"
+    yield rf"\noindent\textbf{{Scope.}} {text(theorem.scope)}.\par"
+    yield rf"\noindent\textbf{{Source.}} {text(theorem.source)}.\par"
     if theorem.needs:
         yield r"\noindent\textbf{Hypotheses.}\begin{itemize}"
-        yield from (rf"\item[\texttt{{{key}}}] {plain(HYPOTHESES[key])}" for key in theorem.needs)
+        yield from (rf"\item[\texttt{{{key}}}] {text(HYPOTHESES[key])}" for key in theorem.needs)
         yield r"\end{itemize}"
     yield r"\noindent\textbf{Steps.}\begin{enumerate}"
     yield from (line for outcome in report.steps for line in step(outcome))
@@ -67,15 +50,15 @@ def section(report: Report) -> Iterator[str]:
 
 def step(outcome: Outcome) -> Iterator[str]:
     assert isinstance(outcome.part, Step)
-    yield rf"\item {plain(outcome.part.text)}"
+    yield rf"\item {text(outcome.part.text)}"
     yield from (rf"\formula{{{latex(formula)}}}" for formula in outcome.part.formulas)
     verdict = "checked" if outcome.ok else r"\textbf{FAILED}"
-    yield rf"{{\footnotesize {verdict}: {plain(outcome.part.scope)}; {plain(outcome.note)}}}"
+    yield rf"{{\footnotesize {verdict}: {text(outcome.part.scope)}; {text(outcome.note)}}}"
 
 
 def counterexample(outcome: Outcome) -> str:
     assert isinstance(outcome.part, Counterexample)
-    return rf"\item[\texttt{{{outcome.part.hypothesis}}}] {plain(outcome.part.text)} {plain(outcome.note)}."
+    return rf"\item[\texttt{{{outcome.part.hypothesis}}}] {text(outcome.part.text)} {text(outcome.note)}."
 
 
 def document(reports: Iterable[Report]) -> str:

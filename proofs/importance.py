@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from sympy import Abs, Expr, IndexedBase, Integer, Matrix, Max, Min, Symbol, cos, pi, sin, sqrt, symbols
+from sympy import Abs, Expr, Integer, Matrix, Max, Min, Symbol, cos, pi, sin, sqrt, symbols
 
-from minibeft.proofs.notation import G, a, b, d, e, i, n, over, share, u
+from minibeft.proofs.notation import G, a, b, d, e, i, n, over, share, table, u
 from minibeft.proofs.statement import Counterexample, Part, proof
 from minibeft.proofs.steps import bounded, equal, exactly
 from minibeft.proofs.training import key_gradient
 
-NEW = IndexedBase("b'", real=True)
+NEW = table("b'", real=True)
 INNER = over(a, b[a] * NEW[a])
 SHORT, SCALE = symbols("‖b‖ c", positive=True)
 X, W = symbols("x w", nonnegative=True)
@@ -72,7 +72,7 @@ def magnitude(claim) -> Iterator[Part]:
     yield bounded("Not negative, and a sum of absolute values, so 0 only if every entry is.", 0, there, there)
     yield equal("0 for b' = b.", measure(b[a], b[a]), 0)
     first, second = share("A")[a], Symbol("d", integer=True, positive=True)
-    up, down, right, left = (IndexedBase(name, nonnegative=True)[a] for name in ("x⁺", "x⁻", "y⁺", "y⁻"))
+    up, down, right, left = (table(name, nonnegative=True)[a] for name in ("x⁺", "x⁻", "y⁺", "y⁻"))
     change = (up - down) + (right - left)
     yield bounded(
         "Triangle inequality: changes x = x⁺ − x⁻ and y = y⁺ − y⁻ add up; |x + y| = (2A − 1)(x + y) for A = 0 or 1.",
@@ -81,7 +81,7 @@ def magnitude(claim) -> Iterator[Part]:
         over(a, (1 - first) * (up + right) * 2 + first * (down + left) * 2) / second,
     )
     yield equal("It scales with its arguments,", measure(SCALE * b[a], SCALE * NEW[a]), SCALE * there)
-    old = IndexedBase("t", real=True)
+    old = table("t", real=True)
     yield equal("and sees no common shift t.", measure(b[a] + old[a], NEW[a] + old[a]), there)
     axis, diagonal = Matrix([1, 0]), Matrix([cos(pi / 4), sin(pi / 4)])
     sums = [sum(Abs(x) for x in vector) for vector in (axis, diagonal)]
@@ -120,5 +120,5 @@ def fisher(claim) -> Iterator[Part]:
         "For b_k every gradient is (K2).",
         over(a, key_gradient(a) ** 2) / size,
         0,
-        called={key_gradient(a): IndexedBase("g")[a]},
+        called={key_gradient(a): table("g")[a]},
     )

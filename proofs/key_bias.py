@@ -7,10 +7,10 @@ what remains is to see how far the argument carries, and where it breaks.
 
 from collections.abc import Iterator
 
-from sympy import Expr, IndexedBase, Matrix, MatrixBase, log, pi
+from sympy import Expr, Matrix, MatrixBase, log, pi
 
 from minibeft.proofs.head import Head
-from minibeft.proofs.notation import a, b, e, i, j, k, l, over, q, s, softmax, u, v, w, z
+from minibeft.proofs.notation import a, b, e, i, j, k, l, over, q, s, softmax, table, u, v, w, z
 from minibeft.proofs.statement import Part, needed, proof
 from minibeft.proofs.steps import equal, independent
 
@@ -26,7 +26,7 @@ def key_bias_has_no_effect(claim) -> Iterator[Part]:
         "b_k enters each logit of row i as one more term, c_i.", logit(bias=True), logit(bias=False) + claim.shift
     )
     yield independent("c_i names no key: it is the same number for every j.", claim.shift, j, l)
-    c = IndexedBase("c", real=True)
+    c = table("c", real=True)
     yield equal(
         "A softmax ignores what a row shares: exp(c_i) leaves the sum and cancels. μ_ij = exp(M_ij) is any mask.",
         softmax(z[i, j] + c[i]),
@@ -39,13 +39,13 @@ def key_bias_has_no_effect(claim) -> Iterator[Part]:
 
 def scope() -> Iterator[Part]:
     """How far it carries."""
-    tau = IndexedBase("τ", positive=True)
+    tau = table("τ", positive=True)
     yield equal(
         "Scope: every temperature, also one for each query.",
         softmax(logit(bias=True, scale=tau[i])),
         softmax(logit(bias=False, scale=tau[i])),
     )
-    x, y = IndexedBase("y", real=True), IndexedBase("W", real=True)
+    x, y = table("y", real=True), table("W", real=True)
     keys = over(e, x[j, e] * y[e, a])
     yield equal(
         "Scope: cross-attention. The keys k_j = y_j W_k may come from anywhere.",
@@ -57,7 +57,7 @@ def scope() -> Iterator[Part]:
         softmax(s * over(a, q[u, i, a] * (k[w, j, a] + b[w, a]))),
         softmax(s * over(a, q[u, i, a] * k[w, j, a])),
     )
-    drop = IndexedBase("D", nonnegative=True)
+    drop = table("D", nonnegative=True)
     yield equal(
         "Scope: dropout. Whatever factors D_ij the weights are multiplied by, the output is the same.",
         over(j, drop[i, j] * softmax(logit(bias=True)) * v[j, e]),

@@ -7,18 +7,18 @@ form. How rounding breaks K1 is a story of its own: rounding.py.
 
 from collections.abc import Iterator
 
-from sympy import Expr, IndexedBase, Matrix, Symbol, cos, exp, sin, symbols
+from sympy import Expr, Matrix, Symbol, cos, exp, sin, symbols
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES, residual, row
 from minibeft.proofs.measured import measured
-from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, p, q, s, softmax, u, v, z
+from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, p, q, s, softmax, table, u, v, z
 from minibeft.proofs.rounding import rounding_error
 from minibeft.proofs.statement import Counterexample, Part, needed, proof
 from minibeft.proofs.steps import equal, exactly
 
-OMEGA = IndexedBase("ω", real=True)  # the frequency of plane u
-Q2, K2, B2 = (IndexedBase(name, real=True) for name in ("q'", "k'", "b'"))  # the second dim of each plane
+OMEGA = table("ω", real=True)  # the frequency of plane u
+Q2, K2, B2 = (table(name, real=True) for name in ("q'", "k'", "b'"))  # the second dim of each plane
 
 
 def turned(x: Expr, y: Expr, position: Expr) -> tuple[Expr, Expr]:
@@ -57,7 +57,7 @@ def where_the_key_bias_matters(claim) -> Iterator[Part]:
     yield from needed("P(b_k) − P(0)", residual, CASES)
     yield Counterexample(
         "in-range",
-        "q = 256 and keys 0 and 256 in float16: 65536 is beyond its largest number, so the logit errs by ∞, not by γ·65536.",
+        "q = 256 and keys 0 and 256 in float16: 65536 is beyond its largest number; the logit errs by ∞.",
         "largest error of a logit",
         lambda: overflow.logits()[1] - 2**16,
         lambda: overflow.but(largest=65504).logits()[1] - 2**16,
@@ -87,7 +87,7 @@ def rotary(claim) -> Iterator[Part]:
         "because R_φ − 1 is invertible: its determinant is the same number.", turn.det(), claim.determinant(angle)
     )
     rotated = dot(turned(*QUERY, i), turned(*KEY, j))
-    q_rest, k_rest = IndexedBase("q°", real=True), IndexedBase("k°", real=True)
+    q_rest, k_rest = table("q°", real=True), table("k°", real=True)
     logit = rotated + over(a, q_rest[i, a] * k_rest[j, a])
     with_bias = rotated + over(a, q_rest[i, a] * (k_rest[j, a] + b[a]))
     yield equal(
@@ -109,7 +109,7 @@ def competitors(claim) -> Iterator[Part]:
     shifted = softmax_with(z[i, j] + C)
     without = softmax(z[i, j])
     yield equal(
-        "A sink S = e^σ takes the share 1 − w of a row, w = A/(A + S), A = Σ_j μ_ij exp(z_ij); the rest keeps its proportions.",
+        "A sink S = e^σ takes 1 − w of a row, w = A/(A + S), A = Σ_j μ_ij exp(z_ij); the rest is as before.",
         softmax_with(z[i, j]),
         W * without,
         called=NAMES,
@@ -132,7 +132,7 @@ def competitors(claim) -> Iterator[Part]:
         claim.share.subs(SINK, 1),
         called=NAMES,
     )
-    key, value = IndexedBase("x", real=True), IndexedBase("y", real=True)
+    key, value = table("x", real=True), table("y", real=True)
     foreign = over(l, exp(key[i, l]))
     mixed = over(l, exp(key[i, l]) * value[l, a]) / foreign
     total = over(j, mu[i, j] * exp(z[i, j] + C) * v[j, a]) + over(l, exp(key[i, l]) * value[l, a])

@@ -90,13 +90,13 @@ def measured() -> Step:
             ratios = [climb(dtype, *shape, size, generator) for shape in SHAPES for size in MAGNITUDES]
             ok &= max(ratios) < 1 and max(ratios) > LOOSE
             notes.append(
-                f"{name}: worst ratio {max(ratios):.3f} (by shape and size of b_k {min(ratios):.4f} to {max(ratios):.4f}), "
+                f"{name}: worst ratio {max(ratios):.3f} (from {min(ratios):.4f} on, by shape and size of b_k), "
                 f"answer lost from |q·b_k|/√d = {lost_at(dtype, generator):.0f} on"
             )
         return Verdict(ok, "; ".join(notes))
 
     return Step(
-        "Measured: the largest effect of b_k that a search for hostile inputs finds, over the bound of minibeft/bounds.py.",
+        "Measured: the largest effect of b_k that a search for hostile inputs finds, over the bound (bounds.py).",
         (Relation("10⁻³", "<", "effect / bound"), Relation("effect / bound", "<", "1")),
         "float32, bfloat16, float16",
         decide,

@@ -3,6 +3,8 @@
 A mask M enters as the weight μ_ij = exp(M_ij) ≥ 0, which is 0 where M_ij = −∞: so no proof ever meets an infinity.
 """
 
+from typing import Any
+
 from sympy import Expr, Indexed, IndexedBase, Sum, Symbol, exp, symbols
 
 # sizes: queries, keys, head dims, model width, query heads, key-value heads
@@ -15,9 +17,15 @@ u = Symbol("u", integer=True, positive=True)  # query heads, or planes of rotary
 w, x = symbols("x' x", integer=True, positive=True)  # key-value heads
 RANGE = {i: n, r: n, j: m, l: m, p: m, a: d, e: d, o: c, f: c, u: h, w: g, x: g}
 
-z, q, k, v = (IndexedBase(name, real=True) for name in "zqkv")  # logits; queries, keys, values
-b, beta, G = (IndexedBase(name, real=True) for name in ("b", "β", "G"))  # a bias; the shift by b_q; a gradient
-mu = IndexedBase("μ", nonnegative=True)
+
+def table(name: str, **assumptions: bool) -> Any:
+    """Numbers with indices: x = table("x"), then x[i, j]. (Any: sympy's types do not know that these are numbers.)"""
+    return IndexedBase(name, **assumptions)
+
+
+z, q, k, v = (table(name, real=True) for name in "zqkv")  # logits; queries, keys, values
+b, beta, G = (table(name, real=True) for name in ("b", "β", "G"))  # a bias; the shift by b_q; a gradient
+mu = table("μ", nonnegative=True)
 s = Symbol("s", positive=True)  # the scale, 1/√d or any other temperature
 
 
@@ -35,10 +43,10 @@ def softmax(logit: Expr, index: Symbol = j, mask: Expr | None = None, bound: Sym
 SHARES: set[str] = set()  # names of entries between 0 and 1
 
 
-def share(name: str) -> IndexedBase:
+def share(name: str) -> Any:
     """A number in [0, 1] for each index: "|x_a| is at most X" is |x_a| = X·f_a."""
     SHARES.add(name)
-    return IndexedBase(name, nonnegative=True)
+    return table(name, nonnegative=True)
 
 
 def is_share(entry: Expr) -> bool:

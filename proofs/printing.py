@@ -20,13 +20,15 @@ MATH = {
     "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "δ": r"\delta", "ε": r"\varepsilon", "η": r"\eta", "θ": r"\theta",
     "κ": r"\kappa", "λ": r"\lambda", "μ": r"\mu", "ρ": r"\rho", "σ": r"\sigma", "τ": r"\tau", "φ": r"\varphi",
     "ω": r"\omega", "Δ": r"\Delta", "Σ": r"\Sigma", "∂": r"\partial ", "∞": r"\infty", "ℓ": r"\ell", "ℝ": r"\mathbf{R}",
-    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≪": r"\ll ", "≫": r"\gg ", "→": r"\to ", "∝": r"\propto ", "∠": r"\angle ",
-    "∘": r"\circ ", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "±": r"\pm ", "∓": r"\mp ", "−": "-", "√": r"\surd ",
-    "‖": r"\|", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^{\circ}", "…": r"\ldots ", "ᵀ": r"^{\mathsf T}",
-    "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}", "⁰": "^{0}",
-    "ẑ": r"\hat{z}", "§": r"\S ", "ᵈ": "^{d}", "₀": "_{0}", "₁": "_{1}", "₂": "_{2}", "₄": "_{4}", "′": "'",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≪": r"\ll ", "≫": r"\gg ", "→": r"\to ", "∝": r"\propto ",
+    "∠": r"\angle ", "∘": r"\circ ", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "±": r"\pm ", "∓": r"\mp ",
+    "−": "-", "√": r"\surd ", "‖": r"\|", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^{\circ}", "…": r"\ldots ",
+    "ᵀ": r"^{\mathsf T}",     "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}", "⁰": "^{0}",
+    "ẑ": r"\hat{z}", "§": r"\S ", "ᵈ": "^{d}", "′": "'",
 }  # fmt: skip
-ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar", "\u0307": r"\dot"}  # combining characters, after their letter
+MATH |= {chr(SUBSCRIPT[ord(char)]): f"_{{{char}}}" for char in SUBSCRIPTS.rstrip("'")}
+ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar"}  # combining characters, after their letter
+ACCENTED = r"(\w)([\u0302\u0304])"
 
 
 class Unicode(StrPrinter):
@@ -84,7 +86,7 @@ class Latex(LatexPrinter):
 
 def math(name: str) -> str:
     """A name in LaTeX's math mode."""
-    name = re.sub(r"(\w)([\u0302\u0304\u0307])", lambda found: f"{ACCENTS[found[2]]}{{{found[1]}}}", name)
+    name = re.sub(ACCENTED, lambda found: f"{ACCENTS[found[2]]}{{{found[1]}}}", name)
     name = "".join(MATH.get(char, char) for char in name)
     return re.sub(r"_\{(.)\}$", r"_{\1}", name)
 
@@ -109,14 +111,36 @@ def latex(relation: Relation) -> str:
     return f"{left} {MATH.get(relation.sign, relation.sign)} {right}"
 
 
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "$": r"\$",
+    "~": r"\~{}",
+    "{": r"\{",
+    "}": r"\}",
+}
+SCRIPT = re.compile(r"([_^])(?:\{([^}]*)\}|([^\W_]['\w*−]*))")
+
+
 def text(sentence: str) -> str:
     """A sentence for LaTeX: its sub- and superscripts set as such, other special characters escaped.
 
     Characters outside of ASCII stay; the document declares them.
     """
-    sentence = "".join(
-        {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "~": r"\~{}"}.get(x, x)
-        for x in sentence
+    pieces, at = [], 0
+    for found in re.finditer(rf"(?P<name>add_\w+)|{SCRIPT.pattern}", sentence):
+        pieces.append("".join(ESCAPES.get(char, char) for char in sentence[at : found.start()]))
+        at = found.end()
+        if found["name"]:
+            pieces.append(rf"\texttt{{{found['name'].replace('_', chr(92) + '_')}}}")
+        else:
+            kind, inner = ("sub" if found[2] == "_" else "super"), found[3] or found[4]
+            pieces.append(rf"\text{kind}script{{{text(inner)}}}")
+    pieces += [ESCAPES.get(char, char) for char in sentence[at:]]
+    return re.sub(
+        ACCENTED,
+        lambda found: rf"\ensuremath{{{ACCENTS[found[2]]}{{{MATH.get(found[1], found[1])}}}}}",
+        "".join(pieces),
     )
-    sentence = re.sub(r"_\{([^}]*)\}|_([\w*']+)", lambda x: rf"\textsubscript{{{x[1] or x[2]}}}", sentence)
-    return re.sub(r"\^\{([^}]*)\}|\^([\w*−]+)", lambda x: rf"\textsuperscript{{{x[1] or x[2]}}}", sentence)

@@ -1,8 +1,8 @@
 """Q3: how far the query bias can move the attention weights: tanh(osc(β)/4), and not less.
 
-Moving the logits of a row by β turns P_j into P_j e^{β_j}/Σ_l P_l e^{β_l}. Some keys gain, the others lose. Give all the
-winners the largest β and all the losers the smallest: they win and lose even more, and now there are only two kinds of
-key. Two keys are a matter of calculus.
+Moving the logits of a row by β turns P_j into P_j e^{β_j}/Σ_l P_l e^{β_l}. Some keys gain, the others lose. Give all
+the winners the largest β and all the losers the smallest: they win and lose even more, and now there are only two kinds
+of key. Two keys are a matter of calculus.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,6 @@ from sympy import (
     Abs,
     Derivative,
     Expr,
-    IndexedBase,
     Matrix,
     Max,
     Rational,
@@ -28,7 +27,7 @@ from sympy import (
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
-from minibeft.proofs.notation import beta, i, j, l, over, share, softmax, v, z
+from minibeft.proofs.notation import beta, i, j, l, over, share, softmax, table, v, z
 from minibeft.proofs.query_bias import CONSTANT, ONE_VALUE, shift
 from minibeft.proofs.statement import Part, Relation, Step, Verdict, needed, proof
 from minibeft.proofs.steps import bounded, equal, exactly
@@ -68,7 +67,7 @@ def two_keys(claim) -> Iterator[Step]:
 def reduction(claim) -> Iterator[Step]:
     """From m keys to two. A_j = 1 for a key that gains, 0 for one that loses; a key not seen has P_j = 0 throughout."""
     before = softmax(z[i, j])
-    seen = IndexedBase("P", nonnegative=True)
+    seen = table("P", nonnegative=True)
     yield equal(
         "m keys: P'_j is P_j e^{β_j}, normalised.",
         claim.moved,
@@ -88,7 +87,7 @@ def reduction(claim) -> Iterator[Step]:
         won / (won + lost),
     )
     high, low = Symbol("β⁺", real=True), Symbol("β⁻", real=True)
-    below, above = IndexedBase("x", nonnegative=True), IndexedBase("y", nonnegative=True)
+    below, above = table("x", nonnegative=True), table("y", nonnegative=True)
     yield bounded(
         "X grows if every winner gets the largest β, β_j = β⁺ − x_j,",
         over(j, wins * seen[j] * exp(high - below[j])),
@@ -152,11 +151,11 @@ def search(bound: Callable[[Expr], Expr]) -> Step:
 
 def outputs() -> Iterator[Step]:
     """‖O' − O‖ ≤ diam(V)·TV."""
-    gain, loss = IndexedBase("x", nonnegative=True), IndexedBase("y", positive=True)
+    gain, loss = table("x", nonnegative=True), table("y", positive=True)
     total = over(j, gain[j])
     lost = loss[l] * total / over(l, loss[l])  # what key l loses, written so that losses and gains are the same in all
     yield equal(
-        "The output moves by Σ (P'_j − P_j) v_j: gains x_j and losses λ_l ∝ y_l of the same total, paired with each other.",
+        "The output moves by Σ (P'_j − P_j) v_j: gains x_j and losses λ_l ∝ y_l of equal total, paired up.",
         over(j, gain[j] * v[j]) - over(l, lost * v[l]),
         over(j, over(l, gain[j] * loss[l] * (v[j] - v[l]))) / over(l, loss[l]),
     )

@@ -12,12 +12,12 @@ None of it changes what K1 to K3 and V1 say, which never asked where a bias come
 from collections.abc import Iterator
 from random import Random
 
-from sympy import Expr, Function, IndexedBase, Matrix, MatrixBase, Symbol, diag, symbols, zeros
+from sympy import Expr, Function, Matrix, MatrixBase, Symbol, diag, symbols, zeros
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES as KEY_CASES
 from minibeft.proofs.key_bias import residual, row
-from minibeft.proofs.notation import a, f, i, j, k, over, q, s, softmax, v
+from minibeft.proofs.notation import a, f, i, j, k, over, q, s, softmax, table, v
 from minibeft.proofs.statement import Counterexample, Part, Relation, Step, needed, proof
 from minibeft.proofs.steps import at_sizes, equal, exactly
 from minibeft.proofs.training import key_gradient
@@ -106,7 +106,7 @@ def what_a_reparametrised_bias_reaches(claim) -> Iterator[Part]:
         return counted and dimension <= claim.vera_dimension(r, c, k) and attained
 
     yield at_sizes(
-        "VeRA has k + c numbers and reaches dimension k + c − 1, attained for k ≤ r: λ twice as long and μ half is the same Δ.",
+        "VeRA has k + c numbers and reaches dimension k + c − 1, attained for k ≤ r: twice λ and half μ is the same Δ.",
         [Relation("dimension", "≤", "k + c − 1")],
         3,
         "r c k",
@@ -126,7 +126,7 @@ def starts(claim) -> Iterator[Step]:
         return all(x.is_zero_matrix for x in silent) and not vera(low, high, inner, outer).is_zero_matrix
 
     yield at_sizes(
-        "LoRA starts at Δ = 0, where B = 0; VeRA does if λ or μ does. (The official code draws both, so it starts off b.)",
+        "LoRA starts at Δ = 0, where B = 0; VeRA does if λ or μ does. (The official code draws both: it does not.)",
         [Relation("Aᵀ 0", "=", "0")],
         3,
         "r c k",
@@ -175,12 +175,12 @@ def parametrisation_changes_none_of_it(claim) -> Iterator[Part]:
         softmax(s * over(a, q[i, a] * (k[j, a] + made))),
         softmax(s * over(a, q[i, a] * k[j, a])),
     )
-    jacobian = IndexedBase("J", real=True)
+    jacobian = table("J", real=True)
     yield equal(
         "K2: ∂L/∂θ = Jᵀ ∂L/∂b_k, and every ∂L/∂b_a is 0. Adam leaves θ where it is.",
         over(a, jacobian[a, f] * key_gradient(a)),
         claim.gradient,
-        called={key_gradient(a): IndexedBase("g")[a]},
+        called={key_gradient(a): table("g")[a]},
     )
     yield equal("V1 with b_v = g(θ).", over(j, P * (v[j, a] + made)), over(j, P * v[j, a]) + claim.shift)
     yield from needed("P(b_k) − P(0)", residual, KEY_CASES)

@@ -10,10 +10,10 @@ that logit; so the computed weights are the exact softmax of slightly different 
 from collections.abc import Iterator
 from math import prod
 
-from sympy import Derivative, Expr, IndexedBase, Limit, Rational, Symbol, log, symbols
+from sympy import Derivative, Expr, Limit, Rational, Symbol, log, symbols
 
 from minibeft.proofs.head import fl
-from minibeft.proofs.notation import a, i, j, l, over, s, share, softmax, z
+from minibeft.proofs.notation import a, i, j, l, over, s, share, softmax, table, z
 from minibeft.proofs.statement import Relation, Step
 from minibeft.proofs.steps import at_sizes, bounded, equal, exactly
 
@@ -38,7 +38,7 @@ def rounding_error() -> Iterator[Step]:
     yield from one_row()
     yield from the_output()
     yield at_sizes(
-        "Where the answer is lost: to p binary digits, b_k + k is b_k once |k| ≤ u|b_k|/2, u = 2⁻ᵖ; all keys are then equal.",
+        "Where the answer is lost: in p binary digits b_k + k is b_k once |k| ≤ u|b_k|/2, u = 2⁻ᵖ; all keys are equal.",
         [Relation("fl(b + k)", "=", "b")],
         12,
         "p",
@@ -48,12 +48,12 @@ def rounding_error() -> Iterator[Step]:
 
 def one_logit() -> Iterator[Step]:
     """ε: what a computed logit may be off by."""
-    q, key, g, h = (IndexedBase(name, real=True) for name in ("q", "k", "g", "h"))
-    size, kappa = (IndexedBase(name, nonnegative=True) for name in ("|q|", "κ"))
+    q, key, g, h = (table(name, real=True) for name in ("q", "k", "g", "h"))
+    size, kappa = (table(name, nonnegative=True) for name in ("|q|", "κ"))
     eta, rho = symbols("η ρ", positive=True)
     yield equal(
-        "A computed logit: K is off by κ g, with |k| ≤ κ and |g| ≤ ρ = γ_r, and the d + 2 roundings of the product, scale "
-        "and mask are |h| ≤ η = γ_{d+2}.",
+        "A computed logit: K is off by κ g, with |k| ≤ κ and |g| ≤ ρ = γ_r, and the d + 2 roundings of the product, "
+        "scale and mask are |h| ≤ η = γ_{d+2}.",
         s * over(a, q[a] * (key[a] + kappa[a] * g[a]) * (1 + h[a])) - s * over(a, q[a] * key[a]),
         s * over(a, q[a] * (key[a] * h[a] + kappa[a] * g[a] * (1 + h[a]))),
     )
@@ -69,9 +69,9 @@ def one_logit() -> Iterator[Step]:
 
 def one_row() -> Iterator[Step]:
     """ε': what the logits, whose exact softmax the computed weights are, may be off by."""
-    top, shift = Symbol("z⁺", real=True), IndexedBase("t", real=True)
+    top, shift = Symbol("z⁺", real=True), table("t", real=True)
     yield equal(
-        "exp of the difference to the row's maximum z⁺, with a relative error e^t, belongs to the logit z_ij + t_ij (K1).",
+        "exp of the difference to the row's maximum z⁺, with a relative error e^t: a softmax of z_ij + t_ij (K1).",
         softmax(z[i, j] - top + shift[i, j]),
         softmax(z[i, j] + shift[i, j]),
     )
@@ -106,8 +106,8 @@ def the_output() -> Iterator[Step]:
     of_theta, of_v = share("φ")[j], share("φ'")[j]
     weight = softmax(z[i, j])
     yield bounded(
-        "Sum, quotient and P V make m roundings each way: off by at most θ max|V|, θ = γ_{2m}. With diam(V)·TV (Q3), twice "
-        "this for two runs is the bound.",
+        "Sum, quotient and P V make m roundings each way: off by at most θ max|V|, θ = γ_{2m}. With diam(V)·TV (Q3), "
+        "twice this for two runs is the bound.",
         over(j, weight * theta * largest * of_theta * of_v),
         theta * largest,
         over(j, weight * theta * largest * (1 - of_theta * of_v)),

@@ -10,7 +10,6 @@ from sympy import (
     Derivative,
     Expr,
     Indexed,
-    IndexedBase,
     Integer,
     KroneckerDelta,
     Limit,
@@ -24,7 +23,7 @@ from sympy import (
     sympify,
 )
 
-from minibeft.proofs.notation import RANGE, i, is_share, j, l, mu, softmax, u, z
+from minibeft.proofs.notation import RANGE, i, is_share, j, l, mu, softmax, table, u, z
 from minibeft.proofs.numbers import agree, at_most, small_sizes
 from minibeft.proofs.statement import EVERY, Relation, Step, Verdict
 from minibeft.proofs.sums import identical
@@ -70,7 +69,7 @@ def named(expr: Any, names: Names) -> Any:
     return expr.func(*(named(arg, names) for arg in expr.args))
 
 
-P = IndexedBase("P", nonnegative=True)
+P = table("P", nonnegative=True)
 WEIGHTS: Names = {
     softmax(z[i, j]): P[i, j],
     softmax(z[i, l], l): P[i, l],
@@ -125,7 +124,7 @@ def bounded(text: str, left: Any, right: Any, slack: Any, *, called: Names | Non
 
 
 def nonnegative(expr: Expr) -> bool:
-    """Sums, products, even powers, exponentials of what is nonnegative; 1 − x for shares x, deltas, and exp(−y), y ≥ 0."""
+    """Sums, products and even powers of what is nonnegative, exponentials, and 1 − share, 1 − δ, 1 − exp(−y)."""
     if expr.is_nonnegative or isinstance(expr, exp | KroneckerDelta):
         return True
     if isinstance(expr, Sum):

@@ -10,7 +10,6 @@ from sympy import (
     Derivative,
     Expr,
     Function,
-    IndexedBase,
     Integer,
     KroneckerDelta,
     Matrix,
@@ -25,7 +24,7 @@ from sympy import (
 
 from minibeft.proofs.head import Head, fl
 from minibeft.proofs.key_bias import CASES, logit, row
-from minibeft.proofs.notation import G, a, b, e, i, j, k, l, over, q, s, softmax, v, z
+from minibeft.proofs.notation import G, a, b, e, i, j, k, l, over, q, s, softmax, table, v, z
 from minibeft.proofs.statement import Counterexample, Part, Step, needed, proof
 from minibeft.proofs.steps import equal, exactly
 
@@ -57,7 +56,7 @@ def key_bias_gets_no_gradient(claim) -> Iterator[Part]:
         "So its Fisher information, the mean squared gradient, is zero.",
         over(e, gradient**2),
         claim.gradient,
-        called={gradient: IndexedBase("g")[e]},
+        called={gradient: table("g")[e]},
     )
     yield from adam_rests(claim)
     yield from needed("∂O/∂b_k", derivative, SMOOTH)
@@ -126,7 +125,7 @@ def rounded_weights() -> Counterexample:
 def output(bias: Expr | int) -> Expr:
     """An entry of O_i at this key bias, with dropout factors D_ij on the weights."""
     weights = softmax(s * over(a, q[i, a] * (k[j, a] + bias)))
-    return over(j, IndexedBase("D", nonnegative=True)[i, j] * weights * v[j, e])
+    return over(j, table("D", nonnegative=True)[i, j] * weights * v[j, e])
 
 
 THETA = Symbol("θ", real=True)
@@ -141,7 +140,7 @@ def training_b_k_is_training_without_it(claim) -> Iterator[Part]:
     yield equal(
         "With the same dropout D, the output is the one without b_k (K1): the zero-shot one.", output(b[a]), output(0)
     )
-    names = {output(b[a]): Symbol("O(b_k)"), output(0): Symbol("O(0)"), gradient: IndexedBase("g")[a]}
+    names = {output(b[a]): Symbol("O(b_k)"), output(0): Symbol("O(0)"), gradient: table("g")[a]}
     yield equal("So the head, whatever it is, gets the same gradient.", slope, SLOPE(THETA, output(0)), called=names)
     yield equal(
         "b_k, whose gradient is g, adds nothing (K2) to the joint gradient norm, by which gradients are clipped.",

@@ -13,7 +13,6 @@ from random import Random
 
 from sympy import (
     Expr,
-    IndexedBase,
     KroneckerDelta,
     Matrix,
     MatrixBase,
@@ -28,21 +27,21 @@ from sympy import (
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
-from minibeft.proofs.notation import a, b, e, f, i, j, l, mu, o, over, softmax, u, v, w, x, z
+from minibeft.proofs.notation import a, b, e, f, i, j, l, mu, o, over, softmax, table, u, v, w, x, z
 from minibeft.proofs.statement import Counterexample, Part, Relation, Step, needed, proof
 from minibeft.proofs.steps import at_sizes, equal
 
 P = softmax(z[i, j])
 PLAIN = over(j, P * v[j, a])  # O(0)
-W, BO, T = (IndexedBase(name, real=True) for name in ("W", "b°", "t"))
-READS = IndexedBase("E", integer=True, nonnegative=True)
+W, BO, T = (table(name, real=True) for name in ("W", "b°", "t"))
+READS = table("E", integer=True, nonnegative=True)
 
 
 @proof("V1", output=PLAIN + b[a])
 def value_bias_is_a_shift(claim) -> Iterator[Part]:
     yield equal("Rows of P sum to one, whatever the mask: μ_ij = exp(M_ij).", over(j, P), 1)
     yield equal("So b_v comes out of the sum as it went in.", over(j, P * (v[j, a] + b[a])), claim.output)
-    weight = IndexedBase("ω", positive=True)
+    weight = table("ω", positive=True)
     normed = weight[i, j] / over(l, weight[i, l])
     yield equal(
         "Scope: nothing was said about the logits, so rotary, QK-norm, soft-capping and ALiBi do no harm; nor does any "
@@ -65,7 +64,7 @@ SHARED = over(x, READS[u, x] * b[x, a])  # b_v repeated over its group
 @proof("V2", folded=BO[o] + over(u, over(a, W[o, u, a] * SHARED)))
 def value_bias_folds(claim) -> Iterator[Part]:
     yield equal(
-        "Every head is shifted by its b_v (V1); W_o is linear, so the output is shifted by W_o b_v, and b_o can carry that.",
+        "Every head is shifted by its b_v (V1); W_o is linear, so the output is shifted by W_o b_v, as by b_o.",
         heads_output(b[u, a], BO[o]),
         heads_output(0, BO[o] + over(u, over(a, W[o, u, a] * b[u, a]))),
     )
@@ -75,9 +74,9 @@ def value_bias_folds(claim) -> Iterator[Part]:
     yield from needed("output(b_v, b_o) − output(0, b_o + W_o b_v)", fold_residual, OUTPUT_CASES)
 
 
-@proof("V3", gradient=over(i, IndexedBase("G", real=True)[i, e]), through=lambda back: over(o, W[o, e] * over(i, back)))
+@proof("V3", gradient=over(i, table("G", real=True)[i, e]), through=lambda back: over(o, W[o, e] * over(i, back)))
 def gradient_of_the_value_bias(claim) -> Iterator[Part]:
-    grad, back = IndexedBase("G", real=True), IndexedBase("H", real=True)  # ∂L/∂O and ∂L/∂output
+    grad, back = table("G", real=True), table("H", real=True)  # ∂L/∂O and ∂L/∂output
     yield equal(
         "Every output row moves with b_v one to one.", diff(over(j, P * (v[j, a] + b[a])), b[e]), KroneckerDelta(a, e)
     )
@@ -116,7 +115,7 @@ def reach_of_the_value_bias(claim) -> Iterator[Part]:
     other = over(j, P * (v[j, a] + T[a])) - over(j, P * (v[j, a] + b[a]))
     yield equal("And by no other b_v.", other, T[a] - b[a])
     yield from onto()
-    y = IndexedBase("y", real=True)
+    y = table("y", real=True)
     kept = W[o, a] - y[o] * over(f, y[f] * W[f, a]) / over(f, y[f] ** 2)  # any matrix with yᵀW = 0 is of this form
     yield equal(
         "If rank W_o < C there is a direction y that W_o never takes: yᵀ W_o = 0;", over(o, y[o] * kept), claim.left
@@ -195,7 +194,7 @@ def what_the_value_bias_cannot_reach(claim) -> Iterator[Part]:
         return within and attained and len(unseen) == g * d - (generic * repeat).rank()
 
     yield at_sizes(
-        "Its dimension is rank(W_o E) ≤ min(C, rank W_o, G·D), attained by a generic W_o; b_v + x gives the same output for "
+        "Its dimension is rank(W_o E) ≤ min(C, rank W_o, G·D), attained by a generic W_o; b_v + x does the same for "
         "each of the G·D − rank null directions x.",
         [Relation("rank(W E)", "≤", "min(C, rank W, G·D)")],
         3,

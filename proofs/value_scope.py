@@ -6,14 +6,14 @@ r_i b_v. Where V or the output goes through something that is not linear, it is 
 
 from collections.abc import Iterator
 
-from sympy import Expr, IndexedBase, Integer, Symbol, exp
+from sympy import Expr, Integer, Symbol, exp
 
-from minibeft.proofs.notation import a, b, i, j, l, mu, over, p, softmax, v, z
+from minibeft.proofs.notation import a, b, i, j, l, mu, over, p, softmax, table, v, z
 from minibeft.proofs.statement import Part, needed, proof
 from minibeft.proofs.steps import equal, exactly
 from minibeft.proofs.value_bias import CASES, OUTPUT_CASES, P, fold_residual, shift_residual
 
-D, OTHER = IndexedBase("D", nonnegative=True), IndexedBase("z'", real=True)
+D, OTHER = table("D", nonnegative=True), table("z'", real=True)
 DROP, LAMBDA = Symbol("p", positive=True), Symbol("λ", real=True)
 SINK = Symbol("S", positive=True)  # exp of the sink's logit
 WEIGHT = mu[i, j] * exp(z[i, j])
@@ -52,10 +52,10 @@ def where_b_v_stops_being_a_shift(claim) -> Iterator[Part]:
         moved(P - LAMBDA * second),
         claim.difference * b[a],
     )
-    foreign = IndexedBase("x", real=True)
+    foreign = table("x", real=True)
     mass = over(p, exp(foreign[i, p]))
     yield equal(
-        "Foreign values (prefix, add_bias_kv, add_zero_attn) do not carry b_v: the shift is the mass of the real keys times it.",
+        "Foreign values (prefix, add_bias_kv, add_zero_attn) carry no b_v: it is weighed by the mass of the real keys.",
         moved(WEIGHT / (SUM + mass)),
         (1 - mass / (SUM + mass)) * b[a],
     )
@@ -65,7 +65,7 @@ def where_b_v_stops_being_a_shift(claim) -> Iterator[Part]:
         claim.blind * b[a],
         shown="Σⱼ 0·(vⱼₐ + bₐ) − Σⱼ 0·vⱼₐ",
     )
-    weight = IndexedBase("ω", nonnegative=True)
+    weight = table("ω", nonnegative=True)
     yield equal(
         "Sigmoid or ReLU weights ω sum to whatever they like: the shift is that sum times b_v.",
         moved(weight[i, j]),
