@@ -154,6 +154,34 @@ def finetune(
     out.print(f"wrote {folder}")
 
 
+@app.command()
+def rank(
+    model: Model = "minilm",
+    task: Annotated[str, typer.Option(help="as in finetune")] = "sst2",
+    data: Annotated[
+        str | None, typer.Option(envvar="MINIBEFT_DATA", help="a folder of TSV or Parquet files; default: the hub")
+    ] = None,
+    regime: Annotated[str, typer.Option(help="low, medium or high: how many training examples")] = "low",
+    examples: Annotated[int | None, typer.Option(help="training examples, instead of the regime's")] = None,
+    epochs: Annotated[int | None, typer.Option(help="default: the protocol's for the task")] = None,
+    seed: Annotated[int, typer.Option(help="of head, order and dropout")] = 0,
+    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/rank-MODEL-TASK")] = None,
+) -> None:
+    """Rank the bias terms by Mag+Angle, Magnitude and Fisher, with a heat map, and show how far b_k drifts in vain."""
+    from minibeft.rank import DRIFTS, rank, tables
+    from minibeft.seeds import lines
+    from minibeft.settings import Settings
+
+    settings = Settings(model, task, data, regime=regime, examples=examples, epochs=epochs, seed=seed)
+    folder = folder or Path("runs") / f"rank-{Path(model).name}-{task}"
+    names = ["all", *(f"k, {name}" for name in DRIFTS)]
+    with lines(err, names) as notify:
+        record = rank(settings, folder, lambda name, step: notify(names.index(name), step))
+    for table in tables(record):
+        out.print(table)
+    out.print(f"wrote {folder}")
+
+
 def as_task(name: str | None) -> Any:
     """The --task option, checked."""
     if name not in (None, "hidden", "classification", "lm"):
