@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from minibeft.attention import attend
     from minibeft.checkpoint import build_model, load_model, save_model
     from minibeft.errors import BadInput
-    from minibeft.generate import generate
+    from minibeft.greedy import generate
     from minibeft.tokenizer import load_tokenizer
 
 __all__ = ["BadInput", "attend", "build_model", "generate", "load_model", "load_tokenizer", "save_model"]
@@ -22,7 +22,7 @@ HOMES = {
     "BadInput": "errors",
     "attend": "attention",
     "build_model": "checkpoint",
-    "generate": "generate",
+    "generate": "greedy",
     "load_model": "checkpoint",
     "load_tokenizer": "tokenizer",
     "save_model": "checkpoint",

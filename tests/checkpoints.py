@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import transformers
-from tiny import reference
+from tiny import CONFIGS, reference
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
@@ -17,24 +17,6 @@ from minibeft.tokenizer import encode, load_tokenizer
 WORDS = sorted({word for line in SENTENCES for word in line.replace(".", " .").replace(",", " ,").split()})
 VOCABULARY = {word: i for i, word in enumerate(("[UNK]", "[PAD]", *WORDS))}
 PAD = VOCABULARY["[PAD]"]
-
-ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": {"architectures": ["BertForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
-    "roberta": {"architectures": ["RobertaForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
-    "opt": {
-        "architectures": ["OPTForCausalLM"],
-        "hidden_size": 24,
-        "word_embed_proj_dim": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": 40,
-        "max_position_embeddings": 40,
-    },
-    "llama": {"architectures": ["LlamaForCausalLM"], **ENCODER, "num_key_value_heads": 2, "attention_bias": True},
-    "qwen2": {"architectures": ["Qwen2ForCausalLM"], **ENCODER, "num_key_value_heads": 2},
-    "gptj": {"architectures": ["GPTJForCausalLM"], "n_embd": 24, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
-}
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -25,6 +25,37 @@ CASES: list[tuple[str, Task]] = [
 DROPOUT = 0.25
 MIN_WIDTH = 8
 
+# One configuration a family, for tests that need no others.
+ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {"architectures": ["BertForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
+    "roberta": {"architectures": ["RobertaForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
+    "opt": {
+        "architectures": ["OPTForCausalLM"],
+        "hidden_size": 24,
+        "word_embed_proj_dim": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 40,
+        "max_position_embeddings": 40,
+    },
+    "llama": {"architectures": ["LlamaForCausalLM"], **ENCODER, "num_key_value_heads": 2, "attention_bias": True},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], **ENCODER, "num_key_value_heads": 2},
+    "gptj": {"architectures": ["GPTJForCausalLM"], "n_embd": 24, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+}
+
+
+def architecture(family: str, task: Task) -> str:
+    """transformers' class for this task."""
+    return next(name for name, its in FAMILIES[family].architectures.items() if its == task)
+
+
+def typical(family: str, task: Task, **changes: Any) -> dict[str, Any]:
+    """The configuration above as a config.json for this task."""
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    config = {"model_type": family, "vocab_size": 40} | ends | CONFIGS[family] | changes
+    return config | {"architectures": [architecture(family, task)]}
+
 
 def encoder(draw: st.DrawFn, family: str) -> dict[str, Any]:
     """BERT and RoBERTa."""
@@ -139,8 +170,8 @@ DRAWERS = {"bert": encoder, "roberta": encoder, "opt": opt, "llama": llama, "qwe
 @st.composite
 def configurations(draw: st.DrawFn, family: str, task: Task) -> dict[str, Any]:
     """A config.json of this family whose `architectures` names this task."""
-    name = next(name for name, its in FAMILIES[family].architectures.items() if its == task)
-    common = {"model_type": family, "architectures": [name], "bos_token_id": 0, "eos_token_id": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 2}
+    common = {"model_type": family, "architectures": [architecture(family, task)]} | ends
     return common | DRAWERS[family](draw, family)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from minibeft.model import Transformer
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: Transformer, ids: Int[Tensor, "B T"], *, tokens: int, stop: int | None = None
 ) -> Int[Tensor, "B T+tokens"]:
