@@ -11,6 +11,7 @@ Shapes, the glossary of the whole code: B batch, T query tokens, S key tokens, H
 (G divides H; query head h reads key-value head h // (H/G)), D head size, C model width.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,7 +80,7 @@ def mix(
     The fused path is torch's scaled_dot_product_attention; both agree within the float bound of theorem K4, and
     draw different random numbers for dropout.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if fused:
         grouped = q.shape[1] != k.shape[1]
         o = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=grouped)  # (B, H, T, D)

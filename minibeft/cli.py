@@ -182,6 +182,23 @@ def rank(
     out.print(f"wrote {folder}")
 
 
+bench_app = typer.Typer(help="Measure against the real peers, in one run.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("kernels")
+def bench_kernels(
+    json_file: Json = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw the ratios")] = None,
+    device: Annotated[str, typer.Option(help="cuda, or cpu with --small and TRITON_INTERPRET=1")] = "cuda",
+    small: Annotated[bool, typer.Option("--small", help="tiny shapes, to try the benchmark itself")] = False,
+) -> None:
+    """Time the fused projection against transformers' way, cuBLASLt and torch.compile."""
+    from minibeft.kernels.bench import bench
+
+    bench(json_path=json_file, png_path=png, device=device, small=small)
+
+
 def as_task(name: str | None) -> Any:
     """The --task option, checked."""
     if name not in (None, "hidden", "classification", "lm"):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minibeft.attention import Rotate, linear
+from minibeft.attention import linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -39,22 +39,10 @@ class Rotary:
         frequencies = 1.0 / self.base**exponents / self.scale
         return positions.float()[..., None] * frequencies
 
-    def rotate(self, positions: Int[Tensor, "*B T"]) -> Rotate:
-        """A function that turns (B, h, T, D) queries or keys to these positions, (T) or (B, T)."""
+    def rotate(self, positions: Int[Tensor, "*B T"]) -> Rotation:
+        """Turns (B, h, T, D) queries or keys to these positions, (T) or (B, T), when called."""
         angles = self.angles(positions)
-        if angles.ndim == 3:
-            angles = angles[:, None]  # (B, 1, T, dims/2): the same for every head
-        cos, sin = angles.cos(), angles.sin()
-
-        def turn(x: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
-            turned, rest = x[..., : self.dims], x[..., self.dims :]
-            a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
-            c, s = cos.to(x.dtype), sin.to(x.dtype)
-            a, b = a * c - b * s, b * c + a * s
-            turned = torch.stack((a, b), -1).flatten(-2) if self.interleaved else torch.cat((a, b), -1)
-            return torch.cat((turned, rest), -1)
-
-        return turn
+        return Rotation(angles.cos(), angles.sin(), self.interleaved)
 
 
 @dataclass(frozen=True)
