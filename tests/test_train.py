@@ -10,7 +10,7 @@ from small_run import small_settings
 from tolerance import assert_agrees, assert_close_float64, error
 from torch import nn
 
-from minibeft.batches import by_length, encode_split, gather, shuffled
+from minibeft.batches import Examples, by_length, encode_split, gather, shuffled
 from minibeft.checkpoint import load_model
 from minibeft.config import ModelConfig
 from minibeft.errors import BadInput
@@ -110,6 +110,15 @@ def test_evaluation_does_not_depend_on_padding(tmp_path):
     plain, dynamic = predict(begin(padded), data), predict(begin(settings), data)
     assert_agrees(dynamic, plain, gold, what="logits")
     assert torch.equal(dynamic.argmax(1), plain.argmax(1))
+
+
+def test_predictions_come_in_the_examples_order(tmp_path):
+    settings = small_settings(tmp_path)
+    run, data = begin(settings, torch.float64), examples_of(settings, "validation")
+    together, single = predict(run, data), predict(begin(settings), data)
+    for i in (0, 7, len(data) - 1):
+        one = Examples(data.ids[i : i + 1], data.types[i : i + 1], data.lengths[i : i + 1], data.labels[i : i + 1], 0)
+        assert_close_float64(predict(run, one)[0], together[i], error(single, together), what=f"logits of example {i}")
 
 
 def test_evaluation_would_see_padding_that_is_not_masked(tmp_path):
