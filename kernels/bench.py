@@ -4,11 +4,8 @@ No number is printed for a shape and type whose results are wrong. Shares are of
 """
 
 import json
-import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from minibeft.kernels.dispatch import on_kernels
 from minibeft.kernels.gate import check
 from minibeft.kernels.shapes import SHAPES, SMALL, TYPES, Shape
 from minibeft.kernels.timing import copy_ceiling, input_sets, matmul_ceiling, median_seconds
+from minibeft.record import provenance
 
 REPEATS = 100
 Row = dict[str, Any]
@@ -89,24 +87,15 @@ def contests(several: list[Inputs], device: torch.device) -> Iterator[Contest]:
 
 
 def report(rows: list[Row]) -> None:
-    """One line each row; rates only where there are ceilings to hold them against."""
+    """One line each row; numbers only where there are ceilings to hold them against."""
     for row in rows:
         line = f"{row['shape']:28} {row['dtype']:8} {row['direction']:10} {row['contestant']:9}"
-        line += f" {row['times_fused']:6.2f}× fused"
         if "copy_share" in row:
+            line += f" {row['times_fused']:6.2f}× fused"
             tflops, gbs = row["operations"] / row["seconds"] / 1e12, row["bytes"] / row["seconds"] / 1e9
             line += f"  {row['seconds'] * 1e6:9.1f} µs  {tflops:6.1f} TFLOP/s ({row['matmul_share']:4.0%} of a matmul)"
             line += f"  {gbs:6.0f} GB/s ({row['copy_share']:4.0%} of a copy)"
         print(line, flush=True)
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    """What the numbers belong to."""
-    from minibeft.kernels.lang import triton
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
-    versions = {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
-    return {"device": name} | versions
 
 
 def run(bench: Bench, shapes: tuple[Shape, ...]) -> Row:
@@ -118,11 +107,10 @@ def run(bench: Bench, shapes: tuple[Shape, ...]) -> Row:
             measured = bench.measure(shape, dtype)
             report(measured)
             rows += measured
-    return {
-        "command": " ".join(sys.argv),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(bench.device),
-        "interpreted": bench.device.type != "cuda",
+    on_gpu = bench.device.type == "cuda"
+    return provenance() | {
+        "gpu": torch.cuda.get_device_name(bench.device) if on_gpu else None,
+        "interpreted": not on_gpu,
         "ceilings": bench.ceilings,
         "repeats": bench.repeats,
         "rows": rows,
@@ -162,7 +150,7 @@ def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda"
                 print(f"ceiling {name}: {value / 1e12:.2f} T{'B' if name == 'copy' else 'FLOP'}/s")
             record = run(Bench(where, ceilings, REPEATS), shapes)
     else:
-        print("interpreter on the CPU: a trial run, its ratios say nothing about the kernels")
+        print("interpreter on the CPU, a trial run: these were right, and ran; their times say nothing about a GPU")
         record = run(Bench(where, {}, 1), shapes)
     if json_path is not None:
         json_path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

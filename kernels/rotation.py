@@ -13,12 +13,24 @@ class Rotation(NamedTuple):
     cos, sin     (T, R/2), or (B, T, R/2) when the sequences of a batch differ in their positions
     interleaved  pairs are neighbours (2i, 2i+1), as in GPT-J; otherwise (i, i + R/2), as in LLaMA
 
-    Entries R and up of each head stay as they are (partial rotary). Source: RoFormer, arXiv 2104.09864.
+    Entries R and up of each head stay as they are (partial rotary). Calling it turns a (B, h, T, D) tensor. Source:
+    RoFormer, arXiv 2104.09864.
     """
 
     cos: Float[Tensor, "*B T R/2"]
     sin: Float[Tensor, "*B T R/2"]
     interleaved: bool = False
+
+    def __call__(self, x: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
+        """R x, in the type of x."""
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        if cos.ndim == 3:
+            cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, R/2): the same for every head
+        turned, rest = x[..., : self.dims], x[..., self.dims :]
+        a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
+        a, b = a * cos - b * sin, b * cos + a * sin
+        turned = torch.stack((a, b), -1).flatten(-2) if self.interleaved else torch.cat((a, b), -1)
+        return torch.cat((turned, rest), -1)
 
     @property
     def dims(self) -> int:
@@ -32,17 +44,3 @@ class Rotation(NamedTuple):
     def double(self) -> "Rotation":
         """The same angles, in float64."""
         return self._replace(cos=self.cos.double(), sin=self.sin.double())
-
-
-def turn(x: Float[Tensor, "B h T D"], rotation: Rotation | None) -> Float[Tensor, "B h T D"]:
-    """R x, in the type of x; x itself when there is no rotation."""
-    if rotation is None:
-        return x
-    cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
-    if cos.ndim == 3:
-        cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, R/2): the same for every head
-    turned, rest = x[..., : rotation.dims], x[..., rotation.dims :]
-    a, b = (turned[..., 0::2], turned[..., 1::2]) if rotation.interleaved else turned.chunk(2, -1)
-    a, b = a * cos - b * sin, b * cos + a * sin
-    turned = torch.stack((a, b), -1).flatten(-2) if rotation.interleaved else torch.cat((a, b), -1)
-    return torch.cat((turned, rest), -1)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from minibeft.attention import Mask, attend, linear, mix
 from minibeft.config import Backend, ModelConfig
 from minibeft.heads import make_head
-from minibeft.kernels.qkv_bias.function import qkv_bias
 from minibeft.kernels.rotation import Rotation
-from minibeft.layers import MLP, Learned, Rotary, Turn, make_norm
+from minibeft.layers import MLP, Learned, Rotary, make_norm
 
 
 class Output(NamedTuple):
@@ -38,28 +37,22 @@ class Attention(nn.Module):
         biases = {f"b_{name}": getattr(self, name).bias for name in "qkvo"}
         return weights | biases | {"heads": self.heads, "kv_heads": self.kv_heads}
 
-    def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Turn | None) -> Float[Tensor, "B T C"]:
+    def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None) -> Float[Tensor, "B T C"]:
         dropout = self.dropout if self.training else 0.0
         if self.backend == "triton":
             return self.on_kernels(x, mask, rotate, dropout)
-        if self.backend == "triton":
-            p = self.arguments()
-            projections = {name: p[name] for name in ("w_q", "w_k", "w_v", "b_q", "b_k", "b_v")}
-            q, k, v = qkv_bias(x, heads=self.heads, rotation=rotate, **projections)
-            return self.o(mix(q, k, v, mask=mask, dropout=dropout)[0])
         fused = self.backend == "fused"
         return attend(x, mask=mask, rotate=rotate, dropout=dropout, fused=fused, **self.arguments()).output
 
     def on_kernels(
-        self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Turn | None, dropout: float
+        self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None, dropout: float
     ) -> Float[Tensor, "B T C"]:
         """The same with the three projections as one kernel. Without rotary positions b_k is not even loaded (K1)."""
         # Imported here: the operators register themselves with torch, which the other backends do not need.
         from minibeft.kernels.qkv_bias.function import qkv_bias
 
         weights, biases = (self.q.weight, self.k.weight, self.v.weight), (self.q.bias, self.k.bias, self.v.bias)
-        rotation = None if rotate is None else Rotation(*rotate)
-        q, k, v = qkv_bias(x, *weights, *biases, heads=self.heads, rotation=rotation, skip_null=rotation is None)
+        q, k, v = qkv_bias(x, *weights, *biases, heads=self.heads, rotation=rotate, skip_null=rotate is None)
         o, _ = mix(q, k, v, mask=mask, dropout=dropout)
         return linear(o, self.o.weight, self.o.bias)
 
@@ -76,7 +69,7 @@ class Block(nn.Module):
         self.norm2 = None if c.residual == "parallel" else make_norm(c.norm, c.width, c.eps)
         self.drop = nn.Dropout(c.dropout)
 
-    def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Turn | None) -> Float[Tensor, "B T C"]:
+    def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None) -> Float[Tensor, "B T C"]:
         if self.norm2 is None:
             y = self.norm1(x)
             return x + self.drop(self.attention(y, mask, rotate)) + self.drop(self.mlp(y))

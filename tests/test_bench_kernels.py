@@ -50,6 +50,7 @@ def test_ratios_are_of_the_times(record: dict):
 @pytest.mark.skipif(not CPU, reason="a GPU has rates")
 def test_a_trial_run_claims_no_rates(record: dict):
     assert record["interpreted"]
+    assert record["gpu"] is None
     assert not record["ceilings"]
     assert not any("share" in key for row in record["rows"] for key in row)
 

@@ -3,12 +3,12 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.kernels.rotation import Rotation, turn
+from minibeft.kernels.rotation import Rotation
 
 
 def column_sum_reference(
     d_out: Float[Tensor, "B h T D"], rotation: Rotation | None = None, shared: int = 1
 ) -> Float[Tensor, " hD/shared"]:
     """Σ over batch and tokens of d_out turned back; `shared` neighbouring heads with one bias are added up."""
-    d_out = turn(d_out, rotation and rotation.inverse())
+    d_out = d_out if rotation is None else rotation.inverse()(d_out)
     return d_out.unflatten(1, (-1, shared)).sum((0, 2, 3)).flatten()

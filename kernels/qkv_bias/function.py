@@ -135,9 +135,14 @@ def qkv_bias(
     skip_null   the caller's word that certify calls b_k null: it is not loaded, and gets no gradient, which theorem
                 K2 says is zero. Refused under rotation, where b_k has an effect (theorem K4).
 
-    A packed weight is passed as views: w_q, w_k, w_v = packed.split((H·D, G·D, G·D)). Not differentiable in the
-    angles. Raises ValueError where shapes, types or devices do not fit.
+    A packed weight is passed as views: w_q, w_k, w_v = packed.split((H·D, G·D, G·D)). Under autocast everything is
+    cast first, as torch does for nn.Linear. Not differentiable in the angles. Raises ValueError where shapes, types
+    or devices do not fit.
     """
+    if torch.is_autocast_enabled(x.device.type):
+        kind = torch.get_autocast_dtype(x.device.type)
+        x, w_q, w_k, w_v = x.to(kind), w_q.to(kind), w_k.to(kind), w_v.to(kind)
+        b_q, b_k, b_v = (b if b is None else b.to(kind) for b in (b_q, b_k, b_v))
     check_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads)
     if skip_null and rotation is not None:
         raise ValueError(

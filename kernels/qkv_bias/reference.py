@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.kernels.rotation import Rotation, turn
+from minibeft.kernels.rotation import Rotation
 
 Triple = tuple[Tensor, Tensor, Tensor]
 OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -21,13 +21,16 @@ def qkv_bias_reference(
     def project(w: Tensor, b: Tensor | None) -> Tensor:
         return F.linear(x, w, b).unflatten(-1, (-1, size)).transpose(1, 2)  # (B, h, T, D)
 
-    q, k, v = turn(project(w_q, b_q), rotation), turn(project(w_k, b_k), rotation), project(w_v, b_v)
+    q, k, v = project(w_q, b_q), project(w_k, b_k), project(w_v, b_v)
+    if rotation is not None:
+        q, k = rotation(q), rotation(k)
     return q.contiguous(), k.contiguous(), v.contiguous()
 
 
 def unproject(d_out: Float[Tensor, "B h T D"], rotation: Rotation | None) -> Float[Tensor, "B T hD"]:
     """The gradient before rotation, heads side by side again: what one nn.Linear would have received."""
-    return turn(d_out, rotation and rotation.inverse()).transpose(1, 2).flatten(2)
+    d_out = d_out if rotation is None else rotation.inverse()(d_out)
+    return d_out.transpose(1, 2).flatten(2)
 
 
 def input_grad_reference(grads: Triple, weights: Triple, rotation: Rotation | None) -> Float[Tensor, "B T C"]:
