@@ -13,7 +13,7 @@ from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES, residual, row
 from minibeft.proofs.measured import measured
 from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, p, q, s, softmax, table, u, v, z
-from minibeft.proofs.rounding import rounding_error
+from minibeft.proofs.rounding import GAMMA_4, rounding_error
 from minibeft.proofs.statement import Counterexample, Part, needed, proof
 from minibeft.proofs.steps import equal, exactly
 
@@ -45,14 +45,15 @@ C = Symbol("c", real=True)  # c_i = s q_i·b_k
     "K4",
     rotary=dot(QUERY, turned(*BIAS, j - i)),
     determinant=lambda angle: 2 - 2 * cos(angle),
-    plain=s * over(a, q[i, a] * b[a]),
     share=W / (W + (1 - W) * exp(-C)),
-    error=rounding_error,
+    entry=lambda eta, rho: eta + rho + eta * rho,
+    row=lambda error, spread, unit: error + unit * (spread + 2 * error) + GAMMA_4,
+    sums=lambda theta, largest: theta * largest,
 )
 def where_the_key_bias_matters(claim) -> Iterator[Part]:
     yield from rotary(claim)
     yield from competitors(claim)
-    yield from claim.error()
+    yield from rounding_error(claim)
     yield measured()
     yield from needed("P(b_k) − P(0)", residual, CASES)
     yield Counterexample(

@@ -23,8 +23,8 @@ MATH = {
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≪": r"\ll ", "≫": r"\gg ", "→": r"\to ", "∝": r"\propto ",
     "∠": r"\angle ", "∘": r"\circ ", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "±": r"\pm ", "∓": r"\mp ",
     "−": "-", "√": r"\surd ", "‖": r"\|", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^{\circ}", "…": r"\ldots ",
-    "ᵀ": r"^{\mathsf T}",     "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}", "⁰": "^{0}",
-    "ẑ": r"\hat{z}", "§": r"\S ", "ᵈ": "^{d}", "′": "'",
+    "ᵀ": r"^{\mathsf T}", "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}",
+    "⁰": "^{0}", "ẑ": r"\hat{z}", "ĝ": r"\hat{g}", "§": r"\S ", "ᵈ": "^{d}", "′": "'",
 }  # fmt: skip
 MATH |= {chr(SUBSCRIPT[ord(char)]): f"_{{{char}}}" for char in SUBSCRIPTS.rstrip("'")}
 ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar"}  # combining characters, after their letter

@@ -17,7 +17,7 @@ from minibeft.proofs.notation import a, i, j, l, over, s, share, softmax, table,
 from minibeft.proofs.statement import Relation, Step
 from minibeft.proofs.steps import at_sizes, bounded, equal, exactly
 
-X, Y, W = symbols("x y w", positive=True)
+X, Y, W, GAMMA_4 = symbols("x y w γ₄", positive=True)
 
 
 def gamma(x: Expr) -> Expr:
@@ -25,7 +25,7 @@ def gamma(x: Expr) -> Expr:
     return x / (1 - x)
 
 
-def rounding_error() -> Iterator[Step]:
+def rounding_error(claim) -> Iterator[Step]:
     whole = X + Y + W
     x, y = X / whole, Y / whole
     yield bounded(
@@ -34,9 +34,9 @@ def rounding_error() -> Iterator[Step]:
         1 + gamma(x + y),
         X * Y * whole / ((Y + W) * (X + W) * W),
     )
-    yield from one_logit()
-    yield from one_row()
-    yield from the_output()
+    yield from one_logit(claim)
+    yield from one_row(claim)
+    yield from the_output(claim)
     yield at_sizes(
         "Where the answer is lost: in p binary digits b_k + k is b_k once |k| ≤ u|b_k|/2, u = 2⁻ᵖ; all keys are equal.",
         [Relation("fl(b + k)", "=", "b")],
@@ -46,7 +46,7 @@ def rounding_error() -> Iterator[Step]:
     )
 
 
-def one_logit() -> Iterator[Step]:
+def one_logit(claim) -> Iterator[Step]:
     """ε: what a computed logit may be off by."""
     q, key, g, h = (table(name, real=True) for name in ("q", "k", "g", "h"))
     size, kappa = (table(name, nonnegative=True) for name in ("|q|", "κ"))
@@ -62,12 +62,12 @@ def one_logit() -> Iterator[Step]:
     yield bounded(
         "So it is off by at most ε = s|q|·κ (η + ρ + ηρ) ≤ s|q|·κ γ_{r+d+2}, and u|M_ij| more where there is a mask.",
         s * over(a, size[a] * kappa[a] * sum(top * prod(shares) for top, shares in parts)),
-        s * over(a, size[a] * kappa[a]) * (eta + rho + eta * rho),
+        s * over(a, size[a] * kappa[a]) * claim.entry(eta, rho),
         sum(s * over(a, size[a] * kappa[a] * top * (1 - prod(shares))) for top, shares in parts),
     )
 
 
-def one_row() -> Iterator[Step]:
+def one_row(claim) -> Iterator[Step]:
     """ε': what the logits, whose exact softmax the computed weights are, may be off by."""
     top, shift = Symbol("z⁺", real=True), table("t", real=True)
     yield equal(
@@ -80,13 +80,13 @@ def one_row() -> Iterator[Step]:
         "There |t| ≤ u|ẑ − z⁺| + γ_4, because −log(1 − x) ≤ x/(1 − x): the difference is 0 at 0", Limit(gap, X, 0), 0
     )
     yield exactly("and grows, for 0 < x = 4u < 1.", Derivative(gap, X), X / (1 - X) ** 2)
-    error, spread, unit, four = symbols("ε osc u γ₄", positive=True)
+    error, spread, unit = symbols("ε osc u", positive=True)
     of_gap, of_error = share("φ")[j], share("φ'")[j]
     reach = spread + 2 * error  # the computed logits lie within osc(z) + 2ε of their maximum
     yield bounded(
         "In all the logits are off by at most ε' = ε + u(osc(z) + 2ε) + γ_4.",
-        error * of_error + unit * reach * of_gap + four,
-        error + unit * (spread + 2 * error) + four,
+        error * of_error + unit * reach * of_gap + GAMMA_4,
+        claim.row(error, spread, unit),
         error * (1 - of_error) + unit * reach * (1 - of_gap),
     )
     first, second = symbols("ε'₀ ε'₁", positive=True)
@@ -100,7 +100,7 @@ def one_row() -> Iterator[Step]:
     )
 
 
-def the_output() -> Iterator[Step]:
+def the_output(claim) -> Iterator[Step]:
     """What the sum, the quotient and P V add."""
     theta, largest = symbols("θ V", positive=True)
     of_theta, of_v = share("φ")[j], share("φ'")[j]
@@ -109,6 +109,6 @@ def the_output() -> Iterator[Step]:
         "Sum, quotient and P V make m roundings each way: off by at most θ max|V|, θ = γ_{2m}. With diam(V)·TV (Q3), "
         "twice this for two runs is the bound.",
         over(j, weight * theta * largest * of_theta * of_v),
-        theta * largest,
+        claim.sums(theta, largest),
         over(j, weight * theta * largest * (1 - of_theta * of_v)),
     )

@@ -129,14 +129,16 @@ class Proof:
         assert not unknown, f"{self.theorem.name} claims {list(self.claims)}, not {unknown}"
         return list(self.script(SimpleNamespace(**{**self.claims, **other})))
 
-    def check(self, tick: Callable[[], None] = lambda: None, **other: Any) -> Report:
-        """Decide every part; `tick` is called after each."""
+    def check(self, tick: Callable[[], None] = lambda: None, *, to_first_failure: bool = False, **other: Any) -> Report:
+        """Decide every part, or those up to the first that fails; `tick` is called after each."""
         outcomes = []
         for part in self.parts(**other):
             start = perf_counter()
             verdict = part.decide()
             outcomes.append(Outcome(part, verdict.ok, verdict.note, perf_counter() - start))
             tick()
+            if to_first_failure and not verdict.ok:
+                break
         return Report(self.theorem, tuple(outcomes))
 
 
