@@ -3,3 +3,6 @@
 
 class BadInput(Exception):
     """Input that minibeft refuses. The command line prints its text and exits with status 2, without a traceback."""
+
+    def __init__(self, text: str):
+        super().__init__(" ".join(text.splitlines()))

@@ -58,12 +58,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder}: exists and is not empty; choose another folder, nothing was written")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        ready = Path(temporary) / "ready"
-        ready.mkdir()
-        yield ready
-        os.replace(ready, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            ready = Path(temporary) / "ready"
+            ready.mkdir()
+            yield ready
+            os.replace(ready, folder)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error}); nothing was left there") from error
 
 
 def shards(folder: Path) -> dict[str, str]:
