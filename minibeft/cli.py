@@ -1,6 +1,5 @@
 """The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from minibeft.cli_checkpoints import app as checkpoints
+from minibeft.console import Json, Model, err, out, write_json
 from minibeft.errors import BadInput
 
 app = typer.Typer(
@@ -18,20 +18,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file")]
-
-
-def write_json(file: Path | None, value: dict[str, Any]) -> None:
-    """Write the record, with the command and the versions that made it; None writes nothing."""
-    if file is not None:
-        from minibeft.record import provenance
-
-        file.write_text(json.dumps(provenance() | value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        out.print(f"wrote {file}")
 
 
 @app.callback()
@@ -181,6 +167,8 @@ def rank(
         out.print(table)
     out.print(f"wrote {folder}")
 
+
+app.add_typer(checkpoints)
 
 bench_app = typer.Typer(help="Measure against the real peers, in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")

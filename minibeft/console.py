@@ -1,0 +1,23 @@
+"""What the command line's modules share: the two streams, common arguments, and the record of a run."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file")]
+
+
+def write_json(file: Path | None, value: dict[str, Any]) -> None:
+    """Write the record, with the command and the versions that made it; None writes nothing."""
+    if file is not None:
+        from minibeft.record import provenance
+
+        file.write_text(json.dumps(provenance() | value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.print(f"wrote {file}")

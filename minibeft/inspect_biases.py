@@ -1,0 +1,88 @@
+"""Every bias of a checkpoint: where it is, how large, what it can do by certify, and what simplify would do with it.
+
+Read from the files of any Hugging Face folder, tensor by tensor; the model need not be one that minibeft can run.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from minibeft.biases import BIAS_TERMS
+from minibeft.certify import Certificate, certify
+from minibeft.families import FAMILIES
+from minibeft.find import find
+from minibeft.simplify import Step, plan
+from minibeft.tensors import open_tensors, read_json
+
+
+@dataclass(frozen=True)
+class Biases:
+    """The biases of one name in all layers.
+
+    name        the name in the files, {i} for the layer
+    term        q, k, v, m1, m2, m3, ln1 or ln2 where the family is known, else empty
+    norms       ‖b‖₂, first layer first
+    parameters  in all layers together
+    share       of the checkpoint's parameters
+    """
+
+    name: str
+    term: str
+    shape: tuple[int, ...]
+    norms: tuple[float, ...]
+    parameters: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the checkpoint holds, and what may be done about it."""
+
+    model: str
+    parameters: int
+    biases: tuple[Biases, ...]
+    certificate: Certificate
+    steps: tuple[Step, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "certificate": self.certificate.as_json()}
+
+
+def inspect(model: str | Path) -> Inspection:
+    """All bias tensors of a folder, hub id or "minilm", grouped over layers."""
+    folder = find(model)
+    kind = read_json(folder / "config.json").get("model_type", "")
+    groups: dict[tuple[str, tuple[int, ...]], list[float]] = {}
+    total = 0
+    for name, lazy in sorted(open_tensors(folder).items(), key=lambda item: numbers(item[0])):
+        value = lazy()
+        total += value.numel() if value.is_floating_point() else 0
+        if name.endswith((".bias", ".beta")) and value.is_floating_point() and value.ndim == 1:
+            groups.setdefault((template(name), tuple(value.shape)), []).append(value.double().norm().item())
+    biases = tuple(
+        Biases(name, term_of(name, kind), shape, tuple(norms), len(norms) * shape[0], len(norms) * shape[0] / total)
+        for (name, shape), norms in groups.items()
+    )
+    order = (*BIAS_TERMS, "")
+    ordered = tuple(sorted(biases, key=lambda b: (order.index(b.term), b.name)))
+    return Inspection(str(model), total, ordered, certify(model), plan(folder))
+
+
+def numbers(name: str) -> list[int]:
+    """The numbers in a name: layer 10 comes after layer 9."""
+    return [int(part) for part in re.findall(r"\d+", name)]
+
+
+def template(name: str) -> str:
+    """The name with {i} for each number that stands alone."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name)
+
+
+def term_of(name: str, kind: str) -> str:
+    """The bias term that a name in the files stands for in this family."""
+    if kind not in FAMILIES:
+        return ""
+    family = FAMILIES[kind]
+    theirs = {family.names.get(f"blocks.{{i}}.{module}"): term for term, module in BIAS_TERMS.items()}
+    return theirs.get(name.removeprefix(family.prefix).rpartition(".")[0], "")

@@ -1,0 +1,212 @@
+"""Which shift of all keys makes a key cache easiest to quantise, and what it gains: a study of K1's freedom.
+
+Adding one vector to every key of a head leaves attention as it is (K1), so a cache may hold K − s for any s on the dims
+where certify calls b_k null, at no cost: b_k' = b_k − s. Compared are s = 0, the mean over tokens (as in SageAttention,
+arXiv 2410.02367), and the s that minimises the mean squared step, which is 12 times the error that rounding to the
+nearest level makes on average. A step is a maximum of linear functions of s, so its square is convex: one minimum.
+
+The quantisers round to the nearest of evenly spaced levels, with one step for each token ("token") or for each channel
+over the tokens of a sentence ("channel"), in each key-value head by itself:
+    min-max    step = (max − min)/(2ᵇ − 1), levels from min up; by channel it moves with s, so there s gains nothing
+    symmetric  step = max|x|/(2ᵇ⁻¹ − 1), levels … −step, 0, step …
+
+s is found on every other sentence and all errors are measured on the rest, layer by layer with exact inputs; queries
+and values stay exact.
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from minibeft.attention import attention_weights
+from minibeft.certify import certify
+from minibeft.checkpoint import load_model
+from minibeft.equivalence import read_sentences
+from minibeft.errors import BadInput
+from minibeft.find import find
+from minibeft.probe import Layer, probe
+
+BITS = (8, 4, 3)
+STEPS = 150  # of descent on a convex function; on the demo model doubling it changes the key error by less than 1/1000
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """Round to nearest with one step per token or per channel."""
+
+    axis: Literal["token", "channel"]
+    symmetric: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.axis}, {'symmetric' if self.symmetric else 'min-max'}"
+
+    @property
+    def feels_shift(self) -> bool:
+        """Whether a shift of the keys changes the error at all: min-max by channel moves with it."""
+        return self.symmetric or self.axis == "token"
+
+    def ends(self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"]) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest entry of each token or channel; padding counts in no channel."""
+        if self.axis == "token":
+            return k.amin(-1, keepdim=True), k.amax(-1, keepdim=True)
+        low, high = k.masked_fill(~real, torch.inf), k.masked_fill(~real, -torch.inf)
+        return low.amin(-2, keepdim=True), high.amax(-2, keepdim=True)
+
+    def span(self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"]) -> Tensor:
+        """The step times the number of steps: it does not depend on the bits."""
+        low, high = self.ends(k, real)
+        return torch.maximum(-low, high) if self.symmetric else high - low
+
+    def __call__(
+        self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"], bits: int
+    ) -> Float[Tensor, "B G S D"]:
+        """k as it comes back from a cache of so many bits an entry."""
+        count = 2 ** (bits - 1) - 1 if self.symmetric else 2**bits - 1
+        step = (self.span(k, real) / count).clamp_min(torch.finfo(k.dtype).tiny)
+        start = 0.0 if self.symmetric else self.ends(k, real)[0]
+        return torch.round((k - start) / step) * step + start
+
+
+QUANTISERS = tuple(Quantiser(axis, symmetric) for axis, symmetric in product(("token", "channel"), (False, True)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the study, over all layers.
+
+    key     root mean square of K̂ − (K − s)
+    weights mean over rows of the total variation between P and P̂
+    output  ‖Ô − O‖ / ‖O‖, Frobenius norms
+    """
+
+    quantiser: str
+    bits: int
+    shift: str
+    key: float
+    weights: float
+    output: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """dims are those of each head that the shift may use."""
+
+    model: str
+    dims: int
+    head_size: int
+    calibration: int
+    evaluation: int
+    rows: tuple[Row, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def free_dims(model: str | Path, size: int) -> Bool[Tensor, " D"]:
+    """The dims of a head where every constant may be added to all keys; BadInput where there is none."""
+    verdict = certify(model).verdict("k")
+    free = torch.zeros(size, dtype=torch.bool)
+    if verdict.status == "null":
+        free[:] = True
+    for part in verdict.dims:
+        if part.status == "null":
+            free[part.first : part.last + 1] = True
+    if not free.any():
+        why = f"{', '.join(verdict.broken)}: {verdict.reason}" if verdict.broken else verdict.reason
+        raise BadInput(
+            f"{model}: adding a vector to all keys changes this model ({verdict.theorem or 'certify'}: {why})"
+        )
+    return free
+
+
+def best_shift(
+    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"], free: Bool[Tensor, " D"], quantiser: Quantiser
+) -> Float[Tensor, "G 1 D"]:
+    """The shift that minimises the mean squared step, by descent from the mean; the best one met is kept."""
+    shift = mean_shift(k, real, free).requires_grad_(True)
+    if not quantiser.feels_shift:
+        return shift.detach()
+    if quantiser.axis == "token":  # every token by itself: (tokens, G, 1, D) without the padding
+        k = k.transpose(1, 2)[real[:, 0, :, 0]].unsqueeze(2)
+        real = real.new_ones(1, 1, 1, 1)
+    optimiser = torch.optim.Adam([shift], lr=k.std().item() / 10)
+    decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 1e-3, STEPS)
+    best, least = shift.detach().clone(), torch.full((k.shape[1],), torch.inf, dtype=k.dtype)
+    for _ in range(STEPS):
+        squares = quantiser.span(k - shift * free, real).square().sum((0, 2, 3))  # (G)
+        better = squares.detach() < least
+        least = torch.where(better, squares.detach(), least)
+        best = torch.where(better[:, None, None], shift.detach(), best)
+        optimiser.zero_grad()
+        squares.sum().backward()
+        optimiser.step()
+        decay.step()
+    return best * free
+
+
+def mean_shift(
+    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"], free: Bool[Tensor, " D"]
+) -> Float[Tensor, "G 1 D"]:
+    """The mean key of each head, on the free dims."""
+    return (k * real).sum((0, 2)).div(real.sum())[:, None] * free
+
+
+def quantkeys(model: str | Path, *, text: Path | None = None) -> Study:
+    """The study on a folder, hub id or "minilm", with the built-in sentences or those of a text file, one a line.
+
+    BadInput where b_k is active on every dim of a head, as under full rotary positions (K4).
+    """
+    folder = find(model)
+    loaded = load_model(folder, task="hidden", dtype=torch.float32)
+    free = free_dims(folder, loaded.config.head_size)
+    batch = read_sentences(folder, text, loaded.config)
+    if len(batch["input_ids"]) < 2:
+        raise BadInput(f"{text}: holds one sentence; the shift is found on one half and measured on the other")
+    halves = [{name: value[start::2] for name, value in batch.items()} for start in (0, 1)]
+    found, held = (probe(loaded, half) for half in halves)
+    reals = [half["attention_mask"].bool()[:, None, :, None] for half in halves]
+    rows = []
+    for quantiser in QUANTISERS:
+        shifts = {"zero": [], "mean": [], "best": []}
+        for layer in found:
+            k = layer.keys(layer.arguments["b_k"])
+            shifts["zero"].append(k.new_zeros(k.shape[1], 1, k.shape[3]))
+            shifts["mean"].append(mean_shift(k, reals[0], free))
+            shifts["best"].append(best_shift(k, reals[0], free, quantiser))
+        for bits, (name, values) in product(BITS, shifts.items()):
+            errors = [errors_of(layer, s, reals[1], quantiser, bits) for layer, s in zip(held, values, strict=True)]
+            rows.append(Row(quantiser.name, bits, name, **summarise(torch.tensor(errors, dtype=torch.float64))))
+    found_on, measured_on = (len(half["input_ids"]) for half in halves)
+    return Study(str(model), int(free.sum()), len(free), found_on, measured_on, tuple(rows))
+
+
+def errors_of(
+    layer: Layer, shift: Float[Tensor, "G 1 D"], real: Bool[Tensor, "B 1 S 1"], quantiser: Quantiser, bits: int
+) -> tuple[float, ...]:
+    """Six sums over one layer: squared key error, entries, total variation, rows, squared output error and output."""
+    a = layer.arguments
+    q, k, v = layer.queries(a["b_q"]), layer.keys(a["b_k"]), layer.grouped(layer.values(a["b_v"]))
+    stored = quantiser(k - shift, real, bits)
+    p, changed = (attention_weights(q, keys, layer.mask, layer.scale) for keys in (k, stored))
+    variation = (p - changed).abs().sum(-1, keepdim=True) / 2 * real  # (B, H, T, 1)
+    o, error = p @ v * real, (changed - p) @ v * real
+    return (
+        ((stored - k + shift) * real).double().square().sum().item(),
+        real.sum().item() * k.shape[1] * k.shape[3],
+        variation.double().sum().item(),
+        real.sum().item() * q.shape[1],
+        error.double().square().sum().item(),
+        o.double().square().sum().item(),
+    )
+
+
+def summarise(errors: Float[Tensor, "layers six"]) -> dict[str, float]:
+    """key, weights and output of Row."""
+    key, entries, variation, rows, error, output = errors.sum(0).tolist()
+    return {"key": (key / entries) ** 0.5, "weights": variation / rows, "output": (error / output) ** 0.5}
