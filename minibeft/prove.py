@@ -20,6 +20,9 @@ from minibeft.record import provenance
 from minibeft.theorems import HYPOTHESES, THEOREMS
 
 
+GUARD = "'every size' is proved by normal forms, and added up in numbers for all sizes 1 to 3 (1, 2 where four occur)"
+
+
 def prove(names: list[str], *, latex: Path | None = None, json: Path | None = None, without: str | None = None) -> None:
     """Prove the statements of the theory step by step; exit status 1 if a step fails."""
     proofs = chosen(names)
@@ -96,8 +99,8 @@ def mark(outcome: Outcome) -> str:
 def refutation(outcome: Outcome) -> str:
     assert isinstance(outcome.part, Counterexample)
     return (
-        f"{mark(outcome)} [magenta]without {outcome.part.hypothesis}[/] "
-        f"{escape(outcome.part.text)} {escape(outcome.note)}"
+        f"{mark(outcome)} [magenta]without {outcome.part.hypothesis}[/] {escape(outcome.part.text)} "
+        f"[dim]{escape(outcome.part.numbers)}[/]\n        [cyan]{escape(outcome.note)}[/]"
     )
 
 
@@ -134,9 +137,12 @@ def status(report: Report) -> str:
 
 def summary(reports: list[Report]) -> Table:
     """Statement, scope, steps, counterexamples, seconds."""
-    table = Table(title="Statements")
-    for name in ("", "statement", "scope", "steps", "counterexamples", "seconds", ""):
-        table.add_column(name, justify="right" if name in ("steps", "counterexamples", "seconds") else "left")
+    table = Table(title="Statements", caption=GUARD)
+    for name in ("", "statement", "scope"):
+        table.add_column(name)
+    for name in ("steps", "counter-\nexamples", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for report in reports:
         held = [sum(x.ok for x in group) for group in (report.steps, report.counterexamples)]
         table.add_row(
@@ -195,6 +201,7 @@ def counterexample(outcome: Outcome) -> dict[str, Any]:
         "without": outcome.part.hypothesis,
         "hypothesis": HYPOTHESES[outcome.part.hypothesis],
         "text": outcome.part.text,
+        "numbers": outcome.part.numbers,
         "ok": outcome.ok,
         "value": outcome.note,
         "seconds": round(outcome.seconds, 3),

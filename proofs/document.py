@@ -58,7 +58,8 @@ def step(outcome: Outcome) -> Iterator[str]:
 
 def counterexample(outcome: Outcome) -> str:
     assert isinstance(outcome.part, Counterexample)
-    return rf"\item[\texttt{{{outcome.part.hypothesis}}}] {text(outcome.part.text)} {text(outcome.note)}."
+    sentences = " ".join(text(x) for x in (outcome.part.text, outcome.part.numbers, outcome.note))
+    return rf"\item[\texttt{{{outcome.part.hypothesis}}}] {sentences}."
 
 
 def document(reports: Iterable[Report]) -> str:

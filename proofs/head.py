@@ -4,7 +4,7 @@ With all switches off this is the head of the theory. Weights come out rational 
 rationals, which is how the counterexamples choose them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from sympy import (
@@ -66,6 +66,16 @@ def unit(row: Matrix) -> Matrix:
     return row / sqrt(row.dot(row))
 
 
+def written(value: Any) -> str:
+    """A number, or a matrix by its rows."""
+    if isinstance(value, MatrixBase):
+        rows = (", ".join(str(x) for x in value.row(at)) for at in range(value.rows))
+        return "; ".join(rows).join("()" if len(value) > 1 else ("", ""))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {written(x)}" for key, x in value.items()).join("{}")
+    return ", ".join(written(x) for x in value).join("[]") if isinstance(value, tuple) else str(value)
+
+
 @dataclass(frozen=True)
 class Head:
     """q, k, v before their biases, one row a token; then the biases; then one switch for each way out of the theory."""
@@ -97,6 +107,11 @@ class Head:
 
     def but(self, **change: Any) -> "Head":
         return replace(self, **change)
+
+    def described(self) -> str:
+        """The numbers, for the reader: every field that is not at its default."""
+        given = ((x.name, getattr(self, x.name), x.default) for x in fields(self))
+        return ", ".join(f"{name} = {written(value)}" for name, value, default in given if value is not default)
 
     def rows(self, x: Matrix, bias: Matrix | None) -> Matrix:
         return x if bias is None else x + Matrix([list(bias)] * x.rows)

@@ -90,6 +90,7 @@ def magnitude(claim) -> Iterator[Part]:
         sums[1] / sums[0],
         sqrt(2),
         "exact numbers",
+        shown="(|cos 45°| + |sin 45°|)/(1 + 0)",
     )
 
 

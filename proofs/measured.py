@@ -91,7 +91,7 @@ def measured() -> Step:
             ok &= max(ratios) < 1 and max(ratios) > LOOSE
             notes.append(
                 f"{name}: worst ratio {max(ratios):.3f} (from {min(ratios):.4f} on, by shape and size of b_k), "
-                f"answer lost from |q·b_k|/√d = {lost_at(dtype, generator):.0f} on"
+                f"a tenth of diam(V) lost from |q·b_k|/√d = {lost_at(dtype, generator):.0f} on"
             )
         return Verdict(ok, "; ".join(notes))
 

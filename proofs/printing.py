@@ -130,7 +130,7 @@ def text(sentence: str) -> str:
     Characters outside of ASCII stay; the document declares them.
     """
     pieces, at = [], 0
-    for found in re.finditer(rf"(?P<name>add_\w+)|{SCRIPT.pattern}", sentence):
+    for found in re.finditer(rf"(?P<name>(?:add|relative|value|output|qk)_\w+)|{SCRIPT.pattern}", sentence):
         pieces.append("".join(ESCAPES.get(char, char) for char in sentence[at : found.start()]))
         at = found.end()
         if found["name"]:

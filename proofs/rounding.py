@@ -57,10 +57,16 @@ def one_logit(claim) -> Iterator[Step]:
         s * over(a, q[a] * (key[a] + kappa[a] * g[a]) * (1 + h[a])) - s * over(a, q[a] * key[a]),
         s * over(a, q[a] * (key[a] * h[a] + kappa[a] * g[a] * (1 + h[a]))),
     )
+    rounding, mask, exact, h_ = symbols("δ M x h", real=True)
+    yield equal(
+        "Adding a mask entry M to the logit x rounds once more, |δ| ≤ u: h and δ compose as above, and M errs by u|M|.",
+        (exact * (1 + h_) + mask) * (1 + rounding) - (exact + mask),
+        exact * ((1 + h_) * (1 + rounding) - 1) + mask * rounding,
+    )
     of_k, of_g, of_h = share("φ")[a], share("φ'")[a], share("φ''")[a]
     parts = (eta, (of_k, of_h)), (rho, (of_g,)), (eta * rho, (of_g, of_h))
     yield bounded(
-        "So it is off by at most ε = s|q|·κ (η + ρ + ηρ) ≤ s|q|·κ γ_{r+d+2}, and u|M_ij| more where there is a mask.",
+        "So it is off by at most ε = s|q|·κ (η + ρ + ηρ) ≤ s|q|·κ γ_{r+d+2}, and u|M_ij| more with a mask.",
         s * over(a, size[a] * kappa[a] * sum(top * prod(shares) for top, shares in parts)),
         s * over(a, size[a] * kappa[a]) * claim.entry(eta, rho),
         sum(s * over(a, size[a] * kappa[a] * top * (1 - prod(shares))) for top, shares in parts),

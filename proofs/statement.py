@@ -13,7 +13,7 @@ from typing import Any
 
 from sympy import Expr, MatrixBase
 
-from minibeft.proofs.head import Head, is_zero
+from minibeft.proofs.head import Head, is_zero, written
 from minibeft.theorems import HYPOTHESES, THEOREMS, Theorem
 
 EVERY = "every size"
@@ -48,7 +48,8 @@ class Step:
 class Counterexample:
     """Numbers on which the claim holds while the hypothesis does, and fails without it.
 
-    `kept` and `dropped` are the claim's residual, zero exactly where the claim holds; the numbers are the same.
+    `kept` and `dropped` are the claim's residual, zero exactly where the claim holds, on the same `numbers` (those that
+    the text does not give).
     """
 
     hypothesis: str
@@ -56,6 +57,7 @@ class Counterexample:
     residual: str
     kept: Callable[[], Expr | MatrixBase]
     dropped: Callable[[], Expr | MatrixBase]
+    numbers: str = ""
 
     def decide(self) -> Verdict:
         if not is_zero(self.kept()):
@@ -64,7 +66,7 @@ class Counterexample:
         return Verdict(not is_zero(value), f"{self.residual} = {shown(value)}")
 
 
-def shown(value: Expr | MatrixBase) -> str:
+def shown(value: Any) -> str:
     """The exact value where it is short, four digits of it where it is not."""
     entries = list(value) if isinstance(value, MatrixBase) else [value]
     texts = [str(x) if len(str(x)) <= 32 or x.free_symbols else f"{x.evalf(4)}…" for x in entries]
@@ -172,4 +174,5 @@ def needed(
             residual_text,
             lambda head=head: residual(head),
             lambda head=head, change=change: residual(head.but(**change)),
+            f"{head.described()}; dropped by " + ", ".join(f"{field} = {written(x)}" for field, x in change.items()),
         )
