@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rich.box import SIMPLE
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,7 @@ from minibeft.simplify import Simplified
 
 def columns(title: str, *names: str) -> Table:
     """A table of short entries, all but the first flush right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     for i, name in enumerate(names):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     return table
@@ -72,6 +73,6 @@ def render_study(study: Study) -> Iterator[RenderableType]:
     zero = {(row.quantiser, row.bits): row.output for row in study.rows if row.shift == "zero"}
     for row in study.rows:
         gain = "" if row.shift == "zero" else f"{1 - row.output / zero[row.quantiser, row.bits]:z.1%}"
-        numbers = f"{row.key:.4f}", f"{row.weights:.5f}", f"{row.output:.5f}", gain
+        numbers = f"{row.key:.4f}", f"{row.weights:.4f}", f"{row.output:.4f}", gain
         table.add_row(row.quantiser, str(row.bits), row.shift, *numbers, end_section=row.shift == "best")
     yield table

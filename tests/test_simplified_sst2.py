@@ -1,0 +1,17 @@
+"""A model that was simplified classifies the whole SST-2 dev set in transformers as before. Needs MINIBEFT_DATA."""
+
+import os
+
+import pytest
+from sst2_simplified import measure
+
+DATA = os.environ.get("MINIBEFT_DATA", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="set MINIBEFT_DATA to the folder that holds sst2/train.tsv and dev.tsv")
+def test_identical_predictions_on_the_dev_set(tmp_path):
+    found = measure(DATA, tmp_path, seed=0, examples=200, epochs=2, learning_rate=4e-3)
+    assert found["same_predictions"] == found["sentences"] == 872
+    assert found["accuracy_after"] == found["accuracy_before"] > 0.55
+    assert found["simplify"]["zeroed"] == 2 * 6 * 384
