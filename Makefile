@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: verify test check prove clean
+.PHONY: verify test check prove readme clean
 
 verify: .venv/demo ## load a real BERT and check the theorems on it
 	$(BIN)/minibeft verify
@@ -18,6 +18,9 @@ check: .venv/test ## style and types
 
 prove: .venv/demo ## run every proof
 	$(BIN)/minibeft prove
+
+readme: .venv/test ## rewrite the tables of README.md from records/
+	$(BIN)/python tests/evidence.py
 
 # torch comes first and alone: the version is pinned so that everybody runs what was measured.
 .venv/torch:

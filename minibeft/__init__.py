@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from minibeft.checkpoint import build_model, load_model, save_model
     from minibeft.errors import BadInput
     from minibeft.greedy import generate
-    from minibeft.tokenizer import load_tokenizer
+    from minibeft.tokenizer import encode, load_tokenizer
 
-__all__ = ["BadInput", "attend", "build_model", "generate", "load_model", "load_tokenizer", "save_model"]
+__all__ = ["BadInput", "attend", "build_model", "encode", "generate", "load_model", "load_tokenizer", "save_model"]
 
 HOMES = {
     "BadInput": "errors",
     "attend": "attention",
     "build_model": "checkpoint",
+    "encode": "tokenizer",
     "generate": "greedy",
     "load_model": "checkpoint",
     "load_tokenizer": "tokenizer",

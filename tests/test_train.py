@@ -1,4 +1,7 @@
-"""The protocol: exactly what was asked for trains, padding changes nothing, K3 holds, and a seed decides everything."""
+"""The protocol: exactly what was asked for trains, padding changes nothing, K3 holds, and a seed decides everything.
+
+K6 is K3 seen on a real model; its record is records/finetune-minilm-sst2.json.
+"""
 
 from dataclasses import replace
 

@@ -1,0 +1,106 @@
+"""The tables of README.md, made from the committed records: run this file to rewrite them (`make readme`).
+
+A block between <!-- evidence: NAME --> and <!-- end --> is the table that the function NAME below makes.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minibeft.theorems import THEOREMS
+
+ROOT = Path(__file__).parent.parent
+TESTS = {
+    "K": "test_key_bias",
+    "V": "test_value_bias",
+    "Q": "test_query_bias",
+    "R": "test_reparam",
+    "I": "test_importance",
+}
+
+
+ELSEWHERE = {"K4": "test_key_bias_scope", "K6": "test_train", "K7": "test_verify"}
+
+
+def home_of(name: str) -> str:
+    """The test module that a statement's row links."""
+    return ELSEWHERE.get(name, TESTS[name[0]])
+
+
+def record(name: str) -> dict[str, Any]:
+    """A committed record."""
+    return json.loads((ROOT / "records" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def made_by(found: dict[str, Any], file: str) -> str:
+    """The line under a table: command, versions, machine, file."""
+    machine = found["machine"]
+    return (
+        f"`{found['command']}`, torch {found['versions']['torch']}, {machine['cores']} cores ({machine['cpu']}), "
+        f"{found['date']}: [records/{file}.json](records/{file}.json)"
+    )
+
+
+def ratio(measurement: dict[str, float]) -> float:
+    return measurement["value"] / measurement["allowed"] if measurement["allowed"] else float(measurement["value"] > 0)
+
+
+def measured(found: dict[str, Any], theorem: str) -> str:
+    """The measurement of a theorem that comes closest to its allowance, or exceeds it most."""
+    checks = [check for check in found["checks"] if check["theorem"] == theorem]
+    if not checks:
+        return ""
+    check = max(checks, key=lambda c: max(map(ratio, c["measurements"])))
+    worst = max(check["measurements"], key=ratio)
+    verdict = {"holds": "", "fails, as it must": "fails: "}[check["verdict"]]
+    return f"{verdict}{worst['value']:.1e} {'≤' if not verdict else '>'} {worst['allowed']:.1e}"
+
+
+def same_epochs() -> str:
+    """K6: at how many epochs the runs {b_k, head} and {head} have the same validation accuracy."""
+    runs = record("finetune-minilm-sst2")["runs"]
+    pairs = list(zip(runs["k"]["epochs"], runs["none"]["epochs"], strict=True))
+    same = sum(one["validation"] == other["validation"] for one, other in pairs)
+    return f"[same accuracy](records/finetune-minilm-sst2.json) at {same} of {len(pairs)} epochs"
+
+
+def theorems() -> str:
+    """A row for each statement: what proves it, what tests it, what was measured on two real models."""
+    proofs = {row["name"]: row for row in record("prove")["statements"]}
+    bert, llama = record("verify-minilm"), record("verify-stories260k")
+    rows = ["| | says | proof: steps, counterexamples | tests | BERT | LLaMA (rotary) |", "|---|---|---|---|---|---|"]
+    for name, theorem in THEOREMS.items():
+        proof = proofs[name]
+        counts = f"{len(proof['steps'])}, {len(proof['counterexamples'])}"
+        status = counts if proof["status"] == "proved" else f"{proof['status']} ({counts})"
+        test = f"[{home_of(name)}](tests/{home_of(name)}.py)"
+        on_bert = same_epochs() if name == "K6" else measured(bert, name)
+        cells = (name, theorem.title, status, test, on_bert, measured(llama, name))
+        rows.append(f"| {' | '.join(cells)} |")
+    lines = ["", "Measured ≤ allowed by theorem and rounding, the worst layer; from", ""]
+    lines += [f"- {made_by(record(file), file)}" for file in ("prove", "verify-minilm", "verify-stories260k")]
+    return "\n".join(rows + lines)
+
+
+def norms() -> str:
+    """‖b_q‖, ‖b_k‖ and ‖b_v‖ of the real BERT, layer by layer (K7)."""
+    found = record("verify-minilm")
+    rows = ["| layer | ‖b_q‖ | ‖b_k‖ | ‖b_v‖ |", "|---|---|---|---|"]
+    rows += [f"| {i} | {row['q']:.2f} | {row['k']:.3f} | {row['v']:.2f} |" for i, row in enumerate(found["norms"])]
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"theorems": theorems, "norms": norms}
+BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """The text with every block made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}\n{block[3]}", text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
