@@ -1,7 +1,5 @@
 """Refuse what does not fit together, naming both sides, before anything is launched."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -11,41 +9,41 @@ from minibeft.kernels.rotation import Rotation
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_alike(name: str, tensor: Tensor, others: Mapping[str, Tensor | None]) -> None:
-    """One supported type and one device for all."""
-    if tensor.dtype not in TYPES:
-        raise ValueError(f"{name} is {tensor.dtype}, the kernels take {', '.join(map(str, TYPES))}")
-    for other, value in others.items():
-        if value is None:
-            continue
-        if value.dtype != tensor.dtype:
-            raise ValueError(f"{other} is {value.dtype}, {name} is {tensor.dtype}: cast one of them")
-        if value.device != tensor.device:
-            raise ValueError(f"{other} is on {value.device}, {name} on {tensor.device}: move one of them")
+def check_device(name: str, value: Tensor, x: Tensor) -> None:
+    if value.device != x.device:
+        raise ValueError(f"{name} is on {value.device}, x on {x.device}: move one of them")
 
 
-def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], reason: str) -> None:
+def check_type(name: str, value: Tensor, x: Tensor, *, wider: bool) -> None:
+    """The type of x; where `wider`, float32 beside half precision too."""
+    if value.dtype == x.dtype or (wider and value.dtype == torch.float32 and x.dtype.itemsize == 2):
+        return
+    remedy = "cast one of them, or this one to float32" if wider and x.dtype.itemsize == 2 else "cast one of them"
+    raise ValueError(f"{name} is {value.dtype}, x is {x.dtype}: {remedy}")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], reason: str) -> None:
     """`reason` says where the expected shape comes from, with the other side's numbers."""
-    if tensor is not None and tuple(tensor.shape) != shape:
+    if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}: {reason}")
 
 
-def check_rotation(rotation: Rotation | None, name: str, like: Tensor, batch: int, tokens: int, size: int) -> None:
+def check_rotation(rotation: Rotation | None, x: Tensor, size: int) -> None:
     """The tables of angles fit the sequences and the heads."""
     if rotation is None:
         return
+    batch, tokens, _ = x.shape
     cos, sin = rotation.cos, rotation.sin
     check_shape("sin", sin, tuple(cos.shape), f"cos has shape {tuple(cos.shape)}")
     if cos.shape[:-1] not in ((tokens,), (batch, tokens)):
         expected = f"({tokens}, R/2) or ({batch}, {tokens}, R/2)"
-        raise ValueError(f"cos has shape {tuple(cos.shape)}, {name} needs {expected}")
+        raise ValueError(f"cos has shape {tuple(cos.shape)}, x needs {expected}")
     if size % 2 or not 2 <= rotation.dims <= size:
         raise ValueError(f"cos turns {rotation.dims} entries, heads have D = {size}: D must be even and no smaller")
     for table, value in {"cos": cos, "sin": sin}.items():
-        if value.dtype not in (torch.float32, like.dtype):
-            raise ValueError(f"{table} is {value.dtype}, {name} is {like.dtype}: angles take that or float32")
-        if value.device != like.device:
-            raise ValueError(f"{table} is on {value.device}, {name} on {like.device}: move one of them")
+        check_device(table, value, x)
+        if value.dtype != torch.float32:
+            check_type(table, value, x, wider=True)
 
 
 def check_projection(
@@ -58,9 +56,11 @@ def check_projection(
     """x (B,T,C), w_q (H·D,C), w_k and w_v (G·D,C), biases (H·D), (G·D), (G·D), and the angles."""
     if x.ndim != 3:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected three axes (B, T, C)")
-    names = ("w_q", "w_k", "w_v")
-    check_alike("x", x, dict(zip((*names, "b_q", "b_k", "b_v"), (*weights, *biases), strict=True)))
-    for name, w in zip(names, weights, strict=True):
+    if x.dtype not in TYPES:
+        raise ValueError(f"x is {x.dtype}, the kernels take {', '.join(map(str, TYPES))}")
+    for name, w in zip(("w_q", "w_k", "w_v"), weights, strict=True):
+        check_device(name, w, x)
+        check_type(name, w, x, wider=False)
         if w.ndim != 2 or w.shape[1] != x.shape[2]:
             raise ValueError(f"{name} has shape {tuple(w.shape)}, x has C = {x.shape[2]}: expected (…, {x.shape[2]})")
     w_q, w_k, w_v = weights
@@ -74,5 +74,9 @@ def check_projection(
         )
     check_shape("w_v", w_v, tuple(w_k.shape), f"w_k has shape {tuple(w_k.shape)}")
     for letter, w, b in zip("qkv", weights, biases, strict=True):
+        if b is None:
+            continue
+        check_device(f"b_{letter}", b, x)
+        check_type(f"b_{letter}", b, x, wider=True)
         check_shape(f"b_{letter}", b, (w.shape[0],), f"w_{letter} has shape {tuple(w.shape)}")
-    check_rotation(rotation, "x", x, x.shape[0], x.shape[1], size)
+    check_rotation(rotation, x, size)

@@ -96,7 +96,7 @@ class Inputs:
         return torch.autograd.grad(outputs, self.wanted, self.grads, retain_graph=True)
 
     def fused_sum(self) -> Tensor:
-        return column_sum(self.grads[0], None, None, False, 1)
+        return column_sum(self.grads[0], None, None, False, 1, self.x.dtype)
 
     def torch_sum(self) -> Tensor:
         return self.grads[0].sum((0, 2)).flatten()

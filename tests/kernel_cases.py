@@ -190,7 +190,9 @@ def check_column_sums(case: Case, dtype: torch.dtype, plan: Run = plan_column_su
         return out
 
     def reference(d: Drawn) -> list[Tensor]:
-        return [column_sum_reference(grad, rotation, members) for grad, rotation, members in _sums(d, shared)]
+        return [
+            column_sum_reference(grad, rotation, members, d.x.dtype) for grad, rotation, members in _sums(d, shared)
+        ]
 
     rows = case.batch * case.tokens
     terms = {"db_q": rows, "db_k": rows, "db_v": rows, "V3": rows * shared}

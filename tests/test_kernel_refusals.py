@@ -32,6 +32,7 @@ REFUSED = {
     "cos has shape .4, 3., x needs .5, R/2. or .2, 5, R/2.": {"rotation": Rotation(torch.ones(4, 3), torch.ones(4, 3))},
     "sin has shape .5, 2., expected .5, 3.: cos": {"rotation": Rotation(torch.ones(5, 3), torch.ones(5, 2))},
     "cos turns 8 entries, heads have D = 6": {"rotation": Rotation(torch.ones(5, 4), torch.ones(5, 4))},
+    "b_q is torch.float16, x is torch.float32": {"b_q": GOOD["b_q"].half()},
     "cos is torch.float16, x is torch.float32": {"rotation": Rotation(torch.ones(5, 3).half(), torch.ones(5, 3))},
 }
 

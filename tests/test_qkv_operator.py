@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import Case
+from kernel_cases import DEVICE, Case
 from tolerance import assert_agrees
 from torch import Tensor
 from torch.autograd import gradcheck
@@ -174,6 +174,29 @@ def test_weights_that_lie_differently():
     assert all(torch.equal(a, b) for a, b in zip(mixed, alike, strict=True))
 
 
+@pytest.mark.parametrize("case", [PLAIN, TURNED], ids=str)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_biases_may_stay_in_float32(case: Case, autocast: bool):
+    """As adapters and merged residuals keep them: added before the one rounding, with a float32 gradient."""
+    wide = inputs(case)
+    narrow = wide if autocast else wide | {n: wide[n].detach().bfloat16() for n in NAMES[:4]}
+    turn = rotation(case)
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=autocast):
+        fused = qkv_bias(**narrow, heads=case.heads, rotation=turn)
+    plain = reference({n: t.bfloat16() for n, t in wide.items()}, turn, case)
+    gold = reference({n: t.double() for n, t in wide.items()}, turn and turn.double(), case)
+    for name, f, p, g in zip("qkv", fused, plain, gold, strict=True):
+        assert_agrees(f, p, g, what=name)
+    biases, grads = [wide[n] for n in NAMES[4:]], case_grads(case)
+    got = torch.autograd.grad(fused, biases, [g.bfloat16() for g in grads])  # the same numbers: they have eight bits
+    single = torch.autograd.grad(reference(wide, turn, case), biases, grads)
+    exact = torch.autograd.grad(gold, biases, [g.double() for g in grads])
+    double = [t.double() for t in exact]
+    for name, f, p, g in zip(NAMES[4:], got, single, double, strict=True):
+        assert f.dtype == torch.float32
+        assert_agrees(f, p, g, what=f"d{name}")
+
+
 def test_expanded_gradients():
     """sum().backward() sends a gradient whose strides are all zero."""
     given = inputs(PLAIN)
@@ -186,7 +209,7 @@ def test_expanded_gradients():
 
 def test_column_sums_are_the_same_bits_every_time():
     d = Case(3, 70, 8, 2, 2, 24).draw(torch.float32)
-    sums = [column_sum(d.grads[0], None, None, False, 1) for _ in range(3)]
+    sums = [column_sum(d.grads[0], None, None, False, 1, torch.float32) for _ in range(3)]
     assert torch.equal(sums[0], sums[1])
     assert torch.equal(sums[0], sums[2])
 
@@ -198,7 +221,7 @@ def test_opcheck(case: Case, on_reference: None):
     grads, weights = case_grads(case), [given[name].detach() for name in NAMES[1:4]]
     torch.library.opcheck(qkv_bias_op, (*given.values(), *angles, case.heads))
     torch.library.opcheck(qkv_input_grad, (*grads, *weights, *angles))
-    torch.library.opcheck(column_sum, (grads[0], *angles, 1))
+    torch.library.opcheck(column_sum, (grads[0], *angles, 1, torch.float32))
 
 
 @pytest.mark.parametrize("case", [PLAIN, TURNED], ids=str)

@@ -10,22 +10,26 @@ from minibeft.kernels.rotation import Rotation
 
 
 @torch.library.custom_op("minibeft::column_sum", mutates_args=())
-def column_sum(d_out: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, shared: int) -> Tensor:
-    """(B, h, T, D) → (h·D/shared): the sum over batch and tokens, turned back where angles are given."""
+def column_sum(
+    d_out: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, shared: int, dtype: torch.dtype
+) -> Tensor:
+    """(B, h, T, D) → (h·D/shared): the sum over batch and tokens, turned back where angles are given, in dtype."""
     rotation = None if cos is None or sin is None else Rotation(cos, sin, interleaved)
     if not on_kernels(d_out):
-        return column_sum_reference(d_out, rotation, shared)
+        return column_sum_reference(d_out, rotation, shared, dtype)
     from minibeft.kernels.bias_grad.forward import plan_column_sum
 
-    out = d_out.new_empty(d_out.shape[1] * d_out.shape[3] // shared)
+    out = d_out.new_empty(d_out.shape[1] * d_out.shape[3] // shared, dtype=dtype)
     for launch in plan_column_sum(d_out, out, rotation, shared):
         launch.run()
     return out
 
 
 @column_sum.register_fake
-def _(d_out: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, shared: int) -> Tensor:
-    return d_out.new_empty(d_out.shape[1] * d_out.shape[3] // shared)
+def _(
+    d_out: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, shared: int, dtype: torch.dtype
+) -> Tensor:
+    return d_out.new_empty(d_out.shape[1] * d_out.shape[3] // shared, dtype=dtype)
 
 
 def value_bias_grad(d_out: Float[Tensor, "B T HD"], *, heads: int, kv_heads: int, verdict: str) -> Float[Tensor, " GD"]:
@@ -45,4 +49,4 @@ def value_bias_grad(d_out: Float[Tensor, "B T HD"], *, heads: int, kv_heads: int
             "expected (B, T, heads·D) and kv_heads dividing heads"
         )
     by_head = d_out.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, T, D)
-    return column_sum(by_head, None, None, False, heads // kv_heads)
+    return column_sum(by_head, None, None, False, heads // kv_heads, d_out.dtype)

@@ -94,7 +94,8 @@ def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved):
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
-    x, w_q, w_k, w_v, *_, cos, sin, ctx.interleaved, _ = inputs
+    x, w_q, w_k, w_v, *biases, cos, sin, ctx.interleaved, _ = inputs
+    ctx.bias_types = [None if b is None else b.dtype for b in biases]
     needs_x, *needs_w = ctx.needs_input_grad[:4]
     weights = (w_q, w_k, w_v) if needs_x else (None, None, None)
     ctx.save_for_backward(x if any(needs_w) else None, *weights, cos, sin)
@@ -109,7 +110,10 @@ def _gradients(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor 
     d_x = qkv_input_grad(d_q, d_k, d_v, w_q, w_k, w_v, *angles) if needs_x else None
     outputs = (d_q, angles, rotation), (d_k, angles, rotation), (d_v, (None, None, False), None)
     d_w = [weight_grad_reference(d, x, r) if need else None for need, (d, _, r) in zip(needs_w, outputs, strict=True)]
-    d_b = [column_sum(d, *a, 1) if need else None for need, (d, a, _) in zip(needs_b, outputs, strict=True)]
+    d_b = [
+        column_sum(d, *a, 1, kind) if need else None
+        for need, kind, (d, a, _) in zip(needs_b, ctx.bias_types, outputs, strict=True)
+    ]
     return d_x, *d_w, *d_b, None, None, None, None
 
 
@@ -135,14 +139,13 @@ def qkv_bias(
     skip_null   the caller's word that certify calls b_k null: it is not loaded, and gets no gradient, which theorem
                 K2 says is zero. Refused under rotation, where b_k has an effect (theorem K4).
 
-    A packed weight is passed as views: w_q, w_k, w_v = packed.split((H·D, G·D, G·D)). Under autocast everything is
-    cast first, as torch does for nn.Linear. Not differentiable in the angles. Raises ValueError where shapes, types
-    or devices do not fit.
+    A packed weight is passed as views: w_q, w_k, w_v = packed.split((H·D, G·D, G·D)). Biases may stay in float32 beside
+    half precision; so may their gradients. Under autocast x and the weights are cast first. Not differentiable in the
+    angles. Raises ValueError where shapes, types or devices do not fit.
     """
     if torch.is_autocast_enabled(x.device.type):
         kind = torch.get_autocast_dtype(x.device.type)
         x, w_q, w_k, w_v = x.to(kind), w_q.to(kind), w_k.to(kind), w_v.to(kind)
-        b_q, b_k, b_v = (b if b is None else b.to(kind) for b in (b_q, b_k, b_v))
     check_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads)
     if skip_null and rotation is not None:
         raise ValueError(

@@ -14,12 +14,16 @@ OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]
 def qkv_bias_reference(
     x: Float[Tensor, "B T C"], weights: Triple, biases: OptionalTriple, rotation: Rotation | None, heads: int
 ) -> Triple:
-    """Q (B,H,T,D), K and V (B,G,T,D), contiguous; weights (H·D,C), (G·D,C), (G·D,C) and biases (H·D), (G·D), (G·D)."""
+    """Q (B,H,T,D), K and V (B,G,T,D), contiguous; weights (H·D,C), (G·D,C), (G·D,C) and biases (H·D), (G·D), (G·D).
+
+    A bias of a wider type than x is added in its own type.
+    """
     (w_q, w_k, w_v), (b_q, b_k, b_v) = weights, biases
     size = w_q.shape[0] // heads
 
     def project(w: Tensor, b: Tensor | None) -> Tensor:
-        return F.linear(x, w, b).unflatten(-1, (-1, size)).transpose(1, 2)  # (B, h, T, D)
+        y = F.linear(x, w, b) if b is None or b.dtype == x.dtype else (F.linear(x, w) + b).to(x.dtype)
+        return y.unflatten(-1, (-1, size)).transpose(1, 2)  # (B, h, T, D)
 
     q, k, v = project(w_q, b_q), project(w_k, b_k), project(w_v, b_v)
     if rotation is not None:
