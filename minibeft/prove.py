@@ -19,7 +19,6 @@ from minibeft.proofs.statement import Outcome
 from minibeft.record import provenance
 from minibeft.theorems import HYPOTHESES, THEOREMS
 
-
 GUARD = "'every size' is proved by normal forms, and added up in numbers for all sizes 1 to 3 (1, 2 where four occur)"
 
 

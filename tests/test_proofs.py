@@ -8,10 +8,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-import typer
 from sympy import Integer, Symbol
 from typer.testing import CliRunner
 
+from minibeft.cli import app
 from minibeft.errors import BadInput
 from minibeft.proofs import PROOFS, Counterexample, Report, Step
 from minibeft.proofs.document import document
@@ -19,7 +19,6 @@ from minibeft.proofs.notation import a, d, j, l, m, mu, n, over, q, softmax, v, 
 from minibeft.proofs.printing import MATH, unicode
 from minibeft.proofs.statement import EVERY, Outcome
 from minibeft.proofs.steps import bounded, equal, nonnegative
-from minibeft.prove import prove
 from minibeft.theorems import HYPOTHESES, THEOREMS
 
 THEORY = [
@@ -28,12 +27,9 @@ THEORY = [
 MEASURING = {"K4"}  # imports torch and searches for hostile inputs: some ten seconds
 NEEDS = [(name, key) for name, theorem in THEOREMS.items() for key in theorem.needs]
 
-app = typer.Typer()
-app.command()(prove)
-
 
 def run(*arguments: str):
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, ["prove", *arguments])
 
 
 def reports(*names: str) -> list[Report]:
