@@ -27,7 +27,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def family_of(raw: Mapping[str, Any], where: str) -> Family:
     """The family that model_type names."""
     kind = raw.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise BadInput(f"{where}: model_type = {kind!r} is not one of {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
@@ -104,6 +104,8 @@ def load_model(
         if ours not in fresh
     }
     refuse_other_copies(family, config, tensors, state, folder)
+    if len(types := sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})) > 1:
+        raise BadInput(f"{folder}: holds tensors of {' and '.join(types)}; load it with dtype=, in one of them")
     if fresh and model.head is not None:
         some = next(iter(state.values()))
         initialise(model.head.to_empty(device=some.device).to(some.dtype))

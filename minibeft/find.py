@@ -18,9 +18,9 @@ SAFE = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 def find(name_or_path: str | Path) -> Path:
     """The folder that holds config.json and the weights; BadInput that says what was looked for and what to do."""
-    path = Path(os.path.expanduser(name_or_path))
-    if os.path.isdir(path):  # unlike Path.is_dir, False for whatever cannot be a path
-        return path
+    path = os.path.expanduser(name_or_path)
+    if os.path.isdir(path):  # unlike Path's, False for the empty name and for whatever cannot be a path
+        return Path(path)
     if os.path.exists(path):
         raise BadInput(f"{path}: is a file; give the folder that holds config.json and the weights")
     name = str(name_or_path)
@@ -54,7 +54,7 @@ def check_digest(file: Path, sha256: str) -> None:
 def download(name: str) -> Path:
     """A hub repository's folder in the local cache, downloaded when it is not there and the hub may be asked."""
     # Imported here: it costs a second, and a folder on disk does not need it.
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
@@ -62,14 +62,19 @@ def download(name: str) -> Path:
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*SAFE, "pytorch_model*.bin"]))
     except LocalEntryNotFoundError as error:
+        offline = constants.HF_HUB_OFFLINE
+        reason = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({why(error.__cause__ or error)})"
+        remedy = "give a folder, or download it once with a connection"
+        raise BadInput(f"{name}: no such folder, not in the hub's cache, and {reason}; {remedy}") from error
+    except HFValidationError as error:
+        raise BadInput(f"{name}: no such folder, and no hub id ({why(error)}); give a folder or org/name") from error
+    except (HfHubHTTPError, OSError) as error:
         raise BadInput(
-            f"{name}: no such folder, not in the cache, and the hub cannot be reached ({why(error)})"
+            f"{name}: no such folder, and the hub does not give it ({why(error)}); check the name and your access"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise BadInput(f"{name}: no such folder, and the hub refuses it as an id ({why(error)})") from error
     return folder
 
 
-def why(error: Exception) -> str:
+def why(error: BaseException) -> str:
     """The first sentence of a library's message, on one line."""
     return " ".join(str(error).split()).split(". ")[0][:160]

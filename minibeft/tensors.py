@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -85,7 +86,8 @@ def read_pickle(file: Path, keep: bool = True) -> dict[str, Lazy]:
     old file format, which cannot be."""
     try:
         old = not zipfile.is_zipfile(file)
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=keep and not old)
+        with warnings.catch_warnings(action="ignore"):  # about pickles that it goes on to refuse
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=keep and not old)
     except pickle.UnpicklingError as error:
         raise BadInput(f"{file}: is not plain weights and was not run; ask for a safetensors file") from error
     except Exception as error:  # what unpickling damaged data raises has no end

@@ -24,7 +24,7 @@ def derive_llama(r: Reader) -> dict[str, Any]:
 
 def derive_qwen2(r: Reader) -> dict[str, Any]:
     """Biases on q, k and v; a sliding window or a mixture of layer types is refused."""
-    if set(r.get("layer_types", [])) - {"full_attention"}:
+    if any(kind != "full_attention" for kind in r.get("layer_types", [])):
         raise r.refuse("layer_types", "is not handled: only full_attention is")
     return shared(r) | {"biases": frozenset({"q", "k", "v"})}
 
