@@ -7,6 +7,7 @@ replace the model's own (modules_to_save): a classification head, or a norm whos
 PEFT computes (x Wᵀ + b) + Δ; here it is x Wᵀ + (b + Δ), the same up to one rounding. Source: peft 0.21, tuners/beft.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -136,6 +137,8 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
 def load_adapter(folder: str | Path) -> Adapter:
     """Read a BEFT adapter's folder; BadInput for another method's adapter, or for a tensor that has no meaning here."""
     folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise BadInput(f"{folder}: holds no {CONFIG}; give the folder of a BEFT adapter")
     config = read_json(folder / CONFIG)
     if config.get("peft_type") != "BEFT":
         raise BadInput(f"{folder / CONFIG}: peft_type = {config.get('peft_type')!r}; only BEFT adapters are biases")
@@ -217,4 +220,23 @@ def load_adapted(
 ) -> Transformer:
     """The checkpoint `base` with the adapter of this folder added, with the head that the adapter was trained for."""
     loaded = load_adapter(adapter)
-    return apply_adapter(load_model(base, task=loaded.task, dtype=dtype, device=device), loaded)
+    return apply_adapter(load_base(base, loaded, dtype=dtype, device=device), loaded)
+
+
+def load_base(
+    base: str | Path,
+    adapter: Adapter,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Transformer:
+    """The checkpoint with the head that the adapter was trained for; a fresh one, where the adapter brings its own, is
+    no reason to warn."""
+    log = logging.getLogger("minibeft")
+    brings_head = any(name.startswith("classifier.") for name in adapter.saved)
+    level = log.level
+    log.setLevel(logging.ERROR if brings_head else level)
+    try:
+        return load_model(base, task=adapter.task, dtype=dtype, device=device)
+    finally:
+        log.setLevel(level)

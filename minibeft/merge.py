@@ -16,9 +16,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from minibeft.adapters import changed, is_linear, load_adapter
+from minibeft.adapters import changed, is_linear, load_adapter, load_base
 from minibeft.certify import certify
-from minibeft.checkpoint import load_model
 from minibeft.config import ModelConfig
 from minibeft.equivalence import Agreement
 from minibeft.errors import BadInput
@@ -67,7 +66,7 @@ def merge(
     BadInput, and nothing written, where the format has no place for a bias or the result does not compute the same.
     """
     folder, loaded = find(model), load_adapter(adapter)
-    intended = load_model(folder, task=loaded.task)
+    intended = load_base(folder, loaded)
     source = Source.open(folder, intended.config.task)
     exact = {name: value.double() for name, value in changed(intended, loaded).items()}
     for name, value in exact.items():

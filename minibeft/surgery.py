@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.checkpoint import family_of, load_model
+from minibeft.checkpoint import describe, family_of, load_model
 from minibeft.config import ModelConfig, Task
 from minibeft.equivalence import Agreement, compare, read_sentences
 from minibeft.errors import BadInput
@@ -78,10 +77,9 @@ class Source:
         return replace(config, labels=self.config.labels), {key: on}
 
 
-def shapes(config: ModelConfig) -> dict[str, torch.Size]:
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Our names of the parameters that a model of this configuration has, and their shapes."""
-    with torch.device("meta"):
-        return {name: value.shape for name, value in Transformer(config).state_dict().items()}
+    return {name: tuple(value.shape) for name, value in describe(config).state_dict().items()}
 
 
 def fold(

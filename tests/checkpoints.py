@@ -10,6 +10,10 @@ from tiny import CONFIGS, reference
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
+from minibeft.adapters import make_adapter, save_adapter
+from minibeft.biases import add_bias, freeze_except, terms_of
+from minibeft.checkpoint import load_model
+from minibeft.config import Task
 from minibeft.sentences import SENTENCES
 from minibeft.tensors import open_tensors
 from minibeft.tokenizer import encode, load_tokenizer
@@ -34,6 +38,21 @@ def write_checkpoint(
     model = reference(common | CONFIGS[family] | changes, seed=0)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     write_tokenizer(folder)
+    return folder
+
+
+def write_adapter(folder: Path, model: Path, terms: str = "v", *, task: Task | None = None, size: float = 0.5) -> Path:
+    """An adapter that moves these biases by normal numbers of this size, and the head of a classifier."""
+    tuned = load_model(model, task=task, dtype=torch.float32)
+    absent = [term for term in terms.split(",") if term not in terms_of(tuned)]
+    if absent:
+        add_bias(tuned, absent)
+    moving = freeze_except(tuned, terms, head=tuned.config.task == "classification")
+    before = {name: value.detach().clone() for name, value in moving.items()}
+    generator = torch.Generator().manual_seed(7)
+    for value in moving.values():
+        value.data += size * torch.randn(value.shape, generator=generator)
+    save_adapter(make_adapter(tuned, before), folder)
     return folder
 
 

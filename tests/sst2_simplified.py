@@ -1,4 +1,4 @@
-"""A real classifier, simplified: all-MiniLM-L6-v2 fine-tuned on SST-2, merged, simplified, and compared in transformers.
+"""A real classifier, simplified: all-MiniLM-L6-v2 fine-tuned on SST-2, merged, simplified, run in transformers.
 
 MINIBEFT_DATA=DIR python tests/sst2_simplified.py records/simplify.json
 """

@@ -216,7 +216,9 @@ class TestRefusals:
         with pytest.raises(BadInput, match=r"adapter_config\.json: peft_type = 'LORA'"):
             load_adapter(adapter)
 
-    def test_a_missing_file(self, adapter):
+    def test_a_missing_file(self, adapter, tmp_path):
+        with pytest.raises(BadInput, match=r"holds no adapter_config\.json"):
+            load_adapter(tmp_path)
         (adapter / "adapter_model.safetensors").unlink()
         with pytest.raises(BadInput, match=r"adapter_model\.safetensors: missing"):
             load_adapter(adapter)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import digests, in_transformers, inputs, leftovers, logits, tensors, write_checkpoint
+from checkpoints import digests, in_transformers, inputs, leftovers, logits, tensors, write_adapter, write_checkpoint
 from safetensors.torch import load_file
 from tiny import redraw
 from tolerance import assert_agrees
@@ -13,28 +13,12 @@ from torch import Tensor
 
 from minibeft import merge as merge_module
 from minibeft.adapters import load_adapted, make_adapter, save_adapter
-from minibeft.biases import add_bias, freeze_except, terms_of
+from minibeft.biases import freeze_except
 from minibeft.checkpoint import load_model, save_model
-from minibeft.config import Task
 from minibeft.equivalence import FACTOR
 from minibeft.errors import BadInput
 from minibeft.merge import merge, unmerge
 from minibeft.simplify import simplify
-
-
-def write_adapter(folder: Path, model: Path, terms: str = "v", *, task: Task | None = None, size: float = 0.5) -> Path:
-    """An adapter that moves these biases by normal numbers of this size, and the head of a classifier."""
-    tuned = load_model(model, task=task, dtype=torch.float32)
-    absent = [term for term in terms.split(",") if term not in terms_of(tuned)]
-    if absent:
-        add_bias(tuned, absent)
-    moving = freeze_except(tuned, terms, head=tuned.config.task == "classification")
-    before = {name: value.detach().clone() for name, value in moving.items()}
-    generator = torch.Generator().manual_seed(7)
-    for value in moving.values():
-        value.data += size * torch.randn(value.shape, generator=generator)
-    save_adapter(make_adapter(tuned, before), folder)
-    return folder
 
 
 def ours(model: Path, adapter: Path, dtype: torch.dtype) -> Tensor:
