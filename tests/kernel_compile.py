@@ -1,12 +1,14 @@
 """Compile ahead of time, for a GPU that is not there, every launch the benchmark's shapes make: one JSON line each.
 
-    python kernel_compile.py CHIP [--wide]
+    python kernel_compile.py CHIP [--wide | --odd]
 
-Every shape in bfloat16; the narrow and the wide tile in float16 too, and one shape in float32.
+Every shape in bfloat16; the narrow and the wide tile in float16 too, and one shape in float32. --odd instead takes sizes
+of one, which triton compiles as constants. --wide instead puts the wide tile where pairs turn, which the launch
+configurations avoid because it spills.
 
 Run as a program of its own: the test process may have triton in interpreter mode, which cannot compile. The launches
 come from the plans that a GPU runs; meta tensors stand in for its memory, and a driver that only names the chip for its
-driver. --wide puts the wide tile where pairs turn, which the launch configurations avoid because it spills.
+driver.
 """
 
 import json
@@ -33,6 +35,12 @@ from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.shapes import SHAPES, Shape
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+ODD = (
+    Shape("one of everything", 1, 1, 1, 1, 1, 1),
+    Shape("one token", 3, 1, 45, 4, 2, 24, dims=24),
+    Shape("one head", 2, 7, 33, 1, 1, 80, dims=32, interleaved=True),
+    Shape("one key-value head", 1, 9, 64, 8, 1, 64, dims=8),
+)
 TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTC[A-Z]*MMA)\b")
 
 
@@ -99,16 +107,21 @@ def inspect(launch: Launch) -> dict[str, Any]:
     }
 
 
-def main(chip: int, wide: bool) -> None:
-    driver.set_active(NamedChip(chip))  # pyright: ignore[reportArgumentType]
-    if wide:
+def chosen(option: str) -> list[tuple[Shape, torch.dtype]]:
+    """What an option asks for."""
+    if option == "--wide":
         tiles.MATMUL = {key: tiles.Tiles(pair.wide, pair.wide) for key, pair in tiles.MATMUL.items()}
-        wanted = [(shape, torch.bfloat16) for shape in SHAPES if shape.dims][:1]
-    else:
-        wanted = [(shape, torch.bfloat16) for shape in SHAPES]
-        wanted += [(SHAPES[0], torch.float16), (SHAPES[3], torch.float16), (SHAPES[0], torch.float32)]
+        return [(next(shape for shape in SHAPES if shape.dims), torch.bfloat16)]
+    if option == "--odd":
+        return [(shape, torch.bfloat16) for shape in ODD]
+    halves = [(SHAPES[0], torch.float16), (SHAPES[3], torch.float16)]
+    return [*((shape, torch.bfloat16) for shape in SHAPES), *halves, (SHAPES[0], torch.float32)]
+
+
+def main(chip: int, option: str = "") -> None:
+    driver.set_active(NamedChip(chip))  # pyright: ignore[reportArgumentType]
     seen = set()
-    for shape, dtype in wanted:
+    for shape, dtype in chosen(option):
         for launch in launches(shape, dtype, chip):
             if signature(launch) not in seen:
                 seen.add(signature(launch))
@@ -116,4 +129,4 @@ def main(chip: int, wide: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), "--wide" in sys.argv)
+    main(int(sys.argv[1]), *sys.argv[2:])

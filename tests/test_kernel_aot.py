@@ -15,6 +15,7 @@ import pytest
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have, CUDA programming guide
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 KERNELS = {"qkv_bias_kernel", "input_grad_kernel", "partial_sum_kernel", "final_sum_kernel"}
+ODD = {"one of everything", "one token", "one head", "one key-value head"}
 MATMULS = {"qkv_bias_kernel", "input_grad_kernel"}
 
 
@@ -50,3 +51,11 @@ def test_compiles_without_spills_for_tensor_cores(chip: int):
 def test_spills_are_seen():
     """The wide tile does spill where pairs turn on sm_90: the check above can fail."""
     assert any(spills(binary) for binary in compiled(90, "--wide"))
+
+
+@pytest.mark.slow
+def test_sizes_of_one_compile():
+    """Which the interpreter cannot tell: there, a size of one is a number like any other."""
+    binaries = compiled(90, "--odd")
+    assert {binary["kernel"] for binary in binaries} == KERNELS
+    assert {binary["shape"] for binary in binaries if binary["kernel"] == "qkv_bias_kernel"} == ODD
