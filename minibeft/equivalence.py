@@ -24,7 +24,6 @@ from minibeft.probe import Batch
 from minibeft.sentences import SENTENCES
 from minibeft.tokenizer import encode, load_tokenizer
 
-
 # Two equally accurate runs are compared by their largest errors. A classifier on eight sentences has as few as eight
 # independent outputs; the largest of eight normal errors exceeds 8 times that of eight others in 3 of a million cases
 # (simulated), 2 times in 5 of a hundred. A wrong step is off by a bias, many orders more.

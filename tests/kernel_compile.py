@@ -2,8 +2,8 @@
 
     python kernel_compile.py CHIP [--wide | --odd]
 
-Every shape in bfloat16; the narrow and the wide tile in float16 too, and one shape in float32. --odd instead takes sizes
-of one, which triton compiles as constants. --wide instead puts the wide tile where pairs turn, which the launch
+Every shape in bfloat16; the narrow and the wide tile in float16 too, and one shape in float32. --odd instead takes
+sizes of one, which triton compiles as constants. --wide instead puts the wide tile where pairs turn, which the launch
 configurations avoid because it spills.
 
 Run as a program of its own: the test process may have triton in interpreter mode, which cannot compile. The launches

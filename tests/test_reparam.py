@@ -16,7 +16,7 @@ from minibeft.biases import count, freeze_except
 from minibeft.bounds import gamma, key_bias_effect_bound, key_gradient_bound, unit_roundoff, value_shift_bound
 from minibeft.checkpoint import build_model
 from minibeft.errors import BadInput
-from minibeft.reparam import FORMS, LoRA, Plus, merge, most_square, reparametrise
+from minibeft.reparam import FORMS, DoRA, LoRA, Plus, merge, most_square, reparametrise
 
 U = unit_roundoff(torch.float64)
 seeds = st.integers(0, 2**31 - 1)
@@ -120,6 +120,7 @@ def replaced(form: nn.Module, name: str, bias: Tensor):
 @given(widths, ranks, seeds)
 def test_r1_dora_steps_by_its_magnitude(width, rank, seed):
     bias, dora = make("dora", width, rank, seed)
+    assert isinstance(dora, DoRA)
     redraw(dora, seed)
     length = 0.125 * dora.magnitude.abs().item()
     # each entry: norm γ_{d+2}, times, over, times s; the norm of the result γ_{d+2} again
