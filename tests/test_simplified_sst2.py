@@ -13,5 +13,7 @@ DATA = os.environ.get("MINIBEFT_DATA", "")
 def test_identical_predictions_on_the_dev_set(tmp_path):
     found = measure(DATA, tmp_path, seed=0, examples=200, epochs=2, learning_rate=4e-3)
     assert found["same_predictions"] == found["sentences"] == 872
-    assert found["accuracy_after"] == found["accuracy_before"] > 0.55
+    assert found["accuracy_after"] == found["accuracy_before"]
+    # Equal predictions say something only when they are not all the same label: 444 of the 872 are positive.
+    assert found["accuracy_before"] not in (444 / 872, 428 / 872)
     assert found["simplify"]["zeroed"] == 2 * 6 * 384
