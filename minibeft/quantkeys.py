@@ -147,7 +147,7 @@ def best_shift(
         squares.sum().backward()
         optimiser.step()
         decay.step()
-    return best * free
+    return best
 
 
 def mean_shift(

@@ -20,7 +20,7 @@ from checkpoints import (
     write_checkpoint,
     write_tokenizer,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tolerance import assert_agrees
 
 from minibeft import simplify as simplify_module
@@ -29,6 +29,7 @@ from minibeft.certify import Certificate, Verdict
 from minibeft.checkpoint import load_model
 from minibeft.equivalence import FACTOR
 from minibeft.errors import BadInput
+from minibeft.rewrite import read_header, rewrite_file
 from minibeft.simplify import plan, simplify
 
 CASES = {  # what becomes zero, and what carries it
@@ -270,6 +271,24 @@ def test_a_killed_run_leaves_the_input_and_no_half_output(tmp_path):
     assert not (tmp_path / "out").exists()
     simplify(model, tmp_path / "out")
     assert torch.equal(*(logits(in_transformers(f), f).argmax(-1) for f in (model, tmp_path / "out")))
+
+
+def test_a_file_of_mixed_types_stays_aligned_and_else_as_it_was(tmp_path):
+    """Three bfloat16 entries before a float32 tensor would put it at an odd place; nothing changed: the same bytes."""
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    values = {"half": torch.ones(3, dtype=torch.bfloat16), "long": torch.arange(2), "none": torch.zeros(0)}
+    save_file(values, old, {"format": "pt", "note": "kept"})
+    rewrite_file(old, new, {}, set())
+    assert new.read_bytes() == old.read_bytes()
+    rewrite_file(old, new, {"single": torch.full((2,), 0.1), "scalar": torch.tensor(2.0)}, {"long"})
+    header, _ = read_header(new)
+    assert header.pop("__metadata__") == {"format": "pt", "note": "kept"}
+    sizes = {"BF16": 2, "F32": 4}
+    assert all(entry["data_offsets"][0] % sizes[entry["dtype"]] == 0 for entry in header.values())
+    found = load_file(new)
+    assert found.keys() == {"half", "none", "single", "scalar"}
+    assert torch.equal(found["single"], torch.full((2,), 0.1))
+    assert torch.equal(found["half"], values["half"])
 
 
 def test_rewriting_takes_the_memory_of_a_buffer(tmp_path):
