@@ -66,10 +66,10 @@ def render_agreement(agreement: Agreement) -> Iterator[RenderableType]:
 
 
 def render_study(study: Study) -> Iterator[RenderableType]:
-    """One row for each quantiser, width and shift; the gain is in the error of O, against no shift."""
+    """One row for each quantiser, width and shift; K is the root mean square error, O the relative one, whose gain is against no shift."""
     dims = f"{study.dims} of {study.head_size} dims of each head are free to shift"
     title = f"{study.model}: {dims}; found on {study.calibration} sentences, measured on {study.evaluation} others"
-    table = columns(title, "quantiser", "bits", "shift", "error of K", "TV of P", "error of O", "gain")
+    table = columns(title, "quantiser", "bits", "shift", "error K", "TV of P", "error O", "gain")
     zero = {(row.quantiser, row.bits): row.output for row in study.rows if row.shift == "zero"}
     for row in study.rows:
         gain = "" if row.shift == "zero" else f"{1 - row.output / zero[row.quantiser, row.bits]:z.1%}"
