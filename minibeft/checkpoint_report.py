@@ -66,7 +66,8 @@ def render_agreement(agreement: Agreement) -> Iterator[RenderableType]:
 
 
 def render_study(study: Study) -> Iterator[RenderableType]:
-    """One row for each quantiser, width and shift; K is the root mean square error, O the relative one, whose gain is against no shift."""  # noqa: E501
+    """One row for each quantiser, width and shift: the root mean square error of K, the total variation of P, and the
+    relative error of O with its gain against no shift."""
     dims = f"{study.dims} of {study.head_size} dims of each head are free to shift"
     title = f"{study.model}: {dims}; found on {study.calibration} sentences, measured on {study.evaluation} others"
     table = columns(title, "quantiser", "bits", "shift", "error K", "TV of P", "error O", "gain")
