@@ -40,8 +40,8 @@ def verify(
     seed: Annotated[int, typer.Option(help="of the redrawn biases")] = 0,
 ) -> None:
     """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
-    from minibeft.verify import STEPS, verify
-    from minibeft.verify_report import render
+    from minibeft.verification.report import render
+    from minibeft.verification.verify import STEPS, verify
 
     with steps(f"verify {model}", STEPS) as progress:
         report = verify(model, task=as_task(task), seed=seed, progress=progress)
@@ -68,8 +68,8 @@ def certify(
     prefix: Annotated[bool, typer.Option("--prefix", help="the model is run with prefix tuning")] = False,
 ) -> None:
     """Say from config.json alone what each bias can do: null, foldable, limited, active or unknown."""
-    from minibeft.certify import certify
-    from minibeft.certify_report import render
+    from minibeft.certificate.certify import certify
+    from minibeft.certificate.report import render
 
     certificate = certify(model, prefix=prefix)
     for part in render(certificate):
@@ -126,8 +126,8 @@ def finetune(
     """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
     from dataclasses import fields, replace
 
-    from minibeft.seeds import finetune_all, lines, read_seeds, summary, trainable
-    from minibeft.settings import Settings
+    from minibeft.training.seeds import finetune_all, lines, read_seeds, summary, trainable
+    from minibeft.training.settings import Settings
 
     given = locals()
     settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name != "seed"})
@@ -154,9 +154,9 @@ def rank(
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/rank-MODEL-TASK")] = None,
 ) -> None:
     """Rank the bias terms by Mag+Angle, Magnitude and Fisher, with a heat map, and show how far b_k drifts in vain."""
-    from minibeft.rank import DRIFTS, rank, tables
-    from minibeft.seeds import lines
-    from minibeft.settings import Settings
+    from minibeft.training.rank import DRIFTS, rank, tables
+    from minibeft.training.seeds import lines
+    from minibeft.training.settings import Settings
 
     settings = Settings(model, task, data, regime=regime, examples=examples, epochs=epochs, seed=seed)
     folder = folder or Path("runs") / f"rank-{Path(model).name}-{task}"

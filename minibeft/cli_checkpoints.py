@@ -16,8 +16,8 @@ Text = Annotated[Path | None, typer.Option(metavar="FILE", help="sentences, one 
 @app.command()
 def inspect(model: Model, json_file: Json = None) -> None:
     """List every bias of a checkpoint: shape, norm, share, verdict, and what simplify would do with it."""
-    from minibeft.checkpoint_report import render_inspection
-    from minibeft.inspect_biases import inspect
+    from minibeft.surgery.inspect import inspect
+    from minibeft.surgery.report import render_inspection
 
     inspection = inspect(model)
     for part in render_inspection(inspection):
@@ -28,8 +28,8 @@ def inspect(model: Model, json_file: Json = None) -> None:
 @app.command()
 def simplify(model: Model, folder: Out, text: Text = None, json_file: Json = None) -> None:
     """Write the checkpoint without b_k and b_v where the theorems allow it, once the outputs agree on sentences."""
-    from minibeft.checkpoint_report import render_simplified
-    from minibeft.simplify import simplify
+    from minibeft.surgery.report import render_simplified
+    from minibeft.surgery.simplify import simplify
 
     done = simplify(model, folder, text=text)
     for part in render_simplified(done):
@@ -49,8 +49,8 @@ def merge(
     json_file: Json = None,
 ) -> None:
     """Write the checkpoint with a bias adapter merged into it; unmerge takes it out again."""
-    from minibeft.checkpoint_report import render_merged
-    from minibeft.merge import merge
+    from minibeft.surgery.merge import merge
+    from minibeft.surgery.report import render_merged
 
     done = merge(adapter, model, folder, into_output=fold, residual=residual, text=text)
     for part in render_merged(done):
@@ -62,7 +62,7 @@ def merge(
 @app.command()
 def unmerge(model: Model, folder: Out) -> None:
     """Write a merged checkpoint as it was before, every tensor and config.json to the bit."""
-    from minibeft.merge import unmerge
+    from minibeft.surgery.merge import unmerge
 
     unmerge(model, folder)
     out.print(f"wrote {folder}")
@@ -71,8 +71,8 @@ def unmerge(model: Model, folder: Out) -> None:
 @app.command()
 def quantkeys(model: Model, text: Text = None, json_file: Json = None) -> None:
     """Study which shift of all keys makes a key cache easiest to quantise, where K1 allows one."""
-    from minibeft.checkpoint_report import render_study
-    from minibeft.quantkeys import quantkeys
+    from minibeft.surgery.quantkeys import quantkeys
+    from minibeft.surgery.report import render_study
 
     study = quantkeys(model, text=text)
     for part in render_study(study):

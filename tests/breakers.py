@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from minibeft.certificate.variants import AttentionSpec
 from minibeft.layers import Rotary
-from minibeft.variants import AttentionSpec
 
 # One key-value head of 16 dims serves two query heads: more dims than the 12 differences of two batches' 7 keys.
 PLAIN = AttentionSpec(heads=2, kv_heads=1, head_size=16, width=6, causal=True)

@@ -10,13 +10,13 @@ from tiny import CONFIGS, reference
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
-from minibeft.adapters import make_adapter, save_adapter
 from minibeft.biases import add_bias, freeze_except, terms_of
 from minibeft.checkpoint import load_model
 from minibeft.config import Task
-from minibeft.sentences import SENTENCES
+from minibeft.surgery.adapters import make_adapter, save_adapter
 from minibeft.tensors import open_tensors
 from minibeft.tokenizer import encode, load_tokenizer
+from minibeft.verification.sentences import SENTENCES
 
 WORDS = sorted({word for line in SENTENCES for word in line.replace(".", " .").replace(",", " ,").split()})
 VOCABULARY = {word: i for i, word in enumerate(("[UNK]", "[PAD]", *WORDS))}

@@ -21,7 +21,7 @@ from minibeft.bounds import (
     value_gradient_bound,
     value_shift_bound,
 )
-from minibeft.witness import double_difference
+from minibeft.certificate.witness import double_difference
 
 U = unit_roundoff(torch.float64)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from minibeft.certify import certify
+from minibeft.certificate.certify import certify
 
 BERT: dict[str, Any] = {"model_type": "bert", "hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12}
 OPT = {**BERT, "model_type": "opt"}

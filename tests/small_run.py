@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from minibeft.checkpoint import build_model, save_model
-from minibeft.settings import Settings
+from minibeft.training.settings import Settings
 
 WORDS = [f"w{i}" for i in range(30)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import transformers
 
-from minibeft.merge import merge
 from minibeft.record import provenance
-from minibeft.seeds import finetune_all
-from minibeft.settings import Settings
-from minibeft.simplify import simplify
-from minibeft.tasks import find_data, find_task, read_split
+from minibeft.surgery.merge import merge
+from minibeft.surgery.simplify import simplify
+from minibeft.training.seeds import finetune_all
+from minibeft.training.settings import Settings
+from minibeft.training.tasks import find_data, find_task, read_split
 
 
 def make_classifier(data: str, folder: Path, **settings: Any) -> Path:

@@ -10,12 +10,12 @@ from tolerance import assert_agrees
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from minibeft.adapters import apply_adapter, load_adapted, load_adapter, make_adapter, save_adapter
 from minibeft.biases import add_bias, freeze_except, select
 from minibeft.checkpoint import build_model, load_model, save_model
 from minibeft.config import Task
 from minibeft.errors import BadInput
 from minibeft.model import Transformer
+from minibeft.surgery.adapters import apply_adapter, load_adapted, load_adapter, make_adapter, save_adapter
 
 pytestmark = [  # both from PEFT itself: a name that transformers gave up, and its note on bias-free layers
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),

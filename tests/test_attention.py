@@ -12,8 +12,8 @@ from tolerance import assert_agrees
 
 from minibeft.attention import attend, masked_softmax
 from minibeft.bounds import gamma
+from minibeft.certificate.variants import AttentionSpec, attend_variant, position_mask, random_parameters
 from minibeft.layers import Rotary
-from minibeft.variants import AttentionSpec, attend_variant, position_mask, random_parameters
 
 
 def by_loops(p: Problem) -> torch.Tensor:

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from minibeft.certify import certify, judge
-from minibeft.certify_report import layer_range, render
+from minibeft.certificate.certify import certify, judge
+from minibeft.certificate.reasons import KEY, QUERY, VALUE
+from minibeft.certificate.report import layer_range, render
+from minibeft.certificate.scope import MECHANISMS, broken
+from minibeft.certificate.variants import AttentionSpec
+from minibeft.certificate.witness import small
 from minibeft.layers import Rotary
-from minibeft.reasons import KEY, QUERY, VALUE
-from minibeft.scope import MECHANISMS, broken
 from minibeft.theorems import HYPOTHESES, THEOREMS
-from minibeft.variants import AttentionSpec
-from minibeft.witness import small
 
 
 def test_gpt_oss_b_k_is_active_and_b_v_is_not_foldable():

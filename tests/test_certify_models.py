@@ -15,8 +15,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from minibeft.certify import Certificate, certify
-from minibeft.known import FAMILIES
+from minibeft.certificate.certify import Certificate, certify
+from minibeft.certificate.known import FAMILIES
 
 transformers.logging.set_verbosity_error()
 STILL, MOVED = 1e-5, 1e-3

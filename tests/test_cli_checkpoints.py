@@ -39,7 +39,7 @@ def test_merge_simplify_inspect_and_unmerge(tmp_path):
 
 
 def test_quantkeys_prints_and_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("minibeft.quantkeys.STEPS", 2)
+    monkeypatch.setattr("minibeft.surgery.quantkeys.STEPS", 2)
     model = write_checkpoint(tmp_path / "opt", "opt")
     assert "6 of 6 dims" in run("quantkeys", model, "--json", tmp_path / "study.json")
     assert len(json.loads((tmp_path / "study.json").read_text())["rows"]) == 36

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hub_configs import BERT, GPT_OSS, GPTJ, LLAMA, NEOX, OPT, QWEN2, statuses
 
-from minibeft.certify import certify
-from minibeft.certify_report import render
+from minibeft.certificate.certify import certify
+from minibeft.certificate.report import render
 from minibeft.errors import BadInput
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from minibeft.bounds import gamma, unit_roundoff
 from minibeft.errors import BadInput
-from minibeft.importance import fisher, mag_angle, magnitude
+from minibeft.training.importance import fisher, mag_angle, magnitude
 
 U = unit_roundoff(torch.float64)
 seeds = st.integers(0, 2**31 - 1)

@@ -8,7 +8,7 @@ from checkpoints import tensors, write_checkpoint
 from safetensors.torch import save_file
 
 from minibeft.biases import BIAS_TERMS
-from minibeft.inspect_biases import inspect
+from minibeft.surgery.inspect import inspect
 
 HAVE = {  # the terms that each has in every layer
     "bert": list(BIAS_TERMS),

@@ -14,8 +14,8 @@ from strategies import problems
 from tolerance import assert_close_float64, error
 
 from minibeft.attention import attend
+from minibeft.certificate.witness import Layer
 from minibeft.layers import Rotary
-from minibeft.witness import Layer
 
 
 @given(problems((torch.float64,), blind=True))

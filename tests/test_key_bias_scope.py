@@ -10,11 +10,11 @@ from hypothesis import given
 from strategies import problems
 
 from minibeft.attention import attend, project
+from minibeft.certificate.scope import broken, null_dims, restore
+from minibeft.certificate.variants import without
+from minibeft.certificate.witness import Layer, key_effect
 from minibeft.layers import Rotary
-from minibeft.scope import broken, null_dims, restore
 from minibeft.theorems import THEOREMS
-from minibeft.variants import without
-from minibeft.witness import Layer, key_effect
 
 
 @pytest.mark.parametrize(("hypothesis", "spec"), breaking("k"), ids=breaking_ids("k"))

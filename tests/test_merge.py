@@ -11,14 +11,14 @@ from tiny import redraw
 from tolerance import assert_agrees
 from torch import Tensor
 
-from minibeft import merge as merge_module
-from minibeft.adapters import load_adapted, make_adapter, save_adapter
 from minibeft.biases import freeze_except
 from minibeft.checkpoint import load_model, save_model
-from minibeft.equivalence import FACTOR
 from minibeft.errors import BadInput
-from minibeft.merge import merge, unmerge
-from minibeft.simplify import simplify
+from minibeft.surgery import merge as merge_module
+from minibeft.surgery.adapters import load_adapted, make_adapter, save_adapter
+from minibeft.surgery.equivalence import FACTOR
+from minibeft.surgery.merge import merge, unmerge
+from minibeft.surgery.simplify import simplify
 
 
 def ours(model: Path, adapter: Path, dtype: torch.dtype) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from checkpoints import write_checkpoint
 from torch import Tensor
 
-from minibeft import quantkeys as module
 from minibeft.errors import BadInput
-from minibeft.quantkeys import BITS, QUANTISERS, Quantiser, best_shift, free_dims, mean_shift, quantkeys
+from minibeft.surgery import quantkeys as module
+from minibeft.surgery.quantkeys import BITS, QUANTISERS, Quantiser, best_shift, free_dims, mean_shift, quantkeys
 
 ALL = torch.ones(8, dtype=torch.bool)
 

@@ -28,9 +28,9 @@ from minibeft.bounds import (
     oscillation,
     total_variation_bound,
 )
+from minibeft.certificate.variants import without
+from minibeft.certificate.witness import Layer, double_difference
 from minibeft.layers import Rotary
-from minibeft.variants import without
-from minibeft.witness import Layer, double_difference
 
 CHECKS = {"Q1": check_form, "Q2": check_hull, "Q3": check_bound, "Q4": check_blindness}
 MODERATE = 10.0  # |b_q| above it leaves most weights below what a double difference can be read from

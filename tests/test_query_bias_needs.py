@@ -11,10 +11,10 @@ from minibeft.attention import attend, project
 from minibeft.bounds import (
     log_weights_error,
 )
-from minibeft.scope import broken
+from minibeft.certificate.scope import broken
+from minibeft.certificate.variants import without
+from minibeft.certificate.witness import Layer, double_difference
 from minibeft.theorems import THEOREMS
-from minibeft.variants import without
-from minibeft.witness import Layer, double_difference
 
 
 def plain_layer(**change) -> Layer:

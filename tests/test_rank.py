@@ -10,14 +10,14 @@ from small_run import small_settings
 from tolerance import FACTOR, error
 from typer.testing import CliRunner
 
-from minibeft.adapters import their_names
 from minibeft.biases import BIAS_TERMS
 from minibeft.checkpoint import load_model
 from minibeft.cli import app
-from minibeft.importance import mag_angle, magnitude
-from minibeft.rank import rank
-from minibeft.runs import load
-from minibeft.train import Step, predict, start
+from minibeft.surgery.adapters import their_names
+from minibeft.training.importance import mag_angle, magnitude
+from minibeft.training.rank import rank
+from minibeft.training.runs import load
+from minibeft.training.train import Step, predict, start
 
 
 def quiet(name: str, step: Step) -> None:

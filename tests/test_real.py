@@ -12,8 +12,8 @@ from tolerance import assert_agrees
 import minibeft
 from minibeft.config import Backend
 from minibeft.find import MINILM_PACKAGE, find_minilm
-from minibeft.sentences import SENTENCES
 from minibeft.tokenizer import encode
+from minibeft.verification.sentences import SENTENCES
 
 STORIES = os.environ.get("MINIBEFT_STORIES", "")
 needs_minilm = pytest.mark.skipif(

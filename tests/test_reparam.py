@@ -16,7 +16,7 @@ from minibeft.biases import count, freeze_except
 from minibeft.bounds import gamma, key_bias_effect_bound, key_gradient_bound, unit_roundoff, value_shift_bound
 from minibeft.checkpoint import build_model
 from minibeft.errors import BadInput
-from minibeft.reparam import FORMS, DoRA, LoRA, Plus, merge, most_square, reparametrise
+from minibeft.training.reparam import FORMS, DoRA, LoRA, Plus, merge, most_square, reparametrise
 
 U = unit_roundoff(torch.float64)
 seeds = st.integers(0, 2**31 - 1)

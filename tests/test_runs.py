@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from small_run import outcome, small_settings
 from typer.testing import CliRunner
 
-from minibeft.adapters import load_adapted
 from minibeft.checkpoint import load_model
 from minibeft.cli import app
 from minibeft.errors import BadInput
-from minibeft.runs import finetune, load, write
-from minibeft.seeds import finetune_all, read_seeds
-from minibeft.settings import Settings
-from minibeft.train import Step
+from minibeft.surgery.adapters import load_adapted
+from minibeft.training.runs import finetune, load, write
+from minibeft.training.seeds import finetune_all, read_seeds
+from minibeft.training.settings import Settings
+from minibeft.training.train import Step
 
 
 def quiet(step: Step) -> None:
@@ -34,7 +34,7 @@ def child(settings: Settings, folder: Path) -> subprocess.Popen:
     """The same run in a process of its own, one thread, as this one."""
     code = (
         "import json, sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
-        "from minibeft.runs import finetune; from minibeft.settings import Settings\n"
+        "from minibeft.training.runs import finetune; from minibeft.training.settings import Settings\n"
         "finetune(Settings(**json.loads(sys.argv[1])), Path(sys.argv[2]), progress=lambda step: None)"
     )
     return subprocess.Popen([sys.executable, "-c", code, json.dumps(asdict(settings)), str(folder)])

@@ -23,14 +23,14 @@ from checkpoints import (
 from safetensors.torch import load_file, save_file
 from tolerance import assert_agrees
 
-from minibeft import simplify as simplify_module
-from minibeft import surgery
-from minibeft.certify import Certificate, Verdict
+from minibeft.certificate.certify import Certificate, Verdict
 from minibeft.checkpoint import load_model
-from minibeft.equivalence import FACTOR
 from minibeft.errors import BadInput
 from minibeft.rewrite import read_header, rewrite_file
-from minibeft.simplify import plan, simplify
+from minibeft.surgery import simplify as simplify_module
+from minibeft.surgery import source as surgery
+from minibeft.surgery.equivalence import FACTOR
+from minibeft.surgery.simplify import plan, simplify
 
 CASES = {  # what becomes zero, and what carries it
     "bert": ("self.key.bias self.value.bias", "attention.output.dense.bias"),
@@ -250,7 +250,7 @@ def test_a_killed_run_leaves_the_input_and_no_half_output(tmp_path):
         import sys, time
         from pathlib import Path
         from minibeft import rewrite
-        from minibeft.simplify import simplify
+        from minibeft.surgery.simplify import simplify
 
         honest = rewrite.rewrite_file
         def slow(source, target, *rest):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minibeft.errors import BadInput
-from minibeft.metrics import score
-from minibeft.tasks import TASKS, Split, draw, find_data, find_task, read_split
+from minibeft.training.metrics import score
+from minibeft.training.tasks import TASKS, Split, draw, find_data, find_task, read_split
 
 SST2, RTE, STSB = (find_task(name) for name in ("sst2", "rte", "stsb"))
 

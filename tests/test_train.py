@@ -13,14 +13,14 @@ from small_run import small_settings
 from tolerance import assert_agrees, assert_close_float64, error
 from torch import nn
 
-from minibeft.batches import Examples, by_length, encode_split, gather, shuffled
 from minibeft.checkpoint import load_model
 from minibeft.config import ModelConfig
 from minibeft.errors import BadInput
-from minibeft.settings import Settings, resolve
-from minibeft.tasks import TASKS, find_data, find_task, read_split
 from minibeft.tokenizer import load_tokenizer
-from minibeft.train import Run, fit, predict, require_exactly, start
+from minibeft.training.batches import Examples, by_length, encode_split, gather, shuffled
+from minibeft.training.settings import Settings, resolve
+from minibeft.training.tasks import TASKS, find_data, find_task, read_split
+from minibeft.training.train import Run, fit, predict, require_exactly, start
 
 
 def begin(settings: Settings, dtype: torch.dtype = torch.float32) -> Run:

@@ -14,15 +14,15 @@ from small_run import small_settings
 from tolerance import assert_agrees, assert_close_float64, error
 from torch import Tensor
 
-from minibeft.adapters import their_names
-from minibeft.batches import Batch, encode_split, gather, shuffled
 from minibeft.checkpoint import load_model
 from minibeft.errors import BadInput
 from minibeft.find import find
-from minibeft.settings import Settings
-from minibeft.tasks import draw, find_data, find_task, read_split
+from minibeft.surgery.adapters import their_names
 from minibeft.tokenizer import load_tokenizer
-from minibeft.train import Run, start, train_step
+from minibeft.training.batches import Batch, encode_split, gather, shuffled
+from minibeft.training.settings import Settings
+from minibeft.training.tasks import draw, find_data, find_task, read_split
+from minibeft.training.train import Run, start, train_step
 
 transformers = pytest.importorskip("transformers")
 STEPS = 60

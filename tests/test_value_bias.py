@@ -19,10 +19,10 @@ from minibeft.bounds import (
     value_gradient_bound,
     value_shift_bound,
 )
-from minibeft.scope import broken, restore
+from minibeft.certificate.scope import broken, restore
+from minibeft.certificate.variants import without
+from minibeft.certificate.witness import Layer, fold_residual, reach, shift_residual
 from minibeft.theorems import THEOREMS
-from minibeft.variants import without
-from minibeft.witness import Layer, fold_residual, reach, shift_residual
 
 
 @given(problems((torch.float64,), blind=True))

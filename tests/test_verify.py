@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import minibeft
-from minibeft import attention, cli, model, probe
+from minibeft import attention, cli, model
 from minibeft.find import MINILM_PACKAGE
-from minibeft.verify import STEPS, Report, verify
+from minibeft.verification import probe
+from minibeft.verification.verify import STEPS, Report, verify
 
 SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 CONFIGS = {

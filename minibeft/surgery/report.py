@@ -7,11 +7,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minibeft.equivalence import Agreement
-from minibeft.inspect_biases import Inspection
-from minibeft.merge import Merged
-from minibeft.quantkeys import Study
-from minibeft.simplify import Simplified
+from minibeft.surgery.equivalence import Agreement
+from minibeft.surgery.inspect import Inspection
+from minibeft.surgery.merge import Merged
+from minibeft.surgery.quantkeys import Study
+from minibeft.surgery.simplify import Simplified
 
 
 def columns(title: str, *names: str) -> Table:

@@ -17,20 +17,20 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from minibeft.adapters import is_linear, make_adapter, save_adapter, their_names
-from minibeft.batches import Examples, encode_split
 from minibeft.biases import count
 from minibeft.checkpoint import load_model
 from minibeft.errors import BadInput
 from minibeft.find import find
 from minibeft.model import Transformer
 from minibeft.record import provenance
-from minibeft.reparam import merge
-from minibeft.settings import Settings, resolve
-from minibeft.tasks import Split, Task, draw, find_data, find_files, find_task, read_split
+from minibeft.surgery.adapters import is_linear, make_adapter, save_adapter, their_names
 from minibeft.tensors import read_json
 from minibeft.tokenizer import load_tokenizer
-from minibeft.train import Run, Step, fit, start
+from minibeft.training.batches import Examples, encode_split
+from minibeft.training.reparam import merge
+from minibeft.training.settings import Settings, resolve
+from minibeft.training.tasks import Split, Task, draw, find_data, find_files, find_task, read_split
+from minibeft.training.train import Run, Step, fit, start
 
 RECORD, STATE, TRAINED, ADAPTER, CURVES = "run.json", "state.pt", "trained.safetensors", "adapter", "curves.png"
 Announce = Callable[[Run], None]
@@ -143,7 +143,7 @@ def restore(run: Run, folder: Path) -> None:
 
 def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Write what was trained, the adapter and the curves, then the record that says complete."""
-    from minibeft.curves import draw_curves
+    from minibeft.training.curves import draw_curves
 
     merge(run.model)
     names, state = their_names(run.model), dict(run.model.named_parameters())

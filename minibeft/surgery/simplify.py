@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from minibeft.certify import Verdict, certify
+from minibeft.certificate.certify import Verdict, certify
 from minibeft.checkpoint import load_model
-from minibeft.equivalence import Agreement
 from minibeft.errors import BadInput
 from minibeft.find import find
 from minibeft.rewrite import Edit
-from minibeft.surgery import Source, fold, shapes, write_verified
+from minibeft.surgery.equivalence import Agreement
+from minibeft.surgery.source import Source, fold, shapes, write_verified
 
 DONE = {"zero": "set to zero", "fold": "folded into b_o", "refused": "stays", "nothing": "nothing to do"}
 

@@ -24,12 +24,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minibeft.attention import attention_weights
-from minibeft.certify import certify
+from minibeft.certificate.certify import certify
 from minibeft.checkpoint import load_model
-from minibeft.equivalence import read_sentences
 from minibeft.errors import BadInput
 from minibeft.find import find
-from minibeft.probe import Layer, probe
+from minibeft.surgery.equivalence import read_sentences
+from minibeft.verification.probe import Layer, probe
 
 BITS = (8, 4, 3)
 STEPS = 150  # of descent on a convex function; on the demo model doubling it changes the key error by less than 1/1000

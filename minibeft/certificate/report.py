@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minibeft.certify import Certificate, Finding, Verdict
+from minibeft.certificate.certify import Certificate, Finding, Verdict
 
 COLOURS = {"null": "dim", "foldable": "cyan", "limited": "yellow", "active": "bold green", "unknown": "bold red"}
 

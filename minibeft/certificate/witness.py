@@ -21,8 +21,8 @@ from minibeft.bounds import (
     value_shift_bound,
     weights_error,
 )
-from minibeft.scope import alone, broken, null_dims
-from minibeft.variants import (
+from minibeft.certificate.scope import alone, broken, null_dims
+from minibeft.certificate.variants import (
     AttentionSpec,
     Parameters,
     attend_variant,

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from minibeft.reading import StrictReader, Unclear, rotary
-from minibeft.variants import AttentionSpec
+from minibeft.certificate.reading import StrictReader, Unclear, rotary
+from minibeft.certificate.variants import AttentionSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from minibeft.certificate.variants import AttentionSpec
 from minibeft.theorems import HYPOTHESES
-from minibeft.variants import AttentionSpec
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from minibeft import measure
 from minibeft.bounds import unit_roundoff
-from minibeft.certify import certify
+from minibeft.certificate.certify import certify
 from minibeft.checkpoint import load_model
 from minibeft.config import Task
 from minibeft.layers import Rotary
-from minibeft.measure import Measurement
 from minibeft.model import Transformer
-from minibeft.probe import Batch, Layer, modules_of, probe
-from minibeft.sentences import SENTENCES
 from minibeft.tokenizer import encode, has_tokenizer, load_tokenizer
+from minibeft.verification import measure
+from minibeft.verification.measure import Measurement
+from minibeft.verification.probe import Batch, Layer, modules_of, probe
+from minibeft.verification.sentences import SENTENCES
 
 MAGNITUDES = (0.1, 1.0, 10.0)  # standard deviations that b_k is redrawn with; real b_q reach about 1
 FLOAT64_FACTOR = 8.0  # two runs in each type, each up to twice its typical error, measured once

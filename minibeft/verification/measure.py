@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from minibeft import bounds
-from minibeft.probe import Layer
+from minibeft.verification.probe import Layer
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from rich.table import Table
 
 from minibeft.biases import count
 from minibeft.errors import BadInput
-from minibeft.runs import describe, finetune
-from minibeft.settings import Settings
-from minibeft.train import Run, Step
+from minibeft.training.runs import describe, finetune
+from minibeft.training.settings import Settings
+from minibeft.training.train import Run, Step
 
 Notify = Callable[[int, Step], None]
 

@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 from minibeft.errors import BadInput
-from minibeft.tasks import Task
+from minibeft.training.tasks import Task
 
 
 def draw_curves(epochs: list[dict[str, Any]], task: Task) -> bytes:

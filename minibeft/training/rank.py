@@ -17,14 +17,14 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minibeft.adapters import their_names
-from minibeft.batches import gather, shuffled
 from minibeft.biases import BIAS_TERMS, term_of
-from minibeft.importance import fisher, mag_angle, magnitude
 from minibeft.record import provenance
-from minibeft.runs import CURVES, RECORD, TRAINED, Loaded, as_bytes, finetune, load, write
-from minibeft.settings import Settings
-from minibeft.train import Run, Step, forward, loss_of, predict, start
+from minibeft.surgery.adapters import their_names
+from minibeft.training.batches import gather, shuffled
+from minibeft.training.importance import fisher, mag_angle, magnitude
+from minibeft.training.runs import CURVES, RECORD, TRAINED, Loaded, as_bytes, finetune, load, write
+from minibeft.training.settings import Settings
+from minibeft.training.train import Run, Step, forward, loss_of, predict, start
 
 FISHER_BATCH = 8
 # How b_k is trained alone, to see how far Adam carries it.

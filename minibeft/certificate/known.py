@@ -6,9 +6,9 @@ value that is not understood, or an unread key that sounds like attention, raise
 
 from dataclasses import replace
 
-from minibeft.reading import REQUIRED, StrictReader, Unclear, turning
-from minibeft.sites import KnownFamily, Site, self_attention
-from minibeft.variants import AttentionSpec
+from minibeft.certificate.reading import REQUIRED, StrictReader, Unclear, turning
+from minibeft.certificate.sites import KnownFamily, Site, self_attention
+from minibeft.certificate.variants import AttentionSpec
 
 
 def with_cross(c: StrictReader, site: Site) -> list[Site]:

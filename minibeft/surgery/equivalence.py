@@ -20,9 +20,9 @@ from minibeft.config import ModelConfig
 from minibeft.errors import BadInput
 from minibeft.layers import Learned
 from minibeft.model import Transformer
-from minibeft.probe import Batch
-from minibeft.sentences import SENTENCES
 from minibeft.tokenizer import encode, load_tokenizer
+from minibeft.verification.probe import Batch
+from minibeft.verification.sentences import SENTENCES
 
 # Two equally accurate runs are compared by their largest errors. A classifier on eight sentences has as few as eight
 # independent outputs; the largest of eight normal errors exceeds 8 times that of eight others in 3 of a million cases

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from minibeft.checkpoint import describe, family_of, load_model
 from minibeft.config import ModelConfig, Task
-from minibeft.equivalence import Agreement, compare, read_sentences
 from minibeft.errors import BadInput
 from minibeft.families import Family, read_config
 from minibeft.model import Transformer
 from minibeft.rewrite import RESIDUAL, Edit, new_folder, rewrite_folder
+from minibeft.surgery.equivalence import Agreement, compare, read_sentences
 from minibeft.tensors import Lazy, open_tensors, read_json
 
 # The key of config.json that says whether biases exist, by model_type.

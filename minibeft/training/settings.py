@@ -8,8 +8,8 @@ import torch
 from minibeft.biases import read_terms
 from minibeft.config import Backend, ModelConfig
 from minibeft.errors import BadInput
-from minibeft.reparam import FORMS, RANK, SCALE
-from minibeft.tasks import REGIMES, Task
+from minibeft.training.reparam import FORMS, RANK, SCALE
+from minibeft.training.tasks import REGIMES, Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REPARAMETRISED_EPOCHS = {"sst2": 50}

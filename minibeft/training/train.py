@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minibeft.batches import Batch, Examples, by_length, gather, shuffled
 from minibeft.biases import freeze_except
 from minibeft.errors import BadInput
-from minibeft.metrics import score
 from minibeft.model import Transformer
-from minibeft.reparam import reparametrise
-from minibeft.settings import Settings
-from minibeft.tasks import Task
+from minibeft.training.batches import Batch, Examples, by_length, gather, shuffled
+from minibeft.training.metrics import score
+from minibeft.training.reparam import reparametrise
+from minibeft.training.settings import Settings
+from minibeft.training.tasks import Task
 
 EVALUATION_BATCH = 64
 

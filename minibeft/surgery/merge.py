@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from minibeft.adapters import changed, is_linear, load_adapter, load_base
-from minibeft.certify import certify
+from minibeft.certificate.certify import certify
 from minibeft.config import ModelConfig
-from minibeft.equivalence import Agreement
 from minibeft.errors import BadInput
 from minibeft.find import find
 from minibeft.rewrite import BEFORE, MERGED, RESIDUAL, Edit, new_folder, rewrite_folder
-from minibeft.surgery import Source, fold, shapes, write_verified
+from minibeft.surgery.adapters import changed, is_linear, load_adapter, load_base
+from minibeft.surgery.equivalence import Agreement
+from minibeft.surgery.source import Source, fold, shapes, write_verified
 from minibeft.tensors import read_json
 
 RECORD = f"{MERGED}/merge.json"

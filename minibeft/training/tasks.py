@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from minibeft.errors import BadInput
-from minibeft.metrics import Metric
-from minibeft.rows import Row, read_rows
+from minibeft.training.metrics import Metric
+from minibeft.training.rows import Row, read_rows
 
 REGIMES = ("low", "medium", "high")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from minibeft.biases import BIAS_TERMS
-from minibeft.certify import Certificate, certify
+from minibeft.certificate.certify import Certificate, certify
 from minibeft.families import FAMILIES
 from minibeft.find import find
-from minibeft.simplify import Step, plan
+from minibeft.surgery.simplify import Step, plan
 from minibeft.tensors import open_tensors, read_json
 
 

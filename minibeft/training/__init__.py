@@ -1,0 +1,1 @@
+"""Fine-tuning biases by BEFT's protocol: tasks, batches, runs."""

@@ -1,0 +1,1 @@
+"""The theorems measured on a checkpoint, layer by layer."""
