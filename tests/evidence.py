@@ -108,7 +108,25 @@ def simplified() -> str:
     return "\n".join(rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"theorems": theorems, "norms": norms, "simplified": simplified}
+def key_cache() -> str:
+    """What the best shift of K takes off the attention's relative error, against no shift, by quantiser and width."""
+    found = record("quantkeys-minilm")
+    error = {(row["quantiser"], row["bits"], row["shift"]): row["output"] for row in found["rows"]}
+    quantisers, widths = ({row[key]: None for row in found["rows"]} for key in ("quantiser", "bits"))
+    rows = [f"| quantiser | {' | '.join(f'{bits} bits' for bits in widths)} |", "|---" * (len(widths) + 1) + "|"]
+    for quantiser in quantisers:
+        pairs = [(error[quantiser, bits, "zero"], error[quantiser, bits, "best"]) for bits in widths]
+        cells = [f"{zero:.4f} → {best:.4f} ({best / zero - 1:+.1%})" for zero, best in pairs]
+        rows.append(f"| {quantiser} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", made_by(found, "quantkeys-minilm")])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "theorems": theorems,
+    "norms": norms,
+    "simplified": simplified,
+    "key_cache": key_cache,
+}
 BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
