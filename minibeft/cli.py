@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from minibeft.cli_checkpoints import app as checkpoints
+from minibeft.cli_training import app as training
 from minibeft.console import Json, Model, err, out, write_json
 from minibeft.errors import BadInput
 
@@ -90,84 +91,7 @@ def prove(
     prove(names or [], latex=latex, json=json_file, without=without)
 
 
-@app.command()
-def finetune(
-    model: Model = "minilm",
-    task: Annotated[str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb or wic")] = "sst2",
-    data: Annotated[
-        str | None, typer.Option(envvar="MINIBEFT_DATA", help="a folder of TSV or Parquet files; default: the hub")
-    ] = None,
-    terms: Annotated[str, typer.Option(help="q, k, v, m1, m2, m3, ln1, ln2 (some: q,v), or all, none, full")] = "v",
-    form: Annotated[str, typer.Option(help="plain, lora, vera, vera1d or dora")] = "plain",
-    rank: Annotated[int, typer.Option(help="of the form")] = 8,
-    scale: Annotated[float, typer.Option(help="of the form: alpha / rank")] = 1 / 8,
-    regime: Annotated[str, typer.Option(help="low, medium or high: how many training examples")] = "low",
-    examples: Annotated[int | None, typer.Option(help="training examples, instead of the regime's")] = None,
-    held_out: Annotated[int, typer.Option(help="evaluate on this many other training examples, not on dev")] = 0,
-    data_seed: Annotated[int, typer.Option(help="draws the training subset")] = 0,
-    seeds: Annotated[str, typer.Option(help="of head, order and dropout: 0, 0-4, 0,3")] = "0",
-    learning_rate: Annotated[float | None, typer.Option(help="default: the protocol's for the task")] = None,
-    epochs: Annotated[int | None, typer.Option(help="default: the protocol's for the task")] = None,
-    batch: Annotated[int, typer.Option(help="examples an update")] = 16,
-    beta1: Annotated[float, typer.Option(help="of AdamW")] = 0.9,
-    beta2: Annotated[float, typer.Option(help="of AdamW")] = 0.999,
-    eps: Annotated[float, typer.Option(help="of AdamW")] = 1e-6,
-    weight_decay: Annotated[float, typer.Option(help="of AdamW")] = 0.0,
-    clip: Annotated[float, typer.Option(help="largest norm of the gradient")] = 1.0,
-    dropout: Annotated[bool, typer.Option("--dropout/--no-dropout", help="in training")] = True,
-    pad: Annotated[str, typer.Option(help="bucket, longest, or a number of tokens (official: 128)")] = "bucket",
-    max_length: Annotated[int, typer.Option(help="tokens; longer texts are cut")] = 128,
-    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")] = "float32",
-    backend: Annotated[str, typer.Option(help="fused, plain or triton")] = "fused",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time")] = 1,
-    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS")] = None,
-) -> None:
-    """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
-    from dataclasses import fields, replace
-
-    from minibeft.training.seeds import finetune_all, lines, read_seeds, summary, trainable
-    from minibeft.training.settings import Settings
-
-    given = locals()
-    settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name != "seed"})
-    name = "-".join([Path(model).name, task, terms] + [form] * (form != "plain"))
-    folder = folder or Path("runs") / name
-    runs = [(replace(settings, seed=seed), folder / f"seed-{seed}") for seed in read_seeds(seeds)]
-    with lines(err, [f"{name} seed {run.seed}" for run, _ in runs]) as notify:
-        records = finetune_all(runs, jobs=jobs, notify=notify, announce=lambda run: err.print(trainable(run)))
-    out.print(summary(records))
-    out.print(f"wrote {folder}")
-
-
-@app.command()
-def rank(
-    model: Model = "minilm",
-    task: Annotated[str, typer.Option(help="as in finetune")] = "sst2",
-    data: Annotated[
-        str | None, typer.Option(envvar="MINIBEFT_DATA", help="a folder of TSV or Parquet files; default: the hub")
-    ] = None,
-    regime: Annotated[str, typer.Option(help="low, medium or high: how many training examples")] = "low",
-    examples: Annotated[int | None, typer.Option(help="training examples, instead of the regime's")] = None,
-    epochs: Annotated[int | None, typer.Option(help="default: the protocol's for the task")] = None,
-    seed: Annotated[int, typer.Option(help="of head, order and dropout")] = 0,
-    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/rank-MODEL-TASK")] = None,
-) -> None:
-    """Rank the bias terms by Mag+Angle, Magnitude and Fisher, with a heat map, and show how far b_k drifts in vain."""
-    from minibeft.training.rank import DRIFTS, rank, tables
-    from minibeft.training.seeds import lines
-    from minibeft.training.settings import Settings
-
-    settings = Settings(model, task, data, regime=regime, examples=examples, epochs=epochs, seed=seed)
-    folder = folder or Path("runs") / f"rank-{Path(model).name}-{task}"
-    names = ["all", *(f"k, {name}" for name in DRIFTS)]
-    with lines(err, names) as notify:
-        record = rank(settings, folder, lambda name, step: notify(names.index(name), step))
-    for table in tables(record):
-        out.print(table)
-    out.print(f"wrote {folder}")
-
-
+app.add_typer(training)
 app.add_typer(checkpoints)
 
 bench_app = typer.Typer(help="Measure against the real peers, in one run.", no_args_is_help=True)

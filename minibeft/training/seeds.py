@@ -1,26 +1,21 @@
 """Several runs, one after the other or in parallel processes, with one progress line each."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
-from threading import Thread
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from minibeft.biases import count
 from minibeft.errors import BadInput
+from minibeft.training.parallel import Notify, finetune_in_processes
 from minibeft.training.runs import describe, finetune
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step
-
-Notify = Callable[[int, Step], None]
 
 
 def read_seeds(text: str) -> list[int]:
@@ -43,39 +38,13 @@ def finetune_all(
 
     notify gets the run's number and where it is. announce gets the first run before it begins, where jobs is 1.
     """
-    if jobs == 1:
-        return [
-            finetune(
-                settings, folder, progress=lambda step, i=i: notify(i, step), announce=announce if i == 0 else skip
-            )
-            for i, (settings, folder) in enumerate(runs)
-        ]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    listener = Thread(target=lambda: [notify(*item) for item in iter(queue.get, None)])
-    listener.start()
-    try:
-        with ProcessPoolExecutor(jobs, context, begin_child, (torch.get_num_threads() // jobs, queue)) as pool:
-            return [future.result() for future in [pool.submit(work, i, *run) for i, run in enumerate(runs)]]
-    finally:
-        queue.put(None)
-        listener.join()
-
-
-# A child's way to its parent: a queue can be handed to a process when it starts, not with each run.
-report: Any = None
-
-
-def begin_child(threads: int, queue: Any) -> None:
-    """What a child process does first."""
-    global report
-    report = queue
-    torch.set_num_threads(max(1, threads))
-
-
-def work(number: int, settings: Settings, folder: Path) -> dict[str, Any]:
-    """One run in a child process, which reports through the queue."""
-    return finetune(settings, folder, progress=lambda step: report.put((number, step)))
+    if jobs > 1:
+        records = dict(finetune_in_processes(runs, jobs=jobs, notify=notify))
+        return [records[number] for number in range(len(runs))]
+    return [
+        finetune(settings, folder, progress=lambda step, i=i: notify(i, step), announce=announce if i == 0 else skip)
+        for i, (settings, folder) in enumerate(runs)
+    ]
 
 
 def skip(run: Run) -> None:

@@ -1,0 +1,83 @@
+"""Which runs a table needs: its rows, its columns, and the settings of every cell and seed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from minibeft.errors import BadInput
+from minibeft.training.settings import Settings
+from minibeft.training.tasks import find_task
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: what trains."""
+
+    name: str
+    terms: str
+    form: str = "plain"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper: a run for each row, regime and seed; tuned: at each row's own rate as well."""
+
+    name: str
+    rows: tuple[Row, ...]
+    regimes: tuple[str, ...] = ("low",)
+    tuned: bool = False
+
+
+TERMS = ("v", "q", "k")
+FORMS = ("plain", "lora", "vera", "vera1d", "dora")
+BIASES = tuple(Row(terms, terms) for terms in (*TERMS, "none", "all"))
+TABLES = {
+    table.name: table
+    for table in (
+        Table("biases", BIASES, tuned=True),
+        Table("reparam", tuple(Row(f"{term} {form}", term, form) for form in FORMS for term in TERMS)),
+        Table("regimes", BIASES[:4], ("low", "medium", "high")),
+    )
+}
+
+
+def find_table(name: str) -> Table:
+    """The table of this name, or BadInput with the names there are."""
+    if name not in TABLES:
+        raise BadInput(f"{name}: is no table; choose among {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def at(base: Settings, row: Row, **changes: Any) -> Settings:
+    """The settings of one run of a row, at the protocol's rate unless another is given."""
+    mine = {"terms": row.terms, "form": row.form, "learning_rate": find_task(base.task).learning_rate}
+    return replace(base, **(mine | changes))
+
+
+def protocol_runs(base: Settings, table: Table, seeds: Iterable[int]) -> list[Settings]:
+    """Every row at the protocol's rate, seed by seed, so that what is there when it is stopped can be compared."""
+    return [at(base, row, regime=regime, seed=seed) for regime in table.regimes for seed in seeds for row in table.rows]
+
+
+def search_runs(base: Settings, row: Row, rates: Iterable[float], *, seed: int, held_out: int) -> list[Settings]:
+    """One row at every rate, judged on training examples that are held out: never on the validation split."""
+    return [at(base, row, learning_rate=rate, seed=seed, held_out=held_out) for rate in rates]
+
+
+def read_rates(text: str) -> list[float]:
+    """[0.0001, 0.004] from "1e-4,4e-3", [] from "none"; BadInput for anything else."""
+    if text == "none":
+        return []
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or len(set(rates)) < len(rates) or not all(0 < rate < 1 for rate in rates):
+        raise BadInput(f"--rates {text}: give numbers between 0 and 1, each once, such as 1e-4,4e-3; or none")
+    return rates
+
+
+def name_of(settings: Settings) -> str:
+    """A run's folder, from all that differs between the runs of one reproduction."""
+    parts = [settings.terms, settings.form, settings.regime, f"{settings.learning_rate:g}"]
+    return "-".join([*parts, *["held-out"] * bool(settings.held_out), f"seed-{settings.seed}"])

@@ -1,0 +1,139 @@
+"""A folder of runs that belong together: begun once, resumed as often as needed, nothing run twice."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from minibeft.errors import BadInput
+from minibeft.reproduce.plan import name_of
+from minibeft.tensors import read_json
+from minibeft.training.parallel import finetune_in_processes
+from minibeft.training.runs import RECORD, as_bytes, load, write
+from minibeft.training.settings import Settings
+from minibeft.training.train import Step
+
+SERIES = "series.json"
+# What the runs of a series may differ in: what a table compares.
+COMPARED = ("terms", "form", "regime", "learning_rate", "held_out", "seed")
+
+Record = dict[str, Any]
+
+
+class Series:
+    """Runs that share the model, the data and all settings but the compared ones; each lies in folder/runs/<name>."""
+
+    def __init__(self, base: Settings, folder: Path, digests: dict[bool, dict[str, str]]):
+        self.base, self.folder, self.digests = base, folder, digests
+        self.records: dict[Settings, Record] = {}
+
+    def run(self, runs: Iterable[Settings], *, jobs: int, console: Console) -> None:
+        """Bring these runs to their end, `jobs` at a time and begun in this order; finished ones are only read."""
+        runs = list(dict.fromkeys(runs))
+        self.records |= {settings: found for settings in runs if (found := self.finished(settings))}
+        left = [settings for settings in runs if settings not in self.records]
+        with overall(console, [name_of(settings) for settings in left], done=len(runs) - len(left)) as (notify, ended):
+            places = [(settings, self.place(settings)) for settings in left]
+            for number, record in finetune_in_processes(places, jobs=jobs, notify=notify) if left else ():
+                self.records[left[number]] = record
+                ended(number)
+
+    def place(self, settings: Settings) -> Path:
+        """The run's folder."""
+        return self.folder / "runs" / name_of(settings)
+
+    def finished(self, settings: Settings) -> Record | None:
+        """The record of a run that is complete, without loading the model; anything else is for finetune to judge."""
+        file = self.place(settings) / RECORD
+        record = read_json(file) if file.is_file() else {}
+        there, asked = record.get("settings"), settings.as_json()
+        open_ended = [name for name, value in asked.items() if value in (None, "auto")]  # the protocol's, the machine's
+        same = there and all(there.get(name) == value for name, value in asked.items() if name not in open_ended)
+        same = same and record["digests"] == self.digests[bool(settings.held_out)]
+        return record if same and record.get("complete") else None
+
+
+@contextmanager
+def open_series(base: Settings, folder: Path) -> Iterator[Series]:
+    """The series in this folder, begun or continued, and closed to every other process meanwhile.
+
+    BadInput, with nothing overwritten, for a folder that holds another series or anything else, or that is in use.
+    """
+    if folder.exists() and not (folder / SERIES).is_file() and any(folder.iterdir()):
+        raise BadInput(f"{folder}: is not empty and holds no {SERIES}; choose another folder, nothing was written")
+    digests = {held: load(replace(base, held_out=int(held), examples=1)).digests for held in (False, True)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        mine = {"settings": shared_by(base), "digests": digests[False]}
+        if (folder / SERIES).is_file():
+            require_same(folder, read_json(folder / SERIES), mine)
+        else:
+            write(folder / SERIES, as_bytes(mine))
+        yield Series(base, folder, digests)
+
+
+def shared_by(base: Settings) -> Record:
+    """What all runs of a series have in common."""
+    return {f.name: getattr(base, f.name) for f in fields(base) if f.name not in COMPARED}
+
+
+def require_same(folder: Path, there: Record, mine: Record) -> None:
+    """BadInput that names what another series has otherwise."""
+    for part in ("settings", "digests"):
+        for name, value in mine[part].items():
+            found = there.get(part, {}).get(name)
+            if found != value:
+                raise BadInput(
+                    f"{folder}: holds another reproduction ({name} is {found!r} there, {value!r} here); "
+                    "choose another folder, nothing was written"
+                )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Held by one process at a time; the system releases it however that process ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise BadInput(f"{folder}: another minibeft is at work there; wait for it or choose another folder") from error
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def overall(
+    console: Console, names: list[str], *, done: int
+) -> Iterator[tuple[Callable[[int, Step], None], Callable[[int], None]]]:
+    """Runs done of all and the time left, with a line for each run under way; gives (notify, ended)."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
+    with Progress(*columns, console=console, speed_estimate_period=600) as bar:
+        total = done + len(names)
+        whole = bar.add_task("runs", total=total, completed=done, text=f"{done} of {total}")
+        lines: dict[int, TaskID] = {}
+        parts = dict.fromkeys(range(len(names)), 0.0)
+
+        def notify(number: int, step: Step) -> None:
+            if number not in lines:
+                lines[number] = bar.add_task(names[number], total=step.epochs * step.total, text="")
+            completed = step.epoch * step.total + step.done
+            text = f"epoch {step.epoch + 1}/{step.epochs}  loss {step.loss:.4f}  {step.rate:.0f} examples/s"
+            bar.update(lines[number], completed=completed, text=text)
+            parts[number] = completed / (step.epochs * step.total)
+            bar.update(whole, completed=done + sum(parts.values()))
+
+        def ended(number: int) -> None:
+            parts[number] = 1.0
+            if number in lines:
+                bar.remove_task(lines.pop(number))
+            ready = done + sum(part == 1.0 for part in parts.values())
+            bar.update(whole, completed=done + sum(parts.values()), text=f"{ready} of {total}")
+
+        yield notify, ended
