@@ -2,7 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,17 @@ def load_model(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()
+
+
+@contextmanager
+def head_to_come() -> Iterator[None]:
+    """Within it, load_model does not warn of a fresh head: one that is about to be replaced or trained."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def add_residual(state: dict[str, Tensor], names: Mapping[str, str], folder: Path) -> None:

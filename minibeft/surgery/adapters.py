@@ -7,8 +7,8 @@ replace the model's own (modules_to_save): a classification head, or a norm whos
 PEFT computes (x Wᵀ + b) + Δ; here it is x Wᵀ + (b + Δ), the same up to one rounding. Source: peft 0.21, tuners/beft.
 """
 
-import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minibeft.biases import BIAS_TERMS
-from minibeft.checkpoint import load_model
+from minibeft.checkpoint import head_to_come, load_model
 from minibeft.config import Task
 from minibeft.errors import BadInput
 from minibeft.families import FAMILIES
@@ -232,11 +232,6 @@ def load_base(
 ) -> Transformer:
     """The checkpoint with the head that the adapter was trained for; a fresh one, where the adapter brings its own, is
     no reason to warn."""
-    log = logging.getLogger("minibeft")
     brings_head = any(name.startswith("classifier.") for name in adapter.saved)
-    level = log.level
-    log.setLevel(logging.ERROR if brings_head else level)
-    try:
+    with head_to_come() if brings_head else nullcontext():
         return load_model(base, task=adapter.task, dtype=dtype, device=device)
-    finally:
-        log.setLevel(level)

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from minibeft.biases import count
-from minibeft.checkpoint import load_model
+from minibeft.checkpoint import head_to_come, load_model
 from minibeft.errors import BadInput
 from minibeft.find import find
 from minibeft.model import Transformer
@@ -56,7 +56,8 @@ def load(settings: Settings) -> Loaded:
     raw = {split: read_split(task, data, split) for split in splits}
     source = find(settings.model)
     torch.manual_seed(settings.seed)  # for a pooler that the checkpoint lacks
-    model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
+    with head_to_come():
+        model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
     settings = resolve(settings, task, len(raw["train"]), model.config)
     assert settings.examples is not None
     train, held = draw(raw.pop("train"), settings.examples, settings.held_out, settings.data_seed)
