@@ -17,7 +17,7 @@ from minibeft.checkpoint import load_model
 from minibeft.config import ModelConfig
 from minibeft.errors import BadInput
 from minibeft.tokenizer import load_tokenizer
-from minibeft.training.batches import Examples, by_length, encode_split, gather, shuffled
+from minibeft.training.batches import Examples, by_length, encode_split, shuffled
 from minibeft.training.settings import Settings, resolve
 from minibeft.training.tasks import TASKS, find_data, find_task, read_split
 from minibeft.training.train import Run, fit, predict, require_exactly, start
@@ -63,7 +63,7 @@ def test_buckets_save_padding_and_stay_random():
 
 def test_a_batch_is_its_examples_and_nothing_else(tmp_path):
     data = examples_of(small_settings(tmp_path))
-    batch = gather(data, torch.tensor([3, 0]), 40, torch.device("cpu"))
+    batch = data.gather(torch.tensor([3, 0]), 40, torch.device("cpu"))
     assert batch.input_ids.shape == (2, 40)
     for row, index in enumerate((3, 0)):
         real = batch.attention_mask[row].bool()
@@ -73,7 +73,7 @@ def test_a_batch_is_its_examples_and_nothing_else(tmp_path):
 
 
 def test_pairs_get_token_types(tmp_path):
-    batch = gather(examples_of(small_settings(tmp_path, task="stsb")), torch.tensor([0]), None, torch.device("cpu"))
+    batch = examples_of(small_settings(tmp_path, task="stsb")).gather(torch.tensor([0]), None, torch.device("cpu"))
     second = batch.token_type_ids[0] == 1
     assert second.any()
     assert batch.input_ids[0][second][-1] == 3  # the last [SEP]

@@ -19,7 +19,7 @@ from minibeft.errors import BadInput
 from minibeft.find import find
 from minibeft.surgery.adapters import their_names
 from minibeft.tokenizer import load_tokenizer
-from minibeft.training.batches import Batch, encode_split, gather, shuffled
+from minibeft.training.batches import Batch, encode_split, shuffled
 from minibeft.training.settings import Settings
 from minibeft.training.tasks import draw, find_data, find_task, read_split
 from minibeft.training.train import Run, start, train_step
@@ -36,7 +36,7 @@ def batches_of(settings: Settings) -> list[Batch]:
     order: list[Tensor] = []
     while len(order) < STEPS:
         order += shuffled(examples.lengths, settings.batch, seed=0, epoch=len(order), bucketed=False)
-    return [gather(examples, indices, settings.width, torch.device("cpu")) for indices in order[:STEPS]]
+    return [examples.gather(indices, settings.width, torch.device("cpu")) for indices in order[:STEPS]]
 
 
 def begin(settings: Settings, dtype: torch.dtype) -> Run:

@@ -1,18 +1,57 @@
 """Examples tokenised once, and the batches of an epoch: of like lengths by default, so that little is padding."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from minibeft.model import Transformer
 from minibeft.training.tasks import Split
 
 # Sentences are sorted by length within this many batches at a time: enough to save the padding, few enough that the
 # batches of an epoch stay different from those of another.
 WINDOW = 32
+
+
+class Batch(NamedTuple):
+    """What an encoder reads, and the labels."""
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    token_type_ids: Int[Tensor, "B T"]
+    labels: Float[Tensor, " B"]
+
+    def scores(self, model: Transformer) -> Float[Tensor, "B K"]:
+        """A number for each class: the logits of the classification head."""
+        logits = model(self.input_ids, self.attention_mask, self.token_type_ids).logits
+        assert logits is not None
+        return logits
+
+
+class Scorable(Protocol):
+    """A batch of any kind: it knows how a model scores it. Every tensor in it has B rows."""
+
+    @property
+    def labels(self) -> Float[Tensor, " B"]: ...
+
+    def scores(self, model: Transformer) -> Float[Tensor, "B K"]: ...
+
+
+class Data(Protocol):
+    """Examples of any kind: of a classification head (Examples) or of prompts (prompts.Prompted)."""
+
+    @property
+    def lengths(self) -> Int[Tensor, " N"]: ...
+
+    @property
+    def labels(self) -> Float[Tensor, " N"]: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: Int[Tensor, " B"], width: int | None, device: torch.device) -> Scorable: ...
 
 
 @dataclass(frozen=True)
@@ -28,14 +67,18 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-
-class Batch(NamedTuple):
-    """What the model reads, and the labels."""
-
-    input_ids: Int[Tensor, "B T"]
-    attention_mask: Int[Tensor, "B T"]
-    token_type_ids: Int[Tensor, "B T"]
-    labels: Float[Tensor, " B"]
+    def gather(self, indices: Int[Tensor, " B"], width: int | None, device: torch.device) -> Batch:
+        """These examples, padded to `width` tokens, or to the longest of them."""
+        lengths = self.lengths[indices]
+        longest = int(lengths.max())
+        ids, types = self.ids[indices, :longest], self.types[indices, :longest]
+        if width is not None and width > longest:
+            gap = (0, width - longest)
+            ids = torch.nn.functional.pad(ids, gap, value=self.pad)
+            types = torch.nn.functional.pad(types, gap)
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        ids, mask, types, labels = (t.to(device, non_blocking=True) for t in (ids, mask, types, self.labels[indices]))
+        return Batch(ids, mask, types, labels)
 
 
 def encode_split(tokenizer: Tokenizer, split: Split, *, max_length: int, pad: int | None) -> Examples:
@@ -50,20 +93,6 @@ def encode_split(tokenizer: Tokenizer, split: Split, *, max_length: int, pad: in
         ids[row, : len(one.ids)] = torch.tensor(one.ids)
         types[row, : len(one.ids)] = torch.tensor(one.type_ids)
     return Examples(ids, types, lengths, torch.tensor(split.labels, dtype=torch.float32), fill)
-
-
-def gather(examples: Examples, indices: Int[Tensor, " B"], width: int | None, device: torch.device) -> Batch:
-    """These examples, padded to `width` tokens, or to the longest of them."""
-    lengths = examples.lengths[indices]
-    longest = int(lengths.max())
-    ids, types = examples.ids[indices, :longest], examples.types[indices, :longest]
-    if width is not None and width > longest:
-        gap = (0, width - longest)
-        ids = torch.nn.functional.pad(ids, gap, value=examples.pad)
-        types = torch.nn.functional.pad(types, gap)
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    ids, mask, types, labels = (t.to(device, non_blocking=True) for t in (ids, mask, types, examples.labels[indices]))
-    return Batch(ids, mask, types, labels)
 
 
 def shuffled(lengths: Int[Tensor, " N"], size: int, *, seed: int, epoch: int, bucketed: bool) -> list[Tensor]:

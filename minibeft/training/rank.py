@@ -20,7 +20,7 @@ from torch import Tensor
 from minibeft.biases import BIAS_TERMS, term_of
 from minibeft.record import provenance
 from minibeft.surgery.adapters import their_names
-from minibeft.training.batches import gather, shuffled
+from minibeft.training.batches import shuffled
 from minibeft.training.importance import fisher, mag_angle, magnitude
 from minibeft.training.runs import CURVES, RECORD, TRAINED, Loaded, as_bytes, finetune, load, write
 from minibeft.training.settings import Settings
@@ -77,7 +77,7 @@ def fisher_of(run: Run, loaded: Loaded) -> dict[str, float]:
     run.model.eval()
     device = torch.device(run.settings.device)
     order = shuffled(loaded.train.lengths, FISHER_BATCH, seed=run.settings.seed, epoch=0, bucketed=True)
-    batches = (gather(loaded.train, indices, run.settings.width, device) for indices in order)
+    batches = (loaded.train.gather(indices, run.settings.width, device) for indices in order)
     return fisher(run.trained, (loss_of(run.task, forward(run, batch), batch.labels) for batch in batches))
 
 

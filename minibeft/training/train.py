@@ -6,7 +6,7 @@ dropout from torch's stream, which starts at the seed after the model is built. 
 only draw the same numbers, which is theorem K3's hypothesis "same-randomness".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from minibeft.biases import freeze_except
 from minibeft.errors import BadInput
 from minibeft.model import Transformer
-from minibeft.training.batches import Batch, Examples, by_length, gather, shuffled
+from minibeft.training.batches import Data, Scorable, by_length, shuffled
 from minibeft.training.metrics import score
 from minibeft.training.reparam import reparametrise
 from minibeft.training.settings import Settings
@@ -120,14 +120,14 @@ def loss_of(task: Task, logits: Float[Tensor, "B K"], labels: Float[Tensor, " B"
     return F.cross_entropy(logits, labels.long()) if task.labels else F.mse_loss(logits[:, 0], labels)
 
 
-def forward(run: Run, batch: Batch) -> Float[Tensor, "B K"]:
+def forward(run: Run, batch: Scorable) -> Float[Tensor, "B K"]:
     """The logits, in float32 at least."""
     with autocast(run.settings):
-        logits = run.model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+        logits = batch.scores(run.model)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def train_step(run: Run, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
+def train_step(run: Run, batch: Scorable) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
     """One update; the loss and the logits before it."""
     logits = forward(run, batch)
     loss = loss_of(run.task, logits, batch.labels)
@@ -138,7 +138,7 @@ def train_step(run: Run, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor,
     return loss.detach(), logits.detach()
 
 
-def train_epoch(run: Run, examples: Examples, progress: Callable[[Step], None]) -> dict[str, Any]:
+def train_epoch(run: Run, examples: Data, progress: Callable[[Step], None]) -> dict[str, Any]:
     """One pass over the examples; mean loss and accuracy on the way, dropout on."""
     settings, epoch = run.settings, len(run.epochs)
     run.model.train(settings.dropout)
@@ -148,7 +148,7 @@ def train_epoch(run: Run, examples: Examples, progress: Callable[[Step], None]) 
         examples.lengths, settings.batch, seed=settings.seed, epoch=epoch, bucketed=settings.pad == "bucket"
     )
     for number, indices in enumerate(order, 1):
-        batch = gather(examples, indices, settings.width, device)
+        batch = examples.gather(indices, settings.width, device)
         loss, logits = train_step(run, batch)
         right = (logits.argmax(1) == batch.labels).sum() if run.task.labels else loss.new_zeros(())
         sums += torch.stack((loss * len(indices), right))
@@ -166,25 +166,23 @@ def train_epoch(run: Run, examples: Examples, progress: Callable[[Step], None]) 
 
 
 @torch.inference_mode()
-def predict(run: Run, examples: Examples) -> Float[Tensor, "N K"]:
+def predict(run: Run, examples: Data) -> Float[Tensor, "N K"]:
     """The logits of all examples, dropout off, in the examples' order."""
     run.model.eval()
     device = torch.device(run.settings.device)
     order = by_length(examples.lengths, EVALUATION_BATCH)
-    logits = torch.cat([forward(run, gather(examples, i, run.settings.width, device)).cpu() for i in order])
+    logits = torch.cat([forward(run, examples.gather(i, run.settings.width, device)).cpu() for i in order])
     return logits[torch.cat(order).argsort()]
 
 
-def evaluate(run: Run, examples: Examples) -> dict[str, float]:
+def evaluate(run: Run, examples: Data) -> dict[str, float]:
     """The task's metrics on these examples."""
     logits = predict(run, examples)
     predicted = (logits.argmax(1) if run.task.labels else logits[:, 0]).numpy()
     return {metric: score(metric, predicted, examples.labels.numpy()) for metric in run.task.metrics}
 
 
-def fit(
-    run: Run, train: Examples, valid: dict[str, Examples], progress: Callable[[Step], None]
-) -> Iterator[dict[str, Any]]:
+def fit(run: Run, train: Data, valid: Mapping[str, Data], progress: Callable[[Step], None]) -> Iterator[dict[str, Any]]:
     """Train to the last epoch; yields each epoch's record when it is complete, so that the caller can save the run."""
     assert run.settings.epochs is not None
     with deterministic(run.settings.device):
