@@ -126,6 +126,13 @@ def add_bias(model: Transformer, terms: str | Iterable[str]) -> dict[str, nn.Par
     return select(model, names)
 
 
+def add_missing(model: Transformer, terms: str | Iterable[str]) -> None:
+    """Give the model the terms among these that it can have and lacks; those it has stay what they are (OPT's)."""
+    could = [name for name in read_terms(terms) if name not in SETS and not name.startswith("ln")]
+    if missing := [name for name in could if name not in terms_of(model)]:
+        add_bias(model, missing)
+
+
 def count(parameters: Mapping[str, Tensor]) -> int:
     """How many numbers they hold."""
     return sum(value.numel() for value in parameters.values())

@@ -12,12 +12,17 @@ app = typer.Typer()
 Data = Annotated[
     str | None, typer.Option(envvar="MINIBEFT_DATA", help="a folder of TSV or Parquet files; default: the hub")
 ]
+TaskName = Annotated[
+    str,
+    typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb or wic; of a decoder: sst2, rte, cb or boolq"),
+]
 Regime = Annotated[str, typer.Option(help="low, medium or high: how many training examples")]
 Examples = Annotated[int | None, typer.Option(help="training examples, instead of the regime's")]
+Evaluated = Annotated[int | None, typer.Option(help="validation examples at most; default: all, for decoders 1000")]
 Epochs = Annotated[int | None, typer.Option(help="default: the protocol's for the task")]
-Batch = Annotated[int, typer.Option(help="examples an update")]
+Batch = Annotated[int | None, typer.Option(help="examples an update; default: the protocol's, 16, decoders 8")]
 Pad = Annotated[str, typer.Option(help="bucket, longest, or a number of tokens (official: 128)")]
-Tokens = Annotated[int, typer.Option(help="tokens; longer texts are cut")]
+Tokens = Annotated[int | None, typer.Option(help="tokens; longer texts are cut; default: 128, decoders 2048")]
 Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")]
 Backend = Annotated[str, typer.Option(help="fused, plain or triton")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -28,7 +33,9 @@ RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
 @app.command()
 def finetune(
     model: Model = "minilm",
-    task: Annotated[str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb or wic")] = "sst2",
+    task: Annotated[
+        str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb, wic; a decoder: sst2, rte, cb, boolq")
+    ] = "sst2",
     data: Data = None,
     terms: Annotated[str, typer.Option(help="q, k, v, m1, m2, m3, ln1, ln2 (some: q,v), or all, none, full")] = "v",
     form: Annotated[str, typer.Option(help="plain, lora, vera, vera1d or dora")] = "plain",
@@ -37,11 +44,12 @@ def finetune(
     regime: Regime = "low",
     examples: Examples = None,
     held_out: Annotated[int, typer.Option(help="evaluate on this many other training examples, not on dev")] = 0,
+    evaluated: Evaluated = None,
     data_seed: Annotated[int, typer.Option(help="draws the training subset")] = 0,
     seeds: Annotated[str, typer.Option(help="of head, order and dropout: 0, 0-4, 0,3")] = "0",
     learning_rate: Annotated[float | None, typer.Option(help="default: the protocol's for the task")] = None,
     epochs: Epochs = None,
-    batch: Batch = 16,
+    batch: Batch = None,
     beta1: Annotated[float, typer.Option(help="of AdamW")] = 0.9,
     beta2: Annotated[float, typer.Option(help="of AdamW")] = 0.999,
     eps: Annotated[float, typer.Option(help="of AdamW")] = 1e-6,
@@ -49,7 +57,7 @@ def finetune(
     clip: Annotated[float, typer.Option(help="largest norm of the gradient")] = 1.0,
     dropout: Annotated[bool, typer.Option("--dropout/--no-dropout", help="in training")] = True,
     pad: Pad = "bucket",
-    max_length: Tokens = 128,
+    max_length: Tokens = None,
     dtype: Dtype = "float32",
     backend: Backend = "fused",
     device: Device = "auto",
@@ -110,9 +118,9 @@ def reproduce(
     judges: Annotated[int, typer.Option("--held-out", min=1, help="training examples that judge the search")] = 1000,
     examples: Examples = None,
     epochs: Epochs = None,
-    batch: Batch = 16,
+    batch: Batch = None,
     pad: Pad = "bucket",
-    max_length: Tokens = 128,
+    max_length: Tokens = None,
     dtype: Dtype = "float32",
     backend: Backend = "fused",
     device: Device = "auto",

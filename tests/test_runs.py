@@ -20,7 +20,8 @@ from minibeft.checkpoint import load_model
 from minibeft.cli import app
 from minibeft.errors import BadInput
 from minibeft.surgery.adapters import load_adapted
-from minibeft.training.runs import finetune, load, write
+from minibeft.training.loading import load
+from minibeft.training.runs import finetune, write
 from minibeft.training.seeds import finetune_all, read_seeds
 from minibeft.training.settings import Settings
 from minibeft.training.train import Step

@@ -22,7 +22,8 @@ from minibeft.record import provenance
 from minibeft.surgery.adapters import their_names
 from minibeft.training.batches import shuffled
 from minibeft.training.importance import fisher, mag_angle, magnitude
-from minibeft.training.runs import CURVES, RECORD, TRAINED, Loaded, as_bytes, finetune, load, write
+from minibeft.training.loading import Loaded, load
+from minibeft.training.runs import CURVES, RECORD, TRAINED, as_bytes, finetune, write
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step, forward, loss_of, predict, start
 

@@ -5,73 +5,29 @@ that is resumed ends with the same bits as one that was not interrupted: the sta
 torch's random streams, and the order of the data depends on seed and epoch alone.
 """
 
-import hashlib
 import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import nn
 
 from minibeft.biases import count
-from minibeft.checkpoint import head_to_come, load_model
 from minibeft.errors import BadInput
-from minibeft.find import find
-from minibeft.model import Transformer
 from minibeft.record import provenance
 from minibeft.surgery.adapters import is_linear, make_adapter, save_adapter, their_names
 from minibeft.tensors import read_json
-from minibeft.tokenizer import load_tokenizer
-from minibeft.training.batches import Examples, encode_split
+from minibeft.training.loading import load
 from minibeft.training.reparam import merge
-from minibeft.training.settings import Settings, resolve
-from minibeft.training.tasks import Split, Task, draw, find_data, find_files, find_task, read_split
+from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step, fit, start
 
 RECORD, STATE, TRAINED, ADAPTER, CURVES = "run.json", "state.pt", "trained.safetensors", "adapter", "curves.png"
 Announce = Callable[[Run], None]
-
-
-class Loaded(NamedTuple):
-    """What a run works on: settings without gaps, the model as its checkpoint has it, the data tokenised."""
-
-    settings: Settings
-    task: Task
-    model: Transformer
-    train: Examples
-    valid: dict[str, Examples]
-    digests: dict[str, str]
-
-
-def load(settings: Settings) -> Loaded:
-    """Read, check and tokenise everything that the settings name."""
-    settings.check()
-    task = find_task(settings.task)
-    data = find_data(task, settings.data)
-    splits = ["train"] if settings.held_out else ["train", *task.valid]
-    raw = {split: read_split(task, data, split) for split in splits}
-    source = find(settings.model)
-    torch.manual_seed(settings.seed)  # for a pooler that the checkpoint lacks
-    with head_to_come():
-        model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
-    settings = resolve(settings, task, len(raw["train"]), model.config)
-    assert settings.examples is not None
-    train, held = draw(raw.pop("train"), settings.examples, settings.held_out, settings.data_seed)
-    tokenizer = load_tokenizer(source)
-
-    def encode(split: Split) -> Examples:
-        return encode_split(tokenizer, split, max_length=settings.max_length, pad=model.config.pad)
-
-    valid = {name: encode(split) for name, split in ({"held_out": held} if held else raw).items()}
-    digests = {
-        "model": digest(sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))),
-        "data": digest([file for split in splits for file in find_files(data, split)]),
-    }
-    return Loaded(settings, task, model, encode(train), valid, digests)
 
 
 def finetune(
@@ -178,15 +134,6 @@ def write(file: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
         why = error.strerror or str(error)
         raise BadInput(f"{file}: cannot be written ({why}); make room and run the same command: it resumes") from error
-
-
-def digest(files: list[Path]) -> str:
-    """SHA-256 over the contents of these files, in this order."""
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
 
 
 def describe(trained: dict[str, nn.Parameter]) -> list[tuple[str, str, int]]:

@@ -1,4 +1,4 @@
-"""Every setting of a run, with the protocol's values as defaults; the run's record holds them all."""
+"""Every setting of a run, with the protocols' values as defaults; the run's record holds them all."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -8,6 +8,8 @@ import torch
 from minibeft.biases import read_terms
 from minibeft.config import Backend, ModelConfig
 from minibeft.errors import BadInput
+from minibeft.layers import Learned
+from minibeft.training import prompts
 from minibeft.training.reparam import FORMS, RANK, SCALE
 from minibeft.training.tasks import REGIMES, Task
 
@@ -15,16 +17,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REPARAMETRISED_EPOCHS = {"sst2": 50}
 LARGE_EPOCHS = {"sst2": 30, "wic": 30}  # BERT-large and RoBERTa
 FULL_LEARNING_RATE = 1e-5
+BATCH, MAX_LENGTH = 16, 128
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One run. None stands for the protocol's value, which depends on the task (resolve).
+    """One run. None stands for the protocol's value, which depends on the task and on the family: encoders train a
+    classification head too, decoders are prompted (prompts.py) and train nothing but the terms.
 
-    terms      bias terms, comma-separated, or all, none, full (biases.py)
+    terms      bias terms, comma-separated, or all, none, full (biases.py); a decoder is given those that it lacks, and
+               with none it is evaluated as it is (zero-shot)
     form       plain, lora, vera, vera1d, dora (reparam.py)
     examples   training examples; None: those of the regime
     held_out   examples of the training split to evaluate on instead of the validation split
+    evaluated  of the validation split at most; None: all for encoders, 1,000 for decoders
     data_seed  draws the training subset; seed: head, order and dropout
     pad        "bucket": batches of like lengths; "longest": random ones, padded to their longest; or a number of tokens
     dtype      bfloat16 computes under autocast; what trains stays float32
@@ -40,11 +46,12 @@ class Settings:
     regime: str = "low"
     examples: int | None = None
     held_out: int = 0
+    evaluated: int | None = None
     data_seed: int = 0
     seed: int = 0
     learning_rate: float | None = None
     epochs: int | None = None
-    batch: int = 16
+    batch: int | None = None
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-6
@@ -52,7 +59,7 @@ class Settings:
     clip: float = 1.0
     dropout: bool = True
     pad: str = "bucket"
-    max_length: int = 128
+    max_length: int | None = None
     dtype: str = "float32"
     backend: Backend = "fused"
     device: str = "auto"
@@ -71,7 +78,7 @@ class Settings:
                 raise BadInput(f"--{name} {getattr(self, name)}: choose among {', '.join(allowed)}")
         if self.form != "plain" and self.terms in ("none", "full"):
             raise BadInput(f"--form {self.form}: needs bias terms, not {self.terms}")
-        for name in ("rank", "examples", "epochs", "batch", "learning_rate", "eps", "clip", "max_length"):
+        for name in ("rank", "examples", "evaluated", "epochs", "batch", "learning_rate", "eps", "clip", "max_length"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise BadInput(f"--{name.replace('_', '-')} {value}: must be above 0")
@@ -81,10 +88,9 @@ class Settings:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"--{name} {getattr(self, name)}: must be in [0, 1)")
-        if self.pad not in ("bucket", "longest") and not (self.pad.isdigit() and int(self.pad) >= self.max_length):
-            raise BadInput(
-                f"--pad {self.pad}: bucket, longest, or a number of tokens from --max-length {self.max_length}"
-            )
+        longest = self.max_length or MAX_LENGTH
+        if self.pad not in ("bucket", "longest") and not (self.pad.isdigit() and int(self.pad) >= longest):
+            raise BadInput(f"--pad {self.pad}: bucket, longest, or a number of tokens from --max-length {longest}")
 
     @property
     def width(self) -> int | None:
@@ -102,21 +108,55 @@ class Settings:
 
 
 def resolve(settings: Settings, task: Task, available: int, config: ModelConfig) -> Settings:
-    """The settings with the protocol's values where none were given."""
-    full = settings.terms == "full"
-    rate = settings.learning_rate or (FULL_LEARNING_RATE if full else task.learning_rate)
+    """The settings with the protocol's values where none were given; available: examples in the training split."""
+    fill = prompted if prompts.is_prompted(config.family) else classified
+    values = fill(settings, task, available - settings.held_out, config)
+    if settings.terms == "full":
+        values["learning_rate"] = FULL_LEARNING_RATE
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    given = {name: value for name in values if (value := getattr(settings, name)) is not None}
+    if is_zero_shot(settings, config):
+        given["epochs"] = 1
+    found = replace(settings, **(values | given), device=device)
+    for name in ("learning_rate", "epochs"):
+        if getattr(found, name) is None:
+            raise BadInput(
+                f"--task {task.name}: the encoder protocol has no {name} for it; give --{name}".replace("_", "-")
+            )
+    return found
+
+
+def is_zero_shot(settings: Settings, config: ModelConfig) -> bool:
+    """Whether nothing trains: a decoder has no head, so without bias terms it is evaluated once, as it is."""
+    return settings.terms == "none" and prompts.is_prompted(config.family)
+
+
+def classified(settings: Settings, task: Task, available: int, config: ModelConfig) -> dict[str, Any]:
+    """The encoder protocol."""
     large = config.layers >= 24 or config.family == "roberta"
     epochs = LARGE_EPOCHS.get(task.name, task.epochs) if large else task.epochs
     if settings.form != "plain":
         epochs = REPARAMETRISED_EPOCHS.get(task.name, epochs)
-    size = task.sizes[REGIMES.index(settings.regime)] if task.sizes else available - settings.held_out
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return replace(
-        settings,
-        learning_rate=rate,
-        epochs=settings.epochs or epochs,
-        examples=settings.examples or size,
-        device=device,
-    )
+    size = task.sizes[REGIMES.index(settings.regime)] if task.sizes else available
+    fixed = {"batch": BATCH, "max_length": MAX_LENGTH}
+    return {"learning_rate": task.learning_rate, "epochs": epochs, "examples": size} | fixed
+
+
+def prompted(settings: Settings, task: Task, available: int, config: ModelConfig) -> dict[str, Any]:
+    """The decoder protocol."""
+    longest = prompts.MAX_LENGTH
+    if isinstance(config.positions, Learned):
+        room = config.positions.rows - config.positions.start
+        longest = min(longest, room)
+        if (settings.max_length or 0) > room:
+            raise BadInput(f"--max-length {settings.max_length}: this model has positions for {room} tokens")
+    return {
+        "learning_rate": prompts.find_prompt(task).learning_rate,
+        "epochs": prompts.EPOCHS,
+        "examples": min(prompts.EXAMPLES, available),
+        "evaluated": prompts.EVALUATED,
+        "batch": prompts.BATCH,
+        "max_length": longest,
+    }

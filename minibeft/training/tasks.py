@@ -22,6 +22,7 @@ class Task:
     """One task. labels: their names in the order of their numbers; none: a regression (STS-B).
 
     sizes   training examples in the low, medium and high regime; empty: the paper gives none, all are used
+    learning_rate, epochs   of the encoder protocol; none: the paper has the task for decoders only (prompts.py)
     valid   the validation splits, the first of which is reported
     hub     the repository that holds it on the Hugging Face hub
     """
@@ -31,8 +32,8 @@ class Task:
     labels: tuple[str, ...]
     metrics: tuple[Metric, ...]
     sizes: tuple[int, ...]
-    learning_rate: float
-    epochs: int
+    learning_rate: float | None = None
+    epochs: int | None = None
     valid: tuple[str, ...] = ("validation",)
     hub: str = "nyu-mll/glue"
 
@@ -76,6 +77,7 @@ _TASKS = (
     Task("stsb", PAIR, (), ("pearson", "spearman"), (287, 1150, 2300), 1e-4, 60),
     Task("cb", ("premise", "hypothesis"), YES_NO_MAYBE, ("f1_macro", "accuracy"), (), 1e-3, 60, hub=SUPER),
     Task("wic", PAIR, ("false", "true"), ("accuracy",), (), 1e-3, 16, hub=SUPER),
+    Task("boolq", ("question", "passage"), ("False", "True"), ("accuracy",), (), hub=SUPER),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 
@@ -93,6 +95,10 @@ class Split:
     def take(self, indices: list[int]) -> "Split":
         """These examples, in this order."""
         return Split([self.texts[i] for i in indices], [self.labels[i] for i in indices])
+
+    def sample(self, size: int | None, seed: int) -> "Split":
+        """At most this many, drawn as the training subset is; None: all."""
+        return self if size is None or size >= len(self) else draw(self, size, 0, seed)[0]
 
 
 def find_task(name: str) -> Task:

@@ -1,4 +1,4 @@
-"""BEFT's encoder protocol: train the chosen biases and the head, and nothing else; deterministic, and resumable.
+"""Train the chosen biases, an encoder's with its head, and nothing else; deterministic, and resumable.
 
 Frozen weights have no gradient, and autograd goes no lower than the lowest trainable bias. What is random comes from
 the seed alone: the head and a form's start from generators of their own, the order of the data from seed and epoch,
@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minibeft.biases import freeze_except
+from minibeft.biases import add_missing, freeze_except
 from minibeft.errors import BadInput
 from minibeft.model import Transformer
 from minibeft.training.batches import Data, Scorable, by_length, shuffled
 from minibeft.training.metrics import score
+from minibeft.training.prompts import is_prompted
 from minibeft.training.reparam import reparametrise
-from minibeft.training.settings import Settings
+from minibeft.training.settings import Settings, is_zero_shot
 from minibeft.training.tasks import Task
 
 EVALUATION_BATCH = 64
@@ -56,21 +57,21 @@ class Run:
 
 
 def start(settings: Settings, task: Task, model: Transformer) -> Run:
-    """Give the model its head, freeze all but what the settings name, and make the optimiser."""
-    fresh_head(model, task.outputs, settings.seed)
-    trained = freeze_except(model, settings.terms, head=True)
+    """Freeze all but what the settings name, put the model where it is to train, and make the optimiser."""
+    trained = choose(settings, task, model)
     before = {name: value.detach().clone() for name, value in trained.items()}
     if settings.form != "plain":
         biases = [name for name in trained if not name.startswith("head.")]
         made = reparametrise(model, biases, settings.form, rank=settings.rank, scale=settings.scale, seed=settings.seed)
         trained = made | {name: value for name, value in trained.items() if name not in biases}
-    require_exactly(model, trained)
-    model.to(settings.device)
+    if not is_zero_shot(settings, model.config):
+        require_exactly(model, trained)
     if settings.dtype == "bfloat16":
         hold_in_bfloat16(model)
+    model.to(settings.device)
     assert settings.learning_rate is not None
     optimizer = torch.optim.AdamW(
-        list(trained.values()),
+        [{"params": list(trained.values())}],  # as a group, for then it may be empty
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
@@ -79,6 +80,19 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
     )
     torch.manual_seed(settings.seed)
     return Run(settings, task, model, trained, before, optimizer, [])
+
+
+def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.Parameter]:
+    """What trains, with all else frozen: an encoder's terms and a fresh head; a decoder's terms alone, added where it
+    lacks them, and for a zero-shot run nothing."""
+    if not is_prompted(model.config.family):
+        fresh_head(model, task.outputs, settings.seed)
+        return freeze_except(model, settings.terms, head=True)
+    if is_zero_shot(settings, model.config):
+        model.requires_grad_(False)
+        return {}
+    add_missing(model, settings.terms)
+    return freeze_except(model, settings.terms, head=False)
 
 
 def fresh_head(model: Transformer, outputs: int, seed: int) -> None:
@@ -103,10 +117,13 @@ def require_exactly(model: nn.Module, asked: dict[str, nn.Parameter]) -> None:
 
 
 def hold_in_bfloat16(model: nn.Module) -> None:
-    """Keep the frozen matrices in the type that autocast would otherwise cast them to in every step."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
-            module.weight.data = module.weight.data.bfloat16()
+    """Keep the frozen matrices in the type that autocast would otherwise cast them to in every step, and the rest (what
+    trains, norms, embeddings) in float32 at least, whatever the checkpoint's type."""
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad}
+    for value in model.parameters():
+        wide = torch.promote_types(value.dtype, torch.float32)
+        # A copy of what trains: it may be a view of the checkpoint's file.
+        value.data = value.data.to(torch.bfloat16 if id(value) in matrices else wide, copy=value.requires_grad)
 
 
 def autocast(settings: Settings) -> torch.autocast:
@@ -128,21 +145,23 @@ def forward(run: Run, batch: Scorable) -> Float[Tensor, "B K"]:
 
 
 def train_step(run: Run, batch: Scorable) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
-    """One update; the loss and the logits before it."""
+    """One update, in a zero-shot run none; the loss and the logits before it."""
     logits = forward(run, batch)
     loss = loss_of(run.task, logits, batch.labels)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.trained.values(), run.settings.clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    if run.trained:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(run.trained.values(), run.settings.clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
     return loss.detach(), logits.detach()
 
 
 def train_epoch(run: Run, examples: Data, progress: Callable[[Step], None]) -> dict[str, Any]:
     """One pass over the examples; mean loss and accuracy on the way, dropout on."""
     settings, epoch = run.settings, len(run.epochs)
-    run.model.train(settings.dropout)
+    run.model.train(settings.dropout and bool(run.trained))
     device, begun = torch.device(settings.device), perf_counter()
+    assert settings.batch is not None
     sums, done = torch.zeros(2, dtype=torch.float64, device=device), 0
     order = shuffled(
         examples.lengths, settings.batch, seed=settings.seed, epoch=epoch, bucketed=settings.pad == "bucket"

@@ -1,0 +1,85 @@
+"""All that a run works on, read and checked before it begins: the model, the data as tokens, digests of both."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from minibeft.checkpoint import family_of, head_to_come, load_model
+from minibeft.errors import BadInput
+from minibeft.find import find
+from minibeft.model import Transformer
+from minibeft.tensors import read_json
+from minibeft.tokenizer import load_tokenizer
+from minibeft.training.batches import Data, encode_split
+from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
+from minibeft.training.settings import Settings, resolve
+from minibeft.training.tasks import Split, Task, draw, find_data, find_files, find_task, read_split
+
+
+class Loaded(NamedTuple):
+    """What a run works on: settings without gaps, the model as its checkpoint has it, the data tokenised."""
+
+    settings: Settings
+    task: Task
+    model: Transformer
+    train: Data
+    valid: dict[str, Data]
+    digests: dict[str, str]
+
+
+def load(settings: Settings) -> Loaded:
+    """Read, check and tokenise everything that the settings name."""
+    settings.check()
+    task = find_task(settings.task)
+    data = find_data(task, settings.data)
+    splits = ["train"] if settings.held_out else ["train", *task.valid]
+    raw = {split: read_split(task, data, split) for split in splits}
+    source = find(settings.model)
+    torch.manual_seed(settings.seed)  # for a pooler that the checkpoint lacks
+    model = load_for(task, source, settings)
+    settings = resolve(settings, task, len(raw["train"]), model.config)
+    assert settings.examples is not None
+    assert settings.max_length is not None
+    train, held = draw(raw.pop("train"), settings.examples, settings.held_out, settings.data_seed)
+    tokenizer, longest = load_tokenizer(source), settings.max_length
+
+    def encode(split: Split) -> Data:
+        if is_prompted(model.config.family):
+            return encode_prompts(tokenizer, task, split, max_length=longest)
+        return encode_split(tokenizer, split, max_length=longest, pad=model.config.pad)
+
+    shown = {name: split.sample(settings.evaluated, settings.data_seed) for name, split in raw.items()}
+    valid = {name: encode(split) for name, split in ({"held_out": held} if held else shown).items()}
+    digests = {
+        "model": digest(sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))),
+        "data": digest([file for split in splits for file in find_files(data, split)]),
+    }
+    return Loaded(settings, task, model, encode(train), valid, digests)
+
+
+def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
+    """The checkpoint for this task: an encoder with a classification head, a decoder with its own language-model head.
+
+    In bfloat16 a decoder stays a memory map in the file's type, for train.start to convert tensor by tensor.
+    """
+    file = source / "config.json"
+    if not is_prompted(family_of(read_json(file), str(file)).model_type):
+        with head_to_come():
+            return load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
+    find_prompt(task)
+    dtype = None if settings.dtype == "bfloat16" else torch.float32
+    model = load_model(source, dtype=dtype, backend=settings.backend)
+    if model.config.task != "lm":
+        raise BadInput(f"{file}: architectures names no language model, which a prompt needs")
+    return model
+
+
+def digest(files: list[Path]) -> str:
+    """SHA-256 over the contents of these files, in this order."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
