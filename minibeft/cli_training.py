@@ -127,10 +127,12 @@ def reproduce(
     jobs: Annotated[int, typer.Option(min=1, help="runs at the same time, in processes of equal threads")] = 1,
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/reproduce-MODEL-TASK")] = None,
 ) -> None:
-    """Run a table of the paper over seeds and rates; run it again to resume what was interrupted."""
+    """Run a table of the paper over seeds and rates; run it again to resume. Exit status 1 if b_k has an effect where
+    theorem K3 says that it has none."""
     from dataclasses import fields
 
     from minibeft.reproduce.plan import read_rates
+    from minibeft.reproduce.report import grids
     from minibeft.reproduce.reproduce import reproduce
     from minibeft.training.seeds import read_seeds
     from minibeft.training.settings import Settings
@@ -138,7 +140,7 @@ def reproduce(
     given = locals()
     base = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
     folder = folder or Path("runs") / f"reproduce-{Path(model).name}-{task}"
-    reproduce(
+    record = reproduce(
         table,
         base,
         folder,
@@ -148,4 +150,7 @@ def reproduce(
         jobs=jobs,
         console=err,
     )
-    out.print(f"wrote {folder}")
+    for grid in grids(record):
+        out.print(grid.rich())
+    out.print(f"wrote {folder}/{table}.json, .md and .html")
+    raise typer.Exit(0 if record["ok"] else 1)

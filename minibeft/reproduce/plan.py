@@ -1,4 +1,4 @@
-"""Which runs a table needs: its rows, its columns, and the settings of every cell and seed."""
+"""Which runs a table needs: its rows, its regimes, and the settings of every cell and seed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -6,7 +6,6 @@ from typing import Any
 
 from minibeft.errors import BadInput
 from minibeft.training.settings import Settings
-from minibeft.training.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -20,23 +19,37 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper: a run for each row, regime and seed; tuned: at each row's own rate as well."""
+    """A table of the paper: a run for each row, regime and seed.
+
+    tuned    at each row's own learning rate as well
+    ordered  pairs of rows, the first of which does better according to the paper
+    same     rows that are one run according to theorem K3, where b_k has no effect
+    """
 
     name: str
     rows: tuple[Row, ...]
     regimes: tuple[str, ...] = ("low",)
     tuned: bool = False
+    ordered: tuple[tuple[str, str], ...] = ()
+    same: tuple[str, ...] = ()
 
 
 TERMS = ("v", "q", "k")
 FORMS = ("plain", "lora", "vera", "vera1d", "dora")
-BIASES = tuple(Row(terms, terms) for terms in (*TERMS, "none", "all"))
+PLAIN = tuple(Row(terms, terms) for terms in (*TERMS, "none", "all"))
+ORDER = (("v", "q"), ("q", "k"), ("v", "k"))
 TABLES = {
     table.name: table
     for table in (
-        Table("biases", BIASES, tuned=True),
-        Table("reparam", tuple(Row(f"{term} {form}", term, form) for form in FORMS for term in TERMS)),
-        Table("regimes", BIASES[:4], ("low", "medium", "high")),
+        Table("biases", PLAIN, tuned=True, ordered=(*ORDER, ("all", "v")), same=("none", "k")),
+        Table(
+            "reparam",
+            tuple(Row(f"{term} {form}", term, form) for form in FORMS for term in TERMS),
+            ordered=tuple((f"{a} {form}", f"{b} {form}") for form in FORMS for a, b in ORDER),
+            same=("k lora", "k vera", "k vera1d", "k dora"),
+        ),
+        Table("bias-free", PLAIN[:4], ordered=ORDER, same=("none", "k")),
+        Table("regimes", PLAIN[:4], ("low", "medium", "high"), ordered=ORDER, same=("none", "k")),
     )
 }
 
@@ -49,9 +62,8 @@ def find_table(name: str) -> Table:
 
 
 def at(base: Settings, row: Row, **changes: Any) -> Settings:
-    """The settings of one run of a row, at the protocol's rate unless another is given."""
-    mine = {"terms": row.terms, "form": row.form, "learning_rate": find_task(base.task).learning_rate}
-    return replace(base, **(mine | changes))
+    """The settings of one run of a row."""
+    return replace(base, **({"terms": row.terms, "form": row.form} | changes))
 
 
 def protocol_runs(base: Settings, table: Table, seeds: Iterable[int]) -> list[Settings]:

@@ -1,13 +1,21 @@
 """Run a table of the paper: first at the protocol's rate, then at each row's own, found on held-out examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from minibeft.reproduce.plan import at, find_table, protocol_runs, search_runs
+from minibeft.certificate.certify import certify
+from minibeft.reproduce.page import page
+from minibeft.reproduce.plan import Table, at, find_table, protocol_runs, search_runs
+from minibeft.reproduce.plots import plots
+from minibeft.reproduce.report import grids, markdown
+from minibeft.reproduce.same import Same, compare
 from minibeft.reproduce.series import Series, open_series
-from minibeft.reproduce.tuning import best_rate
+from minibeft.reproduce.summary import as_lines, summarise
+from minibeft.reproduce.tuning import searched
+from minibeft.training.runs import write
 from minibeft.training.settings import Settings
 
 
@@ -21,18 +29,38 @@ def reproduce(
     held_out: int,
     jobs: int,
     console: Console,
-) -> Series:
-    """Bring every run of the table to its end in this folder, from where it stands."""
+) -> dict[str, Any]:
+    """Bring every run of the table to its end in this folder, from where it stands; returns the table's record.
+
+    rates     to search for each row's own, with this many training examples held out; none: only the protocol's
+    Writes <table>.json, .md and .html. The record's "ok" is false where runs that K3 says are one are not.
+    """
     plan = find_table(table)
     with open_series(base, folder) as series:
-        protocol = protocol_runs(base, plan, seeds)
-        searched = {
-            row: search_runs(base, row, rates if plan.tuned else (), seed=seeds[0], held_out=held_out)
-            for row in plan.rows
+        protocol = protocol_runs(series.base, plan, seeds)
+        grid = {
+            row: search_runs(series.base, row, rates, seed=seeds[0], held_out=held_out)
+            for row in (plan.rows if plan.tuned and rates else ())
         }
-        series.run([*protocol, *(run for runs in searched.values() for run in runs)], jobs=jobs, console=console)
-        if plan.tuned and rates:
-            best = {row: best_rate(runs, series.records) for row, runs in searched.items()}
-            tuned = [at(base, row, learning_rate=best[row], seed=seed) for seed in seeds for row in plan.rows]
-            series.run(tuned, jobs=jobs, console=console)
-        return series
+        series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs, console=console)
+        searches = [searched(row, runs, series.records) for row, runs in grid.items()]
+        own = [at(series.base, s.row, learning_rate=s.best, seed=seed) for seed in seeds for s in searches]
+        series.run(own, jobs=jobs, console=console)
+        same = list(compared(plan, series)) if certify(base.model).verdict("k").status == "null" else []
+        record = summarise(plan, series, seeds, searches, same)
+        write(folder / f"{table}.json", as_lines(record))
+        write(folder / f"{table}.md", markdown(record).encode())
+        write(folder / f"{table}.html", page(record, grids(record), plots(record)).encode())
+        return record
+
+
+def compared(plan: Table, series: Series) -> Iterator[Same]:
+    """Every two finished runs that K3 says are one: all settings the same but for the row, both rows in plan.same."""
+    rows = {row.name: row for row in plan.rows}
+    first, *others = (rows[name] for name in plan.same)
+    for run in [run for run in series.records if (run.terms, run.form) == (first.terms, first.form)]:
+        for other in others:
+            twin = at(run, other)
+            if twin in series.records:
+                names, records = (first.name, other.name), (series.records[run], series.records[twin])
+                yield compare(names, records, (series.place(run), series.place(twin)))

@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from minibeft.training.train import Step
 SERIES = "series.json"
 # What the runs of a series may differ in: what a table compares.
 COMPARED = ("terms", "form", "regime", "learning_rate", "held_out", "seed")
+# Where the same data lie, and what a machine has: the digests say whether they are the same.
+LOCAL = ("data", "device")
 
 Record = dict[str, Any]
 
@@ -30,7 +32,7 @@ class Series:
     """Runs that share the model, the data and all settings but the compared ones; each lies in folder/runs/<name>."""
 
     def __init__(self, base: Settings, folder: Path, digests: dict[bool, dict[str, str]]):
-        self.base, self.folder, self.digests = base, folder, digests
+        self.base, self.folder, self.digests = base, folder, digests  # base: at the protocol's learning rate
         self.records: dict[Settings, Record] = {}
 
     def run(self, runs: Iterable[Settings], *, jobs: int, console: Console) -> None:
@@ -52,10 +54,9 @@ class Series:
         """The record of a run that is complete, without loading the model; anything else is for finetune to judge."""
         file = self.place(settings) / RECORD
         record = read_json(file) if file.is_file() else {}
-        there, asked = record.get("settings"), settings.as_json()
-        open_ended = [name for name, value in asked.items() if value in (None, "auto")]  # the protocol's, the machine's
-        same = there and all(there.get(name) == value for name, value in asked.items() if name not in open_ended)
-        same = same and record["digests"] == self.digests[bool(settings.held_out)]
+        given = {n: value for n, value in settings.as_json().items() if value is not None and n not in LOCAL}
+        same = record.get("digests") == self.digests[bool(settings.held_out)]
+        same = same and all(record["settings"].get(name, value) == value for name, value in given.items())
         return record if same and record.get("complete") else None
 
 
@@ -67,27 +68,30 @@ def open_series(base: Settings, folder: Path) -> Iterator[Series]:
     """
     if folder.exists() and not (folder / SERIES).is_file() and any(folder.iterdir()):
         raise BadInput(f"{folder}: is not empty and holds no {SERIES}; choose another folder, nothing was written")
-    digests = {held: load(replace(base, held_out=int(held), examples=1)).digests for held in (False, True)}
+    loaded = {held: load(replace(base, held_out=int(held), examples=1)) for held in (False, True)}
+    digests = {held: found.digests for held, found in loaded.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        mine = {"settings": shared_by(base), "digests": digests[False]}
+        mine = {"settings": shared_by(base, loaded[False].settings), "digests": digests[False]}
         if (folder / SERIES).is_file():
             require_same(folder, read_json(folder / SERIES), mine)
         else:
             write(folder / SERIES, as_bytes(mine))
-        yield Series(base, folder, digests)
+        yield Series(replace(base, learning_rate=loaded[False].settings.learning_rate), folder, digests)
 
 
-def shared_by(base: Settings) -> Record:
-    """What all runs of a series have in common."""
-    return {f.name: getattr(base, f.name) for f in fields(base) if f.name not in COMPARED}
+def shared_by(base: Settings, resolved: Settings) -> Record:
+    """What all runs of a series have in common: the protocol's values where none were given, but for the two that
+    depend on form and regime."""
+    asked = {"examples": base.examples, "epochs": base.epochs}
+    return {n: value for n, value in resolved.as_json().items() if n not in (*COMPARED, *LOCAL)} | asked
 
 
 def require_same(folder: Path, there: Record, mine: Record) -> None:
     """BadInput that names what another series has otherwise."""
     for part in ("settings", "digests"):
         for name, value in mine[part].items():
-            found = there.get(part, {}).get(name)
+            found = there.get(part, {}).get(name, value)  # a setting that is newer than the folder had its default
             if found != value:
                 raise BadInput(
                     f"{folder}: holds another reproduction ({name} is {found!r} there, {value!r} here); "

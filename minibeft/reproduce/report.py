@@ -1,0 +1,151 @@
+"""A table's record as tables: the paper's figures beside the measured, the verdicts, K3, the search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table as Rich
+
+from minibeft.reproduce import paper
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to print, whatever the medium; note: what to know when reading it."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+
+    def rich(self) -> Rich:
+        """For the terminal."""
+        table = Rich(*self.header, title=self.title, caption=self.note or None, box=None, title_justify="left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """For a README or an issue."""
+        lines = [f"| {' | '.join(row)} |" for row in (self.header, ("---",) * len(self.header), *self.rows)]
+        return "\n".join([*lines, *(["", self.note] if self.note else [])])
+
+
+def grids(record: Record) -> list[Grid]:
+    """All tables of a record, in the order of reading."""
+    found = [results(record), orders(record), sameness(record), search(record)]
+    return [grid for grid in found if grid.rows]
+
+
+def results(record: Record) -> Grid:
+    """The paper's figures beside the measured."""
+    figures = paper.columns(record["table"], record["task"])
+    regimes = several(record)
+    own = {cell["row"]: cell for cell in record["cells"] if cell["rate"] == "own"}
+    protocol = [cell for cell in record["cells"] if cell["rate"] == "protocol"]
+    header = ["trained", *["regime"] * regimes, "numbers", *(f"paper: {model}" for model in figures)]
+    header += [f"here, at {protocol[0]['learning_rate']:g}", *["own rate", "here, at own rate"] * bool(own)]
+    rows = []
+    for cell in protocol:
+        row = [cell["row"], *[cell["regime"]] * regimes, f"{cell['numbers']:,}"]
+        for of_model in figures.values():
+            known = of_model.get(cell["row"]) if cell["regime"] == paper.REGIME else None
+            row.append("" if known is None else f"{known:.1f}")
+        row.append(spread(cell["scores"]))
+        if own:
+            row += [f"{own[cell['row']]['learning_rate']:g}", spread(own[cell["row"]]["scores"])]
+        rows.append(tuple(row))
+    note = f"{record['metric']} in percent on {record['task']}, {record['model']}, mean ± standard deviation over "
+    note += f"{len(record['seeds'])} seeds"
+    return Grid(f"{record['table']}: the paper and here", tuple(header), rows, note)
+
+
+def several(record: Record) -> bool:
+    """Whether the table has more than one regime."""
+    return len({cell["regime"] for cell in record["cells"]}) > 1
+
+
+def spread(scores: Sequence[float]) -> str:
+    """72.3 ± 0.4, in percent; one score alone has no deviation."""
+    middle = f"{100 * mean(scores):.1f}"
+    return f"{middle} ± {100 * stdev(scores):.1f}" if len(scores) > 1 else middle
+
+
+def orders(record: Record) -> Grid:
+    """Which order holds, with the paired tests."""
+    rows = []
+    for v in record["verdicts"]:
+        where = f"{v['rate']} rate" + f", {v['regime']}" * several(record)
+        difference = f"{100 * v['mean']:+.1f} ± {100 * v['std']:.1f}"
+        above = f"{v['above']} of {v['n']}"
+        rows.append(
+            (f"{v['first']} > {v['second']}", where, verdict(v), difference, above, p(v["p_t"]), p(v["p_exact"]))
+        )
+    note = (
+        f"With {len(record['seeds'])} seeds the exact test (signs tossed) cannot give less than "
+        f"{record['least_p']:.3g}; to get below 0.05 it needs six."
+    )
+    header = ("order", "where", "holds", "difference", "seeds in which", "p, paired t", "p, exact")
+    return Grid("which order holds", header, rows, note)
+
+
+def verdict(v: Record) -> str:
+    """Whether the first row is above the second: in every seed, on average, or not."""
+    if v["above"] == v["n"]:
+        return "yes, in every seed"
+    if v["mean"] > 0:
+        return "on average" if v["p_t"] < 0.05 else "on average, not significant"
+    return "no"
+
+
+def p(value: float) -> str:
+    """A p value, two digits."""
+    return f"{value:.2g}"
+
+
+def sameness(record: Record) -> Grid:
+    """K3: pairs of runs that must be one."""
+    rows = [
+        (
+            f"{s['second']} = {s['first']}",
+            f"{s['learning_rate']:g}, seed {s['seed']}"
+            + f", {s['regime']}" * several(record)
+            + ", held out" * (s["held_out"] > 0),
+            "yes" if s["ok"] else "NO",
+            f"{s['difference']:.1e}",
+            f"{s['allowed']:.1e}",
+            f"{s['same_epochs']} of {s['epochs']}",
+        )
+        for s in record["same"]
+    ]
+    header = ("same run (K3)", "where", "holds", "largest difference", "rounding allows", "epochs of same metrics")
+    return Grid("training b_k is training without it", header, rows, "of any number that trained, b_k itself left out")
+
+
+def search(record: Record) -> Grid:
+    """The search for each row's own rate."""
+    rates = [f"{rate:g}" for rate, _ in record["searches"][0]["scores"]] if record["searches"] else []
+    rows = []
+    for s in record["searches"]:
+        edge = " (edge)" if s["best"] in (s["scores"][0][0], s["scores"][-1][0]) else ""
+        rows.append((s["row"], *(f"{100 * score:.1f}" for _, score in s["scores"]), f"{s['best']:g}{edge}"))
+    note = "held-out training examples, the first seed; edge: the best rate may lie beyond the grid"
+    return Grid("the search for each row's own learning rate", ("trained", *rates, "best"), rows, note)
+
+
+def markdown(record: Record) -> str:
+    """The whole record as Markdown."""
+    parts = [f"# {record['table']}: {record['model']} on {record['task']}"]
+    parts += [f"## {grid.title}\n\n{grid.markdown()}" for grid in grids(record)]
+    return "\n\n".join([*parts, made_by(record)]) + "\n"
+
+
+def made_by(record: Record) -> str:
+    """Command, versions and machine."""
+    machine, versions = record["machine"], record["versions"]
+    return (
+        f"{record['command']}; torch {versions['torch']}, {machine['cores']} cores ({machine['cpu']}), {record['date']}"
+    )

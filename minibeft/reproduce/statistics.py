@@ -1,0 +1,71 @@
+"""Two rows over the same seeds, compared pair by pair: a paired t test, and an exact test that assumes no distribution.
+
+The exact test (Fisher's randomisation test) asks how often the mean difference would be this far from 0 if the sign of
+each seed's difference were tossed. n seeds have 2ⁿ tosses, so its two-sided p is never below 2/2ⁿ: 0.0625 for five
+seeds, however clear the difference. Six seeds can reach 0.05 at all, eight 0.01.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import mean, stdev
+
+from minibeft.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Paired:
+    """first − second over n seeds: mean, standard deviation, seeds in which first is above, and both two-sided p."""
+
+    n: int
+    mean: float
+    std: float
+    above: int
+    p_t: float
+    p_exact: float
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
+    """Compare two rows whose entries belong to the same seeds; None for fewer than two seeds, which show nothing."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    if len(differences) < 2:
+        return None
+    return Paired(
+        n=len(differences),
+        mean=mean(differences),
+        std=stdev(differences),
+        above=sum(d > 0 for d in differences),
+        p_t=t_test(differences),
+        p_exact=randomisation_test(differences),
+    )
+
+
+def t_test(differences: Sequence[float]) -> float:
+    """Student's two-sided p; differences that are all equal leave it nothing to estimate: 1 if they are 0, else 0."""
+    if len(set(differences)) == 1:
+        return float(differences[0] == 0)
+    try:
+        from scipy.stats import ttest_1samp
+    except ImportError as error:
+        raise BadInput("the paired test needs scipy; run: pip install 'minibeft[train]'") from error
+    return float(ttest_1samp(differences, 0.0).pvalue)  # type: ignore[union-attr]
+
+
+def randomisation_test(differences: Sequence[float]) -> float:
+    """The share of the 2ⁿ sign tosses whose sum is at least as far from 0 as the one that was seen."""
+    seen = abs(sum(differences))
+    sums = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in tosses(len(differences))]
+    rounding = 1e-12 * sum(map(abs, differences))  # the same sum in another order
+    return sum(each >= seen - rounding for each in sums) / len(sums)
+
+
+def tosses(n: int) -> list[tuple[int, ...]]:
+    """All ways to give n differences a sign; BadInput beyond the number that can be listed."""
+    if n > 20:
+        raise BadInput(f"the exact paired test lists 2^{n} cases; give at most 20 seeds")
+    return list(product((1, -1), repeat=n))
+
+
+def least_p(n: int) -> float:
+    """The smallest p that the exact test can give with n seeds."""
+    return 2 / 2**n

@@ -1,0 +1,108 @@
+"""The record of a table: every run's metrics by epoch, the cells, the verdicts; all that its pages are drawn from."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from minibeft.record import provenance
+from minibeft.reproduce.plan import Row, Table, at, name_of
+from minibeft.reproduce.same import Same, metrics_of
+from minibeft.reproduce.series import LOCAL, Series
+from minibeft.reproduce.statistics import least_p, paired
+from minibeft.reproduce.tuning import Search
+from minibeft.training.settings import Settings
+
+Record = dict[str, Any]
+
+
+# What the runs of a table may differ in.
+VARIED = ("terms", "form", "regime", "learning_rate", "held_out", "seed", "examples", "epochs")
+
+
+def summarise(
+    table: Table, series: Series, seeds: Sequence[int], searches: Sequence[Search], same: Sequence[Same]
+) -> Record:
+    """The table's record from its finished runs."""
+    base = series.base
+    cells = [
+        cell_of(series, row, "protocol", [at(base, row, regime=regime, seed=seed) for seed in seeds])
+        for regime in table.regimes
+        for row in table.rows
+    ]
+    for search in searches:
+        own = [at(base, search.row, learning_rate=search.best, seed=seed) for seed in seeds]
+        cells.append(cell_of(series, search.row, "own", own))
+    first = next(iter(series.records.values()))
+    shared = {name: value for name, value in first["settings"].items() if name not in (*VARIED, *LOCAL)}
+    return {
+        "table": table.name,
+        "model": base.model,
+        "task": base.task,
+        "metric": metric_of(first["epochs"][-1])[1],
+        "seeds": list(seeds),
+        "settings": shared,
+        "digests": first["digests"],
+        "cells": cells,
+        "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
+        "verdicts": verdicts(table, cells),
+        "least_p": least_p(len(seeds)),
+        "same": [one._asdict() | {"ok": one.ok} for one in same],
+        "ok": all(one.ok for one in same),
+        "runs": {name_of(settings): compact(record) for settings, record in series.records.items()},
+    } | provenance()
+
+
+def cell_of(series: Series, row: Row, rate: str, runs: Sequence[Settings]) -> Record:
+    """A cell: the last epoch's metric over the seeds. rate: "protocol", or the row's "own"."""
+    records = [series.records[run] for run in runs]
+    return {
+        "row": row.name,
+        "regime": runs[0].regime,
+        "rate": rate,
+        "learning_rate": runs[0].learning_rate,
+        "numbers": records[0]["trained"]["count"],
+        "scores": [last_score(record) for record in records],
+        "runs": [name_of(run) for run in runs],
+    }
+
+
+def last_score(record: Record) -> float:
+    """The task's first metric on the first split that was evaluated, after the last epoch."""
+    split, metric = metric_of(record["epochs"][-1])
+    return record["epochs"][-1][split][metric]
+
+
+def metric_of(epoch: Record) -> tuple[str, str]:
+    """(split, metric) that a table reports."""
+    split, metrics = next(iter(metrics_of(epoch).items()))
+    return split, next(iter(metrics))
+
+
+def verdicts(table: Table, cells: Sequence[Record]) -> list[Record]:
+    """For each regime and rate, how each pair of rows that the paper orders stands here."""
+    found = []
+    for regime, rate in dict.fromkeys((cell["regime"], cell["rate"]) for cell in cells):
+        scores = {c["row"]: c["scores"] for c in cells if (c["regime"], c["rate"]) == (regime, rate)}
+        for first, second in table.ordered:
+            test = paired(scores[first], scores[second])
+            if test is not None:
+                found.append({"first": first, "second": second, "regime": regime, "rate": rate} | asdict(test))
+    return found
+
+
+def compact(record: Record) -> Record:
+    """A run in a few lines: what is the same in every epoch is said once, the rest as columns over the epochs."""
+    epochs = record["epochs"]
+    columns: Record = {"loss": [float(f"{epoch['loss']:.6g}") for epoch in epochs]}
+    for split, metrics in metrics_of(epochs[0]).items():
+        columns[split] = {metric: [float(f"{e[split][metric]:.6g}") for e in epochs] for metric in metrics}
+    varied = {name: record["settings"][name] for name in VARIED}
+    return varied | {"seconds": round(sum(epoch["seconds"] for epoch in epochs))} | columns
+
+
+def as_lines(record: Record) -> bytes:
+    """JSON with a list of numbers on one line, so that a record of many runs can still be read and compared."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    return (re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n").encode()
