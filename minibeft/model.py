@@ -1,16 +1,21 @@
 """One Transformer for every family: embeddings, blocks of attention and MLP, a head. Only the configuration differs."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.attention import Mask, attend, linear, mix
 from minibeft.config import Backend, ModelConfig
-from minibeft.heads import make_head
+from minibeft.dropout import make_dropout
+from minibeft.embeddings import Embeddings
+from minibeft.heads import ClassificationHead, make_head
 from minibeft.kernels.rotation import Rotation
-from minibeft.layers import MLP, Learned, Rotary, make_norm
+from minibeft.layers import MLP, Rotary, make_norm
+from minibeft.packing import Mix, Packing
 
 
 class Output(NamedTuple):
@@ -30,6 +35,7 @@ class Attention(nn.Module):
         self.k = nn.Linear(c.width, c.kv_heads * c.head_size, bias="k" in c.biases)
         self.v = nn.Linear(c.width, c.kv_heads * c.head_size, bias="v" in c.biases)
         self.o = nn.Linear(c.heads * c.head_size, c.width, bias="o" in c.biases)
+        self.joined: Tensor | None = None
 
     def arguments(self) -> dict[str, Any]:
         """What attend() needs besides x, mask and rotate; verify calls it with one bias exchanged."""
@@ -56,6 +62,40 @@ class Attention(nn.Module):
         o, _ = mix(q, k, v, mask=mask, dropout=dropout)
         return linear(o, self.o.weight, self.o.bias)
 
+    def packed(self, x: Float[Tensor, "N C"], packing: Packing, first: bool) -> Float[Tensor, "n C"]:
+        """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone.
+
+        Where x has no gradient, which is in the lowest trained layer, the projections stay apart: autograd then
+        computes the gradients of those alone that have a bias to train.
+        """
+        if first:
+            q = self.project(x[packing.first], "q").unflatten(-1, (1, self.heads, -1)).transpose(1, 2)  # (B, H, 1, D)
+            k, v = packing.spread(self.project(x, "kv"), 2)  # (B, H, T, D)
+        elif x.requires_grad:
+            q, k, v = packing.spread(self.project(x, "qkv"), 3)
+        else:
+            q, k, v = (packing.spread(self.project(x, name), 1)[0] for name in "qkv")
+        o = Mix.apply(q, k, v, packing.mask, self.dropout if self.training else 0.0)
+        return linear(o.flatten(1) if first else packing.collect(o), self.o.weight, self.o.bias)
+
+    def project(self, x: Float[Tensor, "N C"], names: str) -> Float[Tensor, "N n"]:
+        """The projections of these names, neighbours in "qkv", side by side from one matrix product."""
+        modules = [getattr(self, name) for name in names]
+        weight, size = modules[0].weight, len(modules[0].weight)
+        if self.joined is not None and self.joined.data_ptr() == self.q.weight.data_ptr():
+            weight = self.joined.narrow(0, "qkv".index(names) * size, len(names) * size)
+        elif len(names) > 1:
+            weight = torch.cat([module.weight for module in modules])
+        biases = [module.bias for module in modules]
+        return F.linear(x, weight, None if None in biases else torch.cat(biases).to(weight.dtype))
+
+    def join(self) -> None:
+        """Lay the weights of q, k and v side by side in memory, where project() finds them as one; for frozen ones."""
+        modules = self.q, self.k, self.v
+        self.joined = torch.cat([module.weight.data for module in modules])
+        for module, part in zip(modules, self.joined.chunk(3), strict=True):
+            module.weight.data = part
+
 
 class Block(nn.Module):
     """Attention and MLP, each added to the residual stream; the norms sit where the configuration puts them."""
@@ -67,54 +107,25 @@ class Block(nn.Module):
         self.mlp = MLP(c.width, c.inner, c.activation, gated=c.gated, bias="mlp" in c.biases)
         self.norm1 = make_norm(c.norm, c.width, c.eps)
         self.norm2 = None if c.residual == "parallel" else make_norm(c.norm, c.width, c.eps)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = make_dropout(c.dropout, same=backend == "plain")
 
     def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None) -> Float[Tensor, "B T C"]:
+        return self.around(x, lambda y: self.attention(y, mask, rotate))
+
+    def packed(self, x: Float[Tensor, "N C"], packing: Packing, first: bool) -> Float[Tensor, "n C"]:
+        """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone."""
+        return self.around(x, lambda y: self.attention.packed(y, packing, first), packing.first if first else ...)
+
+    def around(self, x: Tensor, attention: Callable[[Tensor], Tensor], rows: Any = ...) -> Tensor:
+        """The block around its attention, for these rows of x, which are those that attention returns."""
         if self.norm2 is None:
             y = self.norm1(x)
-            return x + self.drop(self.attention(y, mask, rotate)) + self.drop(self.mlp(y))
+            return x[rows] + self.drop(attention(y)) + self.drop(self.mlp(y[rows]))
         if self.residual == "pre":
-            x = x + self.drop(self.attention(self.norm1(x), mask, rotate))
+            x = x[rows] + self.drop(attention(self.norm1(x)))
             return x + self.drop(self.mlp(self.norm2(x)))
-        x = self.norm1(x + self.drop(self.attention(x, mask, rotate)))
+        x = self.norm1(x[rows] + self.drop(attention(x)))
         return self.norm2(x + self.drop(self.mlp(x)))
-
-
-def look_up(table: nn.Embedding, ids: Int[Tensor, "B T"], what: str) -> Float[Tensor, "B T C"]:
-    """Rows of a table. Ids are not looked at beforehand, which on a GPU would wait for them."""
-    try:
-        return table(ids)
-    except IndexError as error:
-        raise ValueError(
-            f"{what} run from {int(ids.min())} to {int(ids.max())}, the model knows 0 to {table.num_embeddings - 1}"
-        ) from error
-
-
-class Embeddings(nn.Module):
-    """Token vectors, plus learned positions and token types where the family has them."""
-
-    def __init__(self, c: ModelConfig):
-        super().__init__()
-        self.learned = c.positions if isinstance(c.positions, Learned) else None
-        self.pad = c.pad
-        self.tokens = nn.Embedding(c.vocab, c.width)
-        self.positions = nn.Embedding(self.learned.rows, c.width) if self.learned else None
-        self.types = nn.Embedding(c.token_types, c.width) if c.token_types else None
-        self.norm = make_norm(c.norm, c.width, c.eps) if c.embedding_norm else None
-        self.drop = nn.Dropout(c.embedding_dropout)
-
-    def forward(
-        self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"], types: Int[Tensor, "B T"] | None
-    ) -> Float[Tensor, "B T C"]:
-        x = look_up(self.tokens, ids, "input_ids")
-        if self.types is not None:
-            x = x + look_up(self.types, torch.zeros_like(ids) if types is None else types, "token_type_ids")
-        if self.positions is not None and self.learned is not None:
-            longest = self.learned.rows - self.learned.start
-            if ids.shape[1] > longest:
-                raise ValueError(f"input has {ids.shape[1]} tokens, the model has positions for {longest}")
-            x = x + self.positions(self.learned.indices(ids, mask, self.pad))
-        return self.drop(x if self.norm is None else self.norm(x))
 
 
 def additive_mask(
@@ -143,8 +154,8 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: Backend = "fused"):
         super().__init__()
-        self.config = config
-        self.embed = Embeddings(config)
+        self.config, self.backend = config, backend
+        self.embed = Embeddings(config, same_dropout=backend == "plain")
         self.blocks = nn.ModuleList(Block(config, backend) for _ in range(config.layers))
         self.norm = None if config.residual == "post" else make_norm(config.norm, config.width, config.eps)
         self.head = make_head(config)
@@ -168,3 +179,36 @@ class Transformer(nn.Module):
             x = block(x, mask, rotate)
         hidden = x if self.norm is None else self.norm(x)
         return Output(hidden, None if self.head is None else self.head(hidden, self.embed.tokens.weight))
+
+    def classify(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        token_type_ids: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B labels"]:
+        """model(...).logits of a classifier, for padding on the right, from what the logits depend on and no more.
+
+        The backend "fused" computes the real tokens without the padding, and in the last block the first tokens, which
+        are all that the head reads; the other backends take the way of forward().
+        """
+        if self.backend != "fused":
+            logits = self(input_ids, attention_mask, token_type_ids).logits
+            assert logits is not None
+            return logits
+        assert isinstance(self.head, ClassificationHead)
+        packing = Packing(attention_mask, self.config.heads)
+        x = self.embed(input_ids, attention_mask, token_type_ids, packing.real)
+        x = x.to(self.head.dense.weight.dtype)  # half precision, where it is asked for, starts here
+        for number, block in enumerate(self.blocks, 1):
+            assert isinstance(block, Block)
+            x = block.packed(x, packing, first=number == len(self.blocks))
+        logits = self.head((x if self.norm is None else self.norm(x))[:, None], self.embed.tokens.weight)
+        assert logits is not None
+        return logits
+
+    def join(self) -> None:
+        """Let classify() compute q, k and v as one matrix product where their weights are frozen. Values, names and
+        memory stay what they are."""
+        for module in self.modules() if isinstance(self.head, ClassificationHead) else ():
+            if isinstance(module, Attention) and not any(getattr(module, n).weight.requires_grad for n in "qkv"):
+                module.join()

@@ -26,9 +26,7 @@ class Batch(NamedTuple):
 
     def scores(self, model: Transformer) -> Float[Tensor, "B K"]:
         """A number for each class: the logits of the classification head."""
-        logits = model(self.input_ids, self.attention_mask, self.token_type_ids).logits
-        assert logits is not None
-        return logits
+        return model.classify(self.input_ids, self.attention_mask, self.token_type_ids)
 
 
 class Scorable(Protocol):

@@ -69,6 +69,7 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
     if settings.dtype == "bfloat16":
         hold_in_bfloat16(model)
     model.to(settings.device)
+    model.join()
     assert settings.learning_rate is not None
     optimizer = torch.optim.AdamW(
         [{"params": list(trained.values())}],  # as a group, for then it may be empty
@@ -117,13 +118,14 @@ def require_exactly(model: nn.Module, asked: dict[str, nn.Parameter]) -> None:
 
 
 def hold_in_bfloat16(model: nn.Module) -> None:
-    """Keep the frozen matrices in the type that autocast would otherwise cast them to in every step, and the rest (what
-    trains, norms, embeddings) in float32 at least, whatever the checkpoint's type."""
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad}
+    """Keep the frozen linear maps in the type that autocast would otherwise cast them to in every step, and the rest
+    (what trains, norms, embeddings) in float32 at least, whatever the checkpoint's type."""
+    maps = [m for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad]
+    frozen = {id(value) for m in maps for value in m.parameters() if not value.requires_grad}
     for value in model.parameters():
         wide = torch.promote_types(value.dtype, torch.float32)
         # A copy of what trains: it may be a view of the checkpoint's file.
-        value.data = value.data.to(torch.bfloat16 if id(value) in matrices else wide, copy=value.requires_grad)
+        value.data = value.data.to(torch.bfloat16 if id(value) in frozen else wide, copy=value.requires_grad)
 
 
 def autocast(settings: Settings) -> torch.autocast:

