@@ -1,6 +1,5 @@
 """The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from minibeft.cli_checkpoints import app as checkpoints
 from minibeft.cli_training import app as training
-from minibeft.console import Json, Model, err, out, write_json
+from minibeft.console import Json, Model, err, out, run, write_json
 from minibeft.errors import BadInput
 
 app = typer.Typer(
@@ -119,18 +118,8 @@ def as_task(name: str | None) -> Any:
 
 
 def main() -> None:
-    """Run; input that minibeft refuses ends in one line and exit status 2."""
-    import logging
-
-    logging.basicConfig(format="minibeft: %(message)s")
-    try:
-        app()
-    except BadInput as error:
-        err.print(f"minibeft: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:
-        err.print(f"minibeft: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+    """The console script."""
+    run(app)
 
 
 if __name__ == "__main__":

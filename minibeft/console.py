@@ -1,11 +1,16 @@
 """What the command line's modules share: the two streams, common arguments, and the record of a run."""
 
 import json
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from minibeft.errors import BadInput
 
 out = Console()
 err = Console(stderr=True)
@@ -21,3 +26,13 @@ def write_json(file: Path | None, value: dict[str, Any]) -> None:
 
         file.write_text(json.dumps(provenance() | value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         out.print(f"wrote {file}")
+
+
+def run(command: Callable[[], None]) -> None:
+    """Run a command line; input that minibeft refuses, or a file that fails, ends in one line and exit status 2."""
+    logging.basicConfig(format="minibeft: %(message)s")
+    try:
+        command()
+    except (BadInput, OSError) as error:
+        err.print(f"minibeft: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,173 @@
+"""A small OPT or GPT-J from scratch, by next-token prediction on SST-2's training sentences: minutes on one core.
+
+    python -m minibeft.training.pretrain opt OUT --data DIR
+
+Real checkpoints of these families have billions of parameters; these have the architecture and some 350,000: an OPT
+with learned positions and biases everywhere, a GPT-J with a quarter of each head rotated and no attention bias, each
+with a byte-level BPE tokenizer trained on the same sentences. They are no good at sentiment. What they are for: on the
+OPT b_k must change nothing (K1), on the GPT-J it may (K4). OUT is a Hugging Face checkpoint; a seed decides its bits.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import typer
+from jaxtyping import Float, Int
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from minibeft.biases import count
+from minibeft.checkpoint import build_model, save_model
+from minibeft.console import err, out, run
+from minibeft.model import Transformer
+from minibeft.record import provenance
+from minibeft.rewrite import new_folder, write_json
+from minibeft.training.tasks import find_data, find_task, read_split
+
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 2048, 64, 4, 4, 128
+BATCH, RATE, WARMUP = 16, 4e-3, 100
+
+
+class Kind(StrEnum):
+    """What to train."""
+
+    opt = "opt"
+    gptj = "gptj"
+
+
+# What stands between two sentences, as in the real ones' data; OPT's tokenizer also puts it before every text.
+SPECIAL = {Kind.opt: ["<s>", "<pad>", "</s>"], Kind.gptj: ["<|endoftext|>"]}
+CONFIGS: dict[Kind, dict[str, Any]] = {
+    Kind.opt: {
+        "hidden_size": WIDTH,
+        "word_embed_proj_dim": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "ffn_dim": 4 * WIDTH,
+        "max_position_embeddings": POSITIONS,
+        "dropout": 0.0,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    },
+    Kind.gptj: {
+        "n_embd": WIDTH,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+        "n_positions": POSITIONS,
+        "rotary_dim": WIDTH // HEADS // 4,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+}
+
+
+def train_tokenizer(kind: Kind, sentences: list[str]) -> Tokenizer:
+    """GPT-2's kind, as OPT and GPT-J have it: merges of bytes, spaces belong to the word after them."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL[kind], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator((f" {sentence}" for sentence in sentences), trainer)
+    if kind is Kind.opt:
+        first, number = SPECIAL[kind][-1], len(SPECIAL[kind]) - 1
+        tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+            single=f"{first} $A", pair=f"{first} $A {first} $B", special_tokens=[(first, number)]
+        )
+    return tokenizer
+
+
+def stream_of(tokenizer: Tokenizer, kind: Kind, sentences: list[str]) -> Int[Tensor, " N"]:
+    """All sentences one after the other, each after the separator."""
+    separator = tokenizer.token_to_id(SPECIAL[kind][-1])
+    rows = tokenizer.encode_batch(sentences, add_special_tokens=False)
+    return torch.tensor([token for row in rows for token in (separator, *row.ids)])
+
+
+def loss_of(model: Transformer, windows: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """The mean cross entropy of each window's tokens after the first, in nats a token."""
+    logits = model(windows[:, :-1]).logits
+    assert logits is not None
+    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+
+def train(model: Transformer, stream: Int[Tensor, " N"], steps: int, seed: int) -> Iterator[float]:
+    """AdamW on windows drawn at random; the rate rises for 100 steps and falls linearly to 0. Yields the losses."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [value for value in model.parameters() if value.ndim > 1]
+    vectors = [value for value in model.parameters() if value.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / WARMUP, 1 - s / steps))
+    model.train()
+    for _ in range(steps):
+        starts = torch.randint(len(stream) - POSITIONS, (BATCH, 1), generator=generator)
+        loss = loss_of(model, stream[starts + torch.arange(POSITIONS + 1)])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield loss.item()
+    model.eval()
+
+
+@torch.inference_mode()
+def held_out_loss(model: Transformer, stream: Int[Tensor, " N"]) -> float:
+    """Nats a token on the validation sentences."""
+    windows = stream[: len(stream) // (POSITIONS + 1) * (POSITIONS + 1)].view(-1, POSITIONS + 1)
+    return loss_of(model, windows).item()
+
+
+def pretrain(
+    kind: Kind,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder for the checkpoint")],
+    data: Annotated[str | None, typer.Option(envvar="MINIBEFT_DATA", help="the folder that holds sst2/")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="updates")] = 1500,
+    seed: Annotated[int, typer.Option(help="of weights and windows")] = 0,
+) -> None:
+    """Train a small OPT or GPT-J on the SST-2 sentences and write it as a Hugging Face checkpoint."""
+    texts = {split: sentences_of(data, split) for split in ("train", "validation")}
+    with new_folder(folder) as ready:  # before the training, which a folder in use would waste
+        tokenizer = train_tokenizer(kind, texts["train"])
+        streams = {split: stream_of(tokenizer, kind, sentences) for split, sentences in texts.items()}
+        torch.manual_seed(seed)
+        model = build_model({"model_type": kind.value, "vocab_size": VOCABULARY, **CONFIGS[kind]}, task="lm")
+        columns = TextColumn(kind.value), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
+        with Progress(*columns, console=err) as bar:
+            line = bar.add_task(kind.value, total=steps, text="")
+            for loss in train(model, streams["train"], steps, seed):
+                bar.update(line, advance=1, text=f"loss {loss:.3f}")
+        save_model(model, ready)
+        tokenizer.save(str(ready / "tokenizer.json"))
+        write_json(ready / "tokenizer_config.json", tokenizer_config(kind))
+        record = {"parameters": count(dict(model.named_parameters())), "steps": steps, "seed": seed}
+        record |= {"validation_nats_per_token": held_out_loss(model, streams["validation"])}
+        write_json(ready / "pretraining.json", record | provenance())
+    out.print(f"wrote {folder}: " + ", ".join(f"{name} {value:.6g}" for name, value in record.items()))
+
+
+def sentences_of(data: str | None, split: str) -> list[str]:
+    """SST-2's sentences of one split."""
+    task = find_task("sst2")
+    return [texts[0].strip() for texts in read_split(task, find_data(task, data), split).texts]
+
+
+def tokenizer_config(kind: Kind) -> dict[str, Any]:
+    """What transformers reads beside tokenizer.json."""
+    separator = SPECIAL[kind][-1]
+    pad = {"pad_token": "<pad>"} if kind is Kind.opt else {}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": separator, "eos_token": separator} | pad
+
+
+if __name__ == "__main__":
+    run(lambda: typer.run(pretrain))
