@@ -109,7 +109,7 @@ def rank(
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="biases, reparam, regimes")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="biases, reparam, bias-free, ranking or regimes")],
     model: Annotated[str, typer.Option(help="a Hugging Face folder, a hub id, or minilm")] = "minilm",
     task: Annotated[str, typer.Option(help="as in finetune")] = "sst2",
     data: Data = None,
@@ -132,7 +132,6 @@ def reproduce(
     from dataclasses import fields
 
     from minibeft.reproduce.plan import read_rates
-    from minibeft.reproduce.report import grids
     from minibeft.reproduce.reproduce import reproduce
     from minibeft.training.seeds import read_seeds
     from minibeft.training.settings import Settings
@@ -140,7 +139,7 @@ def reproduce(
     given = locals()
     base = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
     folder = folder or Path("runs") / f"reproduce-{Path(model).name}-{task}"
-    record = reproduce(
+    record, tables = reproduce(
         table,
         base,
         folder,
@@ -150,7 +149,7 @@ def reproduce(
         jobs=jobs,
         console=err,
     )
-    for grid in grids(record):
+    for grid in tables:
         out.print(grid.rich())
     out.print(f"wrote {folder}/{table}.json, .md and .html")
     raise typer.Exit(0 if record["ok"] else 1)

@@ -50,6 +50,7 @@ TABLES = {
         ),
         Table("bias-free", PLAIN[:4], ordered=ORDER, same=("none", "k")),
         Table("regimes", PLAIN[:4], ("low", "medium", "high"), ordered=ORDER, same=("none", "k")),
+        Table("ranking", (Row("all", "all"),)),
     )
 }
 
@@ -92,4 +93,8 @@ def read_rates(text: str) -> list[float]:
 def name_of(settings: Settings) -> str:
     """A run's folder, from all that differs between the runs of one reproduction."""
     parts = [settings.terms, settings.form, settings.regime, f"{settings.learning_rate:g}"]
-    return "-".join([*parts, *["held-out"] * bool(settings.held_out), f"seed-{settings.seed}"])
+    parts += ["held-out"] * bool(settings.held_out)
+    parts += [f"eps-{settings.eps:g}"] * (settings.eps != Settings.eps) + [settings.dtype] * (
+        settings.dtype != "float32"
+    )
+    return "-".join([*parts, f"seed-{settings.seed}"])

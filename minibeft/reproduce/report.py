@@ -74,6 +74,11 @@ def spread(scores: Sequence[float]) -> str:
     return f"{middle} ± {100 * stdev(scores):.1f}" if len(scores) > 1 else middle
 
 
+def spread_of(values: Sequence[float]) -> str:
+    """0.0123 ± 0.0004, whatever the size."""
+    return f"{mean(values):.3g} ± {stdev(values):.1g}" if len(values) > 1 else f"{mean(values):.3g}"
+
+
 def orders(record: Record) -> Grid:
     """Which order holds, with the paired tests."""
     rows = []
@@ -136,10 +141,10 @@ def search(record: Record) -> Grid:
     return Grid("the search for each row's own learning rate", ("trained", *rates, "best"), rows, note)
 
 
-def markdown(record: Record) -> str:
-    """The whole record as Markdown."""
+def markdown(record: Record, grids: Sequence[Grid]) -> str:
+    """All tables as Markdown."""
     parts = [f"# {record['table']}: {record['model']} on {record['task']}"]
-    parts += [f"## {grid.title}\n\n{grid.markdown()}" for grid in grids(record)]
+    parts += [f"## {grid.title}\n\n{grid.markdown()}" for grid in grids]
     return "\n\n".join([*parts, made_by(record)]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Run a table of the paper: first at the protocol's rate, then at each row's own, found on held-out examples."""
+"""Run a table of the paper to its end, from where it stands, and write it as a record, as Markdown and as a page."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,13 +10,16 @@ from minibeft.certificate.certify import certify
 from minibeft.reproduce.page import page
 from minibeft.reproduce.plan import Table, at, find_table, protocol_runs, search_runs
 from minibeft.reproduce.plots import plots
-from minibeft.reproduce.report import grids, markdown
+from minibeft.reproduce.ranking import rank_over_seeds, ranking_grids, ranking_plots
+from minibeft.reproduce.report import Grid, grids, markdown
 from minibeft.reproduce.same import Same, compare
 from minibeft.reproduce.series import Series, open_series
 from minibeft.reproduce.summary import as_lines, summarise
 from minibeft.reproduce.tuning import searched
 from minibeft.training.runs import write
 from minibeft.training.settings import Settings
+
+Record = dict[str, Any]
 
 
 def reproduce(
@@ -29,29 +32,48 @@ def reproduce(
     held_out: int,
     jobs: int,
     console: Console,
-) -> dict[str, Any]:
-    """Bring every run of the table to its end in this folder, from where it stands; returns the table's record.
+) -> tuple[Record, list[Grid]]:
+    """Run what the table needs in this folder; returns its record, and the tables to print.
 
-    rates     to search for each row's own, with this many training examples held out; none: only the protocol's
+    rates  to search for each row's own, with this many training examples held out; none: only the protocol's
     Writes <table>.json, .md and .html. The record's "ok" is false where runs that K3 says are one are not.
     """
     plan = find_table(table)
     with open_series(base, folder) as series:
-        protocol = protocol_runs(series.base, plan, seeds)
-        grid = {
-            row: search_runs(series.base, row, rates, seed=seeds[0], held_out=held_out)
-            for row in (plan.rows if plan.tuned and rates else ())
-        }
-        series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs, console=console)
-        searches = [searched(row, runs, series.records) for row, runs in grid.items()]
-        own = [at(series.base, s.row, learning_rate=s.best, seed=seed) for seed in seeds for s in searches]
-        series.run(own, jobs=jobs, console=console)
-        same = list(compared(plan, series)) if certify(base.model).verdict("k").status == "null" else []
-        record = summarise(plan, series, seeds, searches, same)
+        if table == "ranking":
+            record = rank_over_seeds(series, seeds, jobs=jobs, console=console)
+            tables, pictures = ranking_grids(record), ranking_plots(record)
+        else:
+            record = run_rows(plan, series, seeds, rates, held_out, jobs=jobs, console=console)
+            tables, pictures = grids(record), plots(record)
         write(folder / f"{table}.json", as_lines(record))
-        write(folder / f"{table}.md", markdown(record).encode())
-        write(folder / f"{table}.html", page(record, grids(record), plots(record)).encode())
-        return record
+        write(folder / f"{table}.md", markdown(record, tables).encode())
+        write(folder / f"{table}.html", page(record, tables, pictures).encode())
+        return record, tables
+
+
+def run_rows(
+    plan: Table,
+    series: Series,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    held_out: int,
+    *,
+    jobs: int,
+    console: Console,
+) -> Record:
+    """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed."""
+    protocol = protocol_runs(series.base, plan, seeds)
+    grid = {
+        row: search_runs(series.base, row, rates, seed=seeds[0], held_out=held_out)
+        for row in (plan.rows if plan.tuned and rates else ())
+    }
+    series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs, console=console)
+    searches = [searched(row, runs, series.records) for row, runs in grid.items()]
+    own = [at(series.base, s.row, learning_rate=s.best, seed=seed) for seed in seeds for s in searches]
+    series.run(own, jobs=jobs, console=console)
+    null = certify(series.base.model).verdict("k").status == "null"
+    return summarise(plan, series, seeds, searches, list(compared(plan, series)) if null else [])
 
 
 def compared(plan: Table, series: Series) -> Iterator[Same]:

@@ -29,10 +29,13 @@ Record = dict[str, Any]
 
 
 class Series:
-    """Runs that share the model, the data and all settings but the compared ones; each lies in folder/runs/<name>."""
+    """Runs that share the model, the data and all settings but the compared ones; each lies in folder/runs/<name>.
+
+    base  their settings, with the protocol's learning rate and eps
+    """
 
     def __init__(self, base: Settings, folder: Path, digests: dict[bool, dict[str, str]]):
-        self.base, self.folder, self.digests = base, folder, digests  # base: at the protocol's learning rate
+        self.base, self.folder, self.digests = base, folder, digests
         self.records: dict[Settings, Record] = {}
 
     def run(self, runs: Iterable[Settings], *, jobs: int, console: Console) -> None:
@@ -70,14 +73,16 @@ def open_series(base: Settings, folder: Path) -> Iterator[Series]:
         raise BadInput(f"{folder}: is not empty and holds no {SERIES}; choose another folder, nothing was written")
     loaded = {held: load(replace(base, held_out=int(held), examples=1)) for held in (False, True)}
     digests = {held: found.digests for held, found in loaded.items()}
+    resolved = loaded[False].settings
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        mine = {"settings": shared_by(base, loaded[False].settings), "digests": digests[False]}
+        mine = {"settings": shared_by(base, resolved), "digests": digests[False]}
         if (folder / SERIES).is_file():
             require_same(folder, read_json(folder / SERIES), mine)
         else:
             write(folder / SERIES, as_bytes(mine))
-        yield Series(replace(base, learning_rate=loaded[False].settings.learning_rate), folder, digests)
+        protocol = replace(base, learning_rate=resolved.learning_rate, eps=resolved.eps)
+        yield Series(protocol, folder, digests)
 
 
 def shared_by(base: Settings, resolved: Settings) -> Record:

@@ -35,14 +35,13 @@ def summarise(
         own = [at(base, search.row, learning_rate=search.best, seed=seed) for seed in seeds]
         cells.append(cell_of(series, search.row, "own", own))
     first = next(iter(series.records.values()))
-    shared = {name: value for name, value in first["settings"].items() if name not in (*VARIED, *LOCAL)}
     return {
         "table": table.name,
         "model": base.model,
         "task": base.task,
         "metric": metric_of(first["epochs"][-1])[1],
         "seeds": list(seeds),
-        "settings": shared,
+        "settings": shared_settings(first),
         "digests": first["digests"],
         "cells": cells,
         "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
@@ -52,6 +51,11 @@ def summarise(
         "ok": all(one.ok for one in same),
         "runs": {name_of(settings): compact(record) for settings, record in series.records.items()},
     } | provenance()
+
+
+def shared_settings(run: Record) -> Record:
+    """What all runs of a table have in common, but for where the data lie and the machine."""
+    return {name: value for name, value in run["settings"].items() if name not in (*VARIED, *LOCAL)}
 
 
 def cell_of(series: Series, row: Row, rate: str, runs: Sequence[Settings]) -> Record:

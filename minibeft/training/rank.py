@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -23,14 +23,18 @@ from minibeft.surgery.adapters import their_names
 from minibeft.training.batches import shuffled
 from minibeft.training.importance import fisher, mag_angle, magnitude
 from minibeft.training.loading import Loaded, load
-from minibeft.training.runs import CURVES, RECORD, TRAINED, as_bytes, finetune, write
+from minibeft.training.runs import RECORD, TRAINED, as_bytes, finetune, write
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step, forward, loss_of, predict, start
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FISHER_BATCH = 8
+HEAT_MAPS = "ranking.png"
 # How b_k is trained alone, to see how far Adam carries it.
 DRIFTS: dict[str, dict[str, Any]] = {
-    "eps 1e-6": {},
+    "eps 1e-6": {"eps": 1e-6},
     "eps 1e-8": {"eps": 1e-8},
     "bfloat16": {"dtype": "bfloat16"},
 }
@@ -42,29 +46,39 @@ def rank(settings: Settings, folder: Path, progress: Callable[[str, Step], None]
 
     progress gets the name of the run and where it is. Runs that are complete are read, as finetune does.
     """
-    everything = replace(settings, terms="all", form="plain")
-    finetune(everything, folder / "all", progress=lambda step: progress("all", step))
-    loaded = load(everything)
+    everything = replace(settings, terms="all")
+    done = finetune(everything, folder / "all", progress=lambda step: progress("all", step))
+    scores, drifts = scores_of(everything, folder / "all"), {}
+    for name, one in drifting(settings).items():
+        where = folder / f"k-{name.replace(' ', '-')}"
+        finetune(one, where, progress=lambda step, name=name: progress(f"k, {name}", step))
+        drifts[name] = drift(one, where)
+    record = {"settings": done["settings"], "digests": done["digests"], "scores": scores, "drift": drifts}
+    record |= provenance()
+    write(folder / RECORD, as_bytes(record))
+    buffer = io.BytesIO()
+    heat_maps(scores).savefig(buffer, format="png", dpi=120)
+    write(folder / HEAT_MAPS, buffer.getvalue())
+    return record
+
+
+def drifting(settings: Settings) -> dict[str, Settings]:
+    """b_k trained alone, by name of how: DRIFTS."""
+    return {name: replace(settings, terms="k", **changes) for name, changes in DRIFTS.items()}
+
+
+def scores_of(settings: Settings, folder: Path) -> dict[str, Scores]:
+    """Each measure from the finished run of all biases with these settings in this folder."""
+    loaded = load(settings)
     run = start(loaded.settings, loaded.task, loaded.model)
     names = {name: their for name, their in their_names(run.model).items() if term_of(name) and name in run.before}
-    tuned = load_file(folder / "all" / TRAINED)
+    tuned = load_file(folder / TRAINED)
     measures = {"mag_angle": mag_angle, "magnitude": magnitude}
     scores = {
         measure: by_layer({name: compare(run.before[name], tuned[their]) for name, their in names.items()})
         for measure, compare in measures.items()
     }
-    scores["fisher"] = by_layer(fisher_of(run, loaded))
-    drifts = {}
-    for name, changes in DRIFTS.items():
-        one = replace(settings, terms="k", form="plain", **changes)
-        where = folder / f"k-{name.replace(' ', '-')}"
-        finetune(one, where, progress=lambda step, name=name: progress(f"k, {name}", step))
-        drifts[name] = drift(one, where)
-    record = {"settings": loaded.settings.as_json(), "digests": loaded.digests, "scores": scores, "drift": drifts}
-    record |= provenance()
-    write(folder / RECORD, as_bytes(record))
-    write(folder / CURVES.replace("curves", "ranking"), heat_maps(scores))
-    return record
+    return scores | {"fisher": by_layer(fisher_of(run, loaded))}
 
 
 def by_layer(values: Mapping[str, float]) -> Scores:
@@ -120,8 +134,8 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def heat_maps(scores: dict[str, Scores]) -> bytes:
-    """One panel a measure: terms from most to least important, a column a layer and one for the mean; a PNG."""
+def heat_maps(scores: Mapping[str, Scores]) -> "Figure":
+    """One panel a measure: terms from most to least important, a column a layer and one for the mean."""
     from matplotlib.figure import Figure
 
     layers = len(next(iter(next(iter(scores.values())).values())))
@@ -135,6 +149,4 @@ def heat_maps(scores: dict[str, Scores]) -> bytes:
         for row, values in enumerate(rows):
             axes.text(layers + 0.6, row, f"{values[-1]:.3g}", va="center", fontsize=8)
         figure.colorbar(image, ax=axes, pad=0.12)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return figure
