@@ -94,7 +94,6 @@ def name_of(settings: Settings) -> str:
     """A run's folder, from all that differs between the runs of one reproduction."""
     parts = [settings.terms, settings.form, settings.regime, f"{settings.learning_rate:g}"]
     parts += ["held-out"] * bool(settings.held_out)
-    parts += [f"eps-{settings.eps:g}"] * (settings.eps != Settings.eps) + [settings.dtype] * (
-        settings.dtype != "float32"
-    )
+    parts += [f"eps-{settings.eps:g}"] * (settings.eps != Settings.eps)
+    parts += [settings.dtype] * (settings.dtype != Settings.dtype)
     return "-".join([*parts, f"seed-{settings.seed}"])

@@ -1,0 +1,62 @@
+"""The paired comparison over seeds: against scipy, against values by hand, and what few seeds cannot show."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import permutation_test, ttest_rel
+
+from minibeft.errors import BadInput
+from minibeft.reproduce.statistics import least_p, paired
+
+SCORES = st.lists(st.tuples(st.integers(0, 872), st.integers(0, 872)), min_size=2, max_size=7)
+
+
+@given(SCORES)
+def test_it_agrees_with_scipy(counts):
+    """Accuracies are counts of 872; the t test on them is scipy's to rounding, the exact test scipy's exactly."""
+    first, second = ([count / 872 for count in column] for column in zip(*counts, strict=True))
+    found = paired(first, second)
+    assert found is not None
+    assert found.n == len(counts)
+    assert found.above == sum(a > b for a, b in counts)
+    if len({a - b for a, b in counts}) > 1:
+        assert found.p_t == pytest.approx(ttest_rel(first, second).pvalue, rel=1e-9)
+
+    def total(a, b, axis):
+        return (a - b).sum(axis=axis)
+
+    whole = [[a for a, _ in counts], [b for _, b in counts]]
+    theirs = permutation_test(whole, total, permutation_type="samples", n_resamples=2 ** len(counts), vectorized=True)
+    # scipy doubles the smaller tail and we count both; signs come in pairs ±, so the tails are equal.
+    assert found.p_exact == pytest.approx(min(1.0, theirs.pvalue), abs=1e-12)
+
+
+def test_by_hand():
+    """Differences 1, 2, 3: mean 2, deviation 1, t = 2√3; 2 of the 8 sign patterns are as far from 0."""
+    found = paired([2, 4, 6], [1, 2, 3])
+    assert found is not None
+    assert (found.mean, found.std, found.above, found.p_exact) == (2, 1, 3, 0.25)
+    assert found.p_t == pytest.approx(0.0741799, abs=1e-7)
+
+
+def test_five_seeds_cannot_reach_the_usual_level():
+    """However far apart: two of 32 patterns. Six can."""
+    found = paired([0.9] * 5, [0.5, 0.51, 0.52, 0.53, 0.54])
+    assert found is not None
+    assert found.p_exact == least_p(5) == 0.0625
+    assert least_p(6) < 0.05 < least_p(5)
+
+
+def test_equal_runs_are_no_evidence():
+    found = paired([0.5287, 0.53], [0.5287, 0.53])
+    assert found is not None
+    assert (found.mean, found.std, found.above, found.p_t, found.p_exact) == (0, 0, 0, 1, 1)
+
+
+def test_one_seed_shows_nothing():
+    assert paired([0.7], [0.6]) is None
+
+
+def test_too_many_seeds_to_list():
+    with pytest.raises(BadInput, match="at most 20 seeds"):
+        paired(range(21), [0] * 21)
