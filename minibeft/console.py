@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from rich.console import Console
 
 from minibeft.errors import BadInput
 
-out = Console()
-err = Console(stderr=True)
+# Of several processes that torchrun started, the first one speaks.
+_quiet = os.environ.get("RANK", "0") != "0"
+out = Console(quiet=_quiet)
+err = Console(stderr=True, quiet=_quiet)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file")]

@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from minibeft.errors import BadInput
 from minibeft.record import provenance
 from minibeft.surgery.adapters import is_linear, make_adapter, save_adapter, their_names
 from minibeft.tensors import read_json
+from minibeft.training import sharded
 from minibeft.training.loading import load
 from minibeft.training.reparam import merge
 from minibeft.training.settings import Settings
@@ -38,19 +40,27 @@ def finetune(
     announce is called once with the run before the first step: the moment to print what trains. BadInput, with nothing
     overwritten, when the folder holds another run or anything else.
     """
+    sharded.join()
     loaded = load(settings)
     record: dict[str, Any] = {"settings": loaded.settings.as_json(), "digests": loaded.digests}
     if done := finished(folder, loaded.settings, record):
         return done
+    sharded.wait()  # until all have seen the folder, before one writes there
     run = start(loaded.settings, loaded.task, loaded.model)
     record |= {"trained": {"tensors": sorted(run.trained), "count": count(run.trained)}}
     restore(run, folder)
+    if sharded.rank():
+        progress = announce = silent
     announce(run)
     write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
     for _ in fit(run, loaded.train, loaded.valid, progress):
         write(folder / STATE, state_of(run))
         write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
     return finish(run, folder, record)
+
+
+def silent(_: Any) -> None:
+    """Show nothing: what another process than the first has to say."""
 
 
 def finished(folder: Path, settings: Settings, record: dict[str, Any]) -> dict[str, Any] | None:
@@ -75,9 +85,10 @@ def state_of(run: Run) -> bytes:
     """All that the next epoch depends on, in torch's format; it is read back as weights only, never as code."""
     buffer = io.BytesIO()
     cuda = torch.cuda.get_rng_state() if run.settings.device.startswith("cuda") else None
+    streams = sharded.from_all({"cpu": torch.get_rng_state(), "cuda": cuda})
     trained = {name: value.detach() for name, value in run.trained.items()}
     state = {"trained": trained, "optimizer": run.optimizer.state_dict(), "epochs": run.epochs}
-    torch.save(state | {"cpu": torch.get_rng_state(), "cuda": cuda}, buffer)
+    torch.save(state | {"streams": streams}, buffer)
     return buffer.getvalue()
 
 
@@ -92,10 +103,13 @@ def restore(run: Run, folder: Path) -> None:
         run.optimizer.load_state_dict(state["optimizer"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again") from error
+    if len(state["streams"]) != sharded.processes():
+        raise BadInput(f"{folder}: was begun by {len(state['streams'])} processes; resume it with as many")
     run.epochs[:] = state["epochs"]
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"])
+    mine = state["streams"][sharded.rank()]
+    torch.set_rng_state(mine["cpu"])
+    if mine["cuda"] is not None:
+        torch.cuda.set_rng_state(mine["cuda"])
 
 
 def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -104,12 +118,14 @@ def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
     merge(run.model)
     names, state = their_names(run.model), dict(run.model.named_parameters())
-    run.model.float()
-    tensors = {names[name]: state[name].detach().cpu().contiguous() for name in run.before}
+    tensors = {names[name]: state[name].detach().float().cpu().contiguous() for name in run.before}
     write(folder / TRAINED, save(tensors, {"format": "pt"}))
-    if run.settings.terms != "full" and any(is_linear(name) for name in run.before) and not (folder / ADAPTER).exists():
+    biases = run.settings.terms != "full" and any(is_linear(name) for name in run.before)
+    if biases and not (folder / ADAPTER).exists() and not sharded.rank():
         before = {name: value.to(run.settings.device) for name, value in run.before.items()}
-        save_adapter(make_adapter(run.model, before, base=run.settings.model), folder / ADAPTER)
+        adapter = make_adapter(run.model, before, base=run.settings.model)
+        saved = {name: value.float() for name, value in adapter.saved.items()}
+        save_adapter(replace(adapter, saved=saved), folder / ADAPTER)
     write(folder / CURVES, draw_curves(run.epochs, run.task))
     record = record | {"epochs": run.epochs, "complete": True} | provenance()
     write(folder / RECORD, as_bytes(record))
@@ -122,7 +138,10 @@ def as_bytes(record: dict[str, Any]) -> bytes:
 
 
 def write(file: Path, content: bytes) -> None:
-    """Replace the file in one step; BadInput when it cannot be written, and then the old one is still there."""
+    """Replace the file in one step; BadInput when it cannot be written, and then the old one is still there. Of several
+    processes that train together the first one writes."""
+    if sharded.rank():
+        return
     beside = file.with_name(f".{file.name}.new")
     try:
         with beside.open("wb") as stream:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from minibeft.biases import add_missing, freeze_except
 from minibeft.errors import BadInput
 from minibeft.model import Transformer
+from minibeft.training import sharded
 from minibeft.training.batches import Data, Scorable, by_length, shuffled
 from minibeft.training.metrics import score
 from minibeft.training.prompts import is_prompted
@@ -68,7 +69,7 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
         require_exactly(model, trained)
     if settings.dtype == "bfloat16":
         hold_in_bfloat16(model)
-    model.to(settings.device)
+    sharded.place(model, trained.values(), settings.device)
     model.join()
     assert settings.learning_rate is not None
     optimizer = torch.optim.AdamW(
@@ -79,7 +80,7 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed + 1_000_003 * sharded.rank())
     return Run(settings, task, model, trained, before, optimizer, [])
 
 
@@ -142,7 +143,7 @@ def loss_of(task: Task, logits: Float[Tensor, "B K"], labels: Float[Tensor, " B"
 def forward(run: Run, batch: Scorable) -> Float[Tensor, "B K"]:
     """The logits, in float32 at least."""
     with autocast(run.settings):
-        logits = batch.scores(run.model)
+        logits = sharded.scores(batch, run.model)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -1,0 +1,103 @@
+"""Several processes train one decoder: frozen matrices sharded by torch's FSDP2, what trains whole in each of them.
+
+    torchrun --nproc-per-node 2 -m minibeft.cli finetune Llama-2-7b --task sst2 --terms v --dtype bfloat16
+
+Only matrices are large. They are gathered block by block while they compute. What trains is a few thousand numbers, so
+every process holds them, and their optimiser, whole. Each process scores its share of a batch; the scores are gathered,
+so that loss and metrics are those of the whole batch everywhere, and the gradients are summed. So the losses are
+those of one process up to rounding, where dropout, whose numbers each process draws for itself, is 0.
+
+One GPU of 80 GB is enough for 7B parameters. In bfloat16 LLaMA-2-7B holds 6.48e9 numbers in the blocks' matrices, 2
+bytes each, and 0.26e9 others, 4 bytes each: 14.0 GB. For the backward pass autograd keeps 16 C + 6 I bytes a token and
+layer (C width, I the MLP's): 132 kB, 4.2 MB over 32 layers, and 0.4 MB for the logits of 32,000 tokens. So a batch may
+have some 14,000 tokens; SST-2's 8 prompts have 500.
+"""
+
+import atexit
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minibeft.errors import BadInput
+from minibeft.model import Transformer
+from minibeft.training.batches import Scorable
+from minibeft.training.prompts import PromptBatch, is_prompted
+
+
+def join() -> None:
+    """Meet the other processes, where torchrun started several; afterwards "cuda" is this process's own GPU."""
+    if not dist.is_torchelastic_launched() or dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    atexit.register(dist.destroy_process_group)
+
+
+def processes() -> int:
+    """How many train together; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number; 0 is the one that writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def wait() -> None:
+    """Until all are here."""
+    if processes() > 1:
+        dist.barrier()
+
+
+def from_all(value: Any) -> list[Any]:
+    """Every process's value, by rank."""
+    values = [value] * processes()
+    if processes() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def place(model: Transformer, trained: Iterable[nn.Parameter], device: str) -> None:
+    """Move the model to where it computes; with several processes, this one's share of every frozen matrix."""
+    if processes() == 1:
+        model.to(device)
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if not is_prompted(model.config.family):
+        raise BadInput(f"a {model.config.family} model trains in one process: start it without torchrun")
+    trained = list(trained)
+    if any(value.ndim > 1 and value.numel() >= model.config.width**2 for value in trained):
+        raise BadInput("--terms full trains in one process: start it without torchrun")
+    whole = {value for value in model.parameters() if value.ndim < 2} | set(trained)
+    for value in whole:
+        value.data = value.data.to(device)
+    mesh = init_device_mesh(device, (processes(),))
+    for module in (*model.blocks, model):
+        fully_shard(module, mesh=mesh, ignored_params=whole)
+    for value in trained:
+        value.register_post_accumulate_grad_hook(lambda value: dist.all_reduce(value.grad))
+
+
+def scores(batch: Scorable, model: Transformer) -> Float[Tensor, "B K"]:
+    """The scores of the whole batch. Those of this process's share carry a gradient, the others are numbers.
+
+    Every process takes part in every step: where rows do not divide evenly, the last is scored again and left out.
+    """
+    if processes() == 1:
+        return batch.scores(model)
+    size = -(-len(batch.labels) // processes())
+    rows = torch.arange(rank() * size, (rank() + 1) * size, device=batch.labels.device).clamp(max=len(batch.labels) - 1)
+    assert isinstance(batch, PromptBatch)  # place() refuses the models of others
+    own = PromptBatch(*(part[rows] for part in batch)).scores(model)
+    parts = [torch.empty_like(own) for _ in range(processes())]
+    dist.all_gather(parts, own.detach().contiguous())
+    parts[rank()] = own
+    return torch.cat(parts)[: len(batch.labels)]
