@@ -129,6 +129,7 @@ def as_svg(figure: Any, name: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<image[^>]*?) id="[^"]*"', r"\1", svg)  # equal pictures get equal ids
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| width="[\d.]+pt" height="[\d.]+pt"', "", svg)
     svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)
     return svg.replace(INK, "currentColor").strip()

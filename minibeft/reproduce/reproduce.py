@@ -1,6 +1,7 @@
 """Run a table of the paper to its end, from where it stands, and write it as a record, as Markdown and as a page."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def reproduce(
     Writes <table>.json, .md and .html. The record's "ok" is false where runs that K3 says are one are not.
     """
     plan = find_table(table)
-    with open_series(base, folder) as series:
+    if not plan.tuned:
+        rates = ()
+    with open_series(replace(base, regime=plan.regimes[-1]), folder, held_out=held_out if rates else 0) as series:
         if table == "ranking":
             record = rank_over_seeds(series, seeds, jobs=jobs, console=console)
             tables, pictures = ranking_grids(record), ranking_plots(record)
@@ -66,7 +69,7 @@ def run_rows(
     protocol = protocol_runs(series.base, plan, seeds)
     grid = {
         row: search_runs(series.base, row, rates, seed=seeds[0], held_out=held_out)
-        for row in (plan.rows if plan.tuned and rates else ())
+        for row in (plan.rows if rates else ())
     }
     series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs, console=console)
     searches = [searched(row, runs, series.records) for row, runs in grid.items()]

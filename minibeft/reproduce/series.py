@@ -64,16 +64,19 @@ class Series:
 
 
 @contextmanager
-def open_series(base: Settings, folder: Path) -> Iterator[Series]:
+def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Series]:
     """The series in this folder, begun or continued, and closed to every other process meanwhile.
 
+    base      in the largest of the regimes, so that there are examples enough is known before the first run
+    held_out  how many more a search is to be judged on; 0: there is none
     BadInput, with nothing overwritten, for a folder that holds another series or anything else, or that is in use.
     """
     if folder.exists() and not (folder / SERIES).is_file() and any(folder.iterdir()):
         raise BadInput(f"{folder}: is not empty and holds no {SERIES}; choose another folder, nothing was written")
-    loaded = {held: load(replace(base, held_out=int(held), examples=1)) for held in (False, True)}
-    digests = {held: found.digests for held, found in loaded.items()}
-    resolved = loaded[False].settings
+    loaded = load(base)
+    digests, resolved = {False: loaded.digests}, loaded.settings
+    if held_out:
+        digests[True] = load(replace(base, held_out=held_out)).digests
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         mine = {"settings": shared_by(base, resolved), "digests": digests[False]}
