@@ -116,6 +116,7 @@ def reproduce(
     seeds: Annotated[str, typer.Option(help="of head, order and dropout")] = "0-4",
     rates: Annotated[str, typer.Option(help="searched for each row's own; none: the protocol's rate only")] = RATES,
     judges: Annotated[int, typer.Option("--held-out", min=1, help="training examples that judge the search")] = 1000,
+    regime: Regime = "low",
     examples: Examples = None,
     epochs: Epochs = None,
     batch: Batch = None,

@@ -21,6 +21,7 @@ class Row:
 class Table:
     """A table of the paper: a run for each row, regime and seed.
 
+    regimes  that it compares; none: it is of the one that is asked for
     tuned    at each row's own learning rate as well
     ordered  pairs of rows, the first of which does better according to the paper
     same     rows that are one run according to theorem K3, where b_k has no effect
@@ -28,10 +29,14 @@ class Table:
 
     name: str
     rows: tuple[Row, ...]
-    regimes: tuple[str, ...] = ("low",)
+    regimes: tuple[str, ...] = ()
     tuned: bool = False
     ordered: tuple[tuple[str, str], ...] = ()
     same: tuple[str, ...] = ()
+
+    def regimes_of(self, base: Settings) -> tuple[str, ...]:
+        """Its regimes, from the smallest."""
+        return self.regimes or (base.regime,)
 
 
 TERMS = ("v", "q", "k")
@@ -69,7 +74,8 @@ def at(base: Settings, row: Row, **changes: Any) -> Settings:
 
 def protocol_runs(base: Settings, table: Table, seeds: Iterable[int]) -> list[Settings]:
     """Every row at the protocol's rate, seed by seed, so that what is there when it is stopped can be compared."""
-    return [at(base, row, regime=regime, seed=seed) for regime in table.regimes for seed in seeds for row in table.rows]
+    regimes = table.regimes_of(base)
+    return [at(base, row, regime=regime, seed=seed) for regime in regimes for seed in seeds for row in table.rows]
 
 
 def search_runs(base: Settings, row: Row, rates: Iterable[float], *, seed: int, held_out: int) -> list[Settings]:

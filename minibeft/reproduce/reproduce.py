@@ -42,7 +42,8 @@ def reproduce(
     plan = find_table(table)
     if not plan.tuned:
         rates = ()
-    with open_series(replace(base, regime=plan.regimes[-1]), folder, held_out=held_out if rates else 0) as series:
+    base = replace(base, regime=plan.regimes_of(base)[-1])
+    with open_series(base, folder, held_out=held_out if rates else 0) as series:
         if table == "ranking":
             record = rank_over_seeds(series, seeds, jobs=jobs, console=console)
             tables, pictures = ranking_grids(record), ranking_plots(record)

@@ -28,7 +28,7 @@ def summarise(
     base = series.base
     cells = [
         cell_of(series, row, "protocol", [at(base, row, regime=regime, seed=seed) for seed in seeds])
-        for regime in table.regimes
+        for regime in table.regimes_of(base)
         for row in table.rows
     ]
     for search in searches:
