@@ -18,7 +18,7 @@ from minibeft.config import ModelConfig
 from minibeft.errors import BadInput
 from minibeft.tokenizer import load_tokenizer
 from minibeft.training.batches import Examples, by_length, encode_split, shuffled
-from minibeft.training.settings import Settings, resolve
+from minibeft.training.settings import MAX_LENGTH, Settings, resolve
 from minibeft.training.tasks import TASKS, find_data, find_task, read_split
 from minibeft.training.train import Run, fit, predict, require_exactly, start
 
@@ -31,7 +31,7 @@ def begin(settings: Settings, dtype: torch.dtype = torch.float32) -> Run:
 def examples_of(settings: Settings, split: str = "train"):
     task = find_task(settings.task)
     texts = read_split(task, find_data(task, settings.data), split)
-    return encode_split(load_tokenizer(settings.model), texts, max_length=settings.max_length, pad=0)
+    return encode_split(load_tokenizer(settings.model), texts, max_length=settings.max_length or MAX_LENGTH, pad=0)
 
 
 def train(settings: Settings, dtype: torch.dtype = torch.float32) -> tuple[Run, list[dict]]:

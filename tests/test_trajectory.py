@@ -20,7 +20,7 @@ from minibeft.find import find
 from minibeft.surgery.adapters import their_names
 from minibeft.tokenizer import load_tokenizer
 from minibeft.training.batches import Batch, encode_split, shuffled
-from minibeft.training.settings import Settings
+from minibeft.training.settings import BATCH, MAX_LENGTH, Settings
 from minibeft.training.tasks import draw, find_data, find_task, read_split
 from minibeft.training.train import Run, start, train_step
 
@@ -32,10 +32,10 @@ def batches_of(settings: Settings) -> list[Batch]:
     """The first STEPS batches, in the official manner: from a permutation, all padded to the same width."""
     task = find_task(settings.task)
     train, _ = draw(read_split(task, find_data(task, settings.data), "train"), settings.examples or 0, 0, 0)
-    examples = encode_split(load_tokenizer(settings.model), train, max_length=settings.max_length, pad=0)
+    examples = encode_split(load_tokenizer(settings.model), train, max_length=settings.max_length or MAX_LENGTH, pad=0)
     order: list[Tensor] = []
     while len(order) < STEPS:
-        order += shuffled(examples.lengths, settings.batch, seed=0, epoch=len(order), bucketed=False)
+        order += shuffled(examples.lengths, settings.batch or BATCH, seed=0, epoch=len(order), bucketed=False)
     return [examples.gather(indices, settings.width, torch.device("cpu")) for indices in order[:STEPS]]
 
 

@@ -1,0 +1,56 @@
+"""The harness against known values: what transformers' own BERT reached under the same protocol, and K3 exactly.
+
+Skipped, visibly, where the record is not there: it takes hours and is committed, not made by the tests.
+"""
+
+import json
+from math import sqrt
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from evidence import ROOT
+from scipy.stats import t
+
+FILE = ROOT / "records" / "reproduce-biases.json"
+pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"{FILE.name} is not in records/ yet")
+# transformers' BertForSequenceClassification on all-MiniLM-L6-v2, SST-2, 1,000 sentences: mean and deviation, 5 seeds.
+REFERENCE = {"v": (0.7229, 0.0038), "q": (0.608, 0.033)}
+
+
+def record() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def scores(row: str) -> list[float]:
+    """Of the five seeds at the protocol's rate."""
+    cells = {(cell["row"], cell["rate"]): cell for cell in record()["cells"]}
+    return cells[row, "protocol"]["scores"]
+
+
+@pytest.mark.parametrize("row", REFERENCE)
+def test_it_reaches_what_the_reference_reaches(row):
+    """Two means of five, drawn apart: a difference beyond Welch's 99 % interval would be chance once in a hundred."""
+    (middle, deviation), ours = REFERENCE[row], scores(row)
+    assert len(ours) == 5
+    parts = deviation**2 / 5, stdev(ours) ** 2 / 5
+    freedom = sum(parts) ** 2 / (sum(part**2 for part in parts) / 4)
+    assert abs(mean(ours) - middle) <= t.ppf(0.995, freedom) * sqrt(sum(parts))
+
+
+def test_b_k_is_the_head_alone():
+    """K3: in every pair of runs every epoch's accuracy is the same, and the heads differ by rounding."""
+    same = record()["same"]
+    assert {pair["seed"] for pair in same} == set(range(5))
+    assert all(pair["difference"] <= pair["allowed"] for pair in same)
+    assert all(pair["same_epochs"] == pair["epochs"] for pair in same if pair["learning_rate"] == 4e-4)
+    assert scores("k") == scores("none")
+
+
+def test_it_is_the_protocol():
+    """The settings that the reference was run with."""
+    settings = record()["settings"]
+    expected = {"batch": 16, "eps": 1e-6, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "clip": 1.0}
+    assert {name: settings[name] for name in expected} == expected
+    runs = [one for one in record()["runs"].values() if not one["held_out"]]
+    assert {(one["examples"], one["epochs"]) for one in runs} == {(1000, 16)}
