@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from minibeft.cli_bench import app as bench
 from minibeft.cli_checkpoints import app as checkpoints
 from minibeft.cli_training import app as training
 from minibeft.console import Json, Model, err, out, run, write_json
@@ -92,22 +93,7 @@ def prove(
 
 app.add_typer(training)
 app.add_typer(checkpoints)
-
-bench_app = typer.Typer(help="Measure against the real peers, in one run.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
-
-
-@bench_app.command("kernels")
-def bench_kernels(
-    json_file: Json = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="draw the ratios")] = None,
-    device: Annotated[str, typer.Option(help="cuda, or cpu with --small and TRITON_INTERPRET=1")] = "cuda",
-    small: Annotated[bool, typer.Option("--small", help="tiny shapes, to try the benchmark itself")] = False,
-) -> None:
-    """Time the fused projection against transformers' way, cuBLASLt and torch.compile."""
-    from minibeft.kernels.bench import bench
-
-    bench(json_path=json_file, png_path=png, device=device, small=small)
+app.add_typer(bench, name="bench")
 
 
 def as_task(name: str | None) -> Any:

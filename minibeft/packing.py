@@ -111,7 +111,8 @@ def softmax(z: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
 class Mix(torch.autograd.Function):
     """O = dropout(softmax(q kᵀ/√D + mask)) v, for short sequences: torch's fused attention is slow for those on a CPU.
 
-    P is computed in float32 at least and kept in q's type. Only the gradients that are asked for are computed.
+    P is computed in float32 at least and kept in q's type. Only the gradients that are asked for are computed: b_v of
+    the lowest trained layer asks for that of v alone, and Q, K and V are then not kept (theorem V3).
     """
 
     @staticmethod
@@ -126,15 +127,14 @@ class Mix(torch.autograd.Function):
         z = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) / math.sqrt(q.shape[-1])
         p = softmax(z if mask is None else z.add_(mask)).to(q.dtype)
         keep = draw_keep(p, dropout) if dropout else None
-        dropped = p if keep is None else keep_only(keep, p, dropout)
-        ctx.save_for_backward(q, k, v, p, dropped, keep)
+        ctx.save_for_backward(*((q, k, v) if any(ctx.needs_input_grad[:2]) else (None, None, None)), p, keep)
         ctx.dropout = dropout
-        return dropped @ v
+        return (p if keep is None else keep_only(keep, p, dropout)) @ v
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Float[Tensor, "B H T D"]) -> tuple[Tensor | None, ...]:
         (do,) = grad_outputs
-        q, k, v, p, dropped, keep = ctx.saved_tensors
+        q, k, v, p, keep = ctx.saved_tensors
         need_q, need_k, need_v = ctx.needs_input_grad[:3]
         dq = dk = None
         if need_q or need_k:
@@ -143,4 +143,7 @@ class Mix(torch.autograd.Function):
             dz = p * (dp - (dp * p).sum(-1, keepdim=True)) / math.sqrt(q.shape[-1])
             dq = dz @ k if need_q else None
             dk = dz.mT @ q if need_k else None
-        return dq, dk, dropped.mT @ do if need_v else None, None, None
+        if not need_v:
+            return dq, dk, None, None, None
+        dropped = p if keep is None else keep_only(keep, p, ctx.dropout)
+        return dq, dk, dropped.mT @ do, None, None

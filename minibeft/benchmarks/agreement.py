@@ -1,0 +1,56 @@
+"""No speed is reported unless all contestants compute the same: their losses over several updates agree to rounding.
+
+Dropout off, the same batches. The measure is minibeft's padded formula in float64, and what it errs in the tested type:
+once as it is, and three times with every parameter off by at most one rounding, which is what a backward stable
+computation may amount to. A contestant may err FACTOR times the largest of the four, and one rounding of the loss.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minibeft.benchmarks.peers import Ours, Side, batches
+from minibeft.bounds import unit_roundoff
+from minibeft.errors import BadInput
+from minibeft.training.settings import DTYPES, Settings
+
+STEPS = 4
+# One sample of an error beside the largest of four others; tests/rounding.py has measured it over 200,000 comparisons.
+FACTOR = 8.0
+
+
+def losses(side: Side, order: list[Tensor]) -> Float[Tensor, " steps"]:
+    """Of the first STEPS updates on these batches, without dropout."""
+    side.set_dropout(False)
+    return torch.stack([side.step(indices) for indices in order[:STEPS]]).double()
+
+
+def exact(settings: Settings, nudge: int | None = None) -> Ours:
+    """The formula in float64; with a seed every parameter is off by at most one rounding of the settings' type."""
+    side, u = Ours(replace(settings, dtype="float32")), unit_roundoff(DTYPES[settings.dtype])
+    side.run.model.double()
+    generator = torch.Generator().manual_seed(nudge or 0)
+    for value in side.run.model.parameters() if nudge is not None else ():
+        value.data *= 1 + torch.empty_like(value).uniform_(-u, u, generator=generator)
+    return side
+
+
+def require_same_losses(sides: dict[str, Side], settings: Settings) -> dict[str, float]:
+    """How far each contestant's losses are from the exact ones; BadInput when one is further than rounding allows."""
+    padded = replace(settings, backend="plain", pad="longest")
+    gold_side = exact(padded)
+    order = batches(gold_side, 0)
+    gold = losses(gold_side, order)
+    samples = [losses(side, order) for side in (Ours(padded), *(exact(padded, seed) for seed in (1, 2, 3)))]
+    rounding = max((sample - gold).abs().max().item() for sample in samples)
+    allowed = FACTOR * rounding + unit_roundoff(DTYPES[settings.dtype]) * gold.abs().max().item()
+    errors = {name: (losses(side, order) - gold).abs().max().item() for name, side in sides.items()}
+    for name, error in errors.items():
+        if not error <= allowed:
+            raise BadInput(
+                f"{name}: its losses are {error:.2e} from the exact ones, rounding in {settings.dtype} explains "
+                f"{allowed:.2e}; nothing is reported, because the contestants do not compute the same"
+            )
+    return errors | {"allowed": allowed}

@@ -1,0 +1,51 @@
+"""What `minibeft bench train` prints: rates, ratios with their range over the rounds, shares of the ceiling, memory."""
+
+from typing import Any
+
+from rich.table import Table
+
+from minibeft.benchmarks.peers import OURS
+
+Row = dict[str, Any]
+
+
+def spread(value: dict[str, float], digits: int) -> str:
+    """median (min–max)."""
+    return f"{value['median']:.{digits}f} ({value['min']:.{digits}f}–{value['max']:.{digits}f})"
+
+
+def table_of(title: str, unit: str, rows: list[Row]) -> Table:
+    """One kind of measurement; columns for what its rows have."""
+    table = Table("", f"{unit}/s", "minibeft is × as fast", title=title, box=None)
+    memory = "peak_bytes_above_weights" in rows[0]
+    if memory:
+        table.add_column("of the ceiling")
+        table.add_column("memory above weights")
+        table.add_column("of theirs")
+    ours = next(row for row in rows if row["side"] == OURS)
+    for row in rows:
+        cells = [row["side"], spread(row["rate"], 1), spread(row["minibeft_is_times_as_fast"], 2)]
+        if memory:
+            peak = row["peak_bytes_above_weights"]
+            cells += [f"{row['share_of_matmul_ceiling']:.0%}", f"{peak / 2**20:.0f} MiB"]
+            cells.append(f"{ours['peak_bytes_above_weights'] / peak:.2f}")
+        table.add_row(*cells)
+    return table
+
+
+def tables(record: Row) -> list[Table | str]:
+    """Everything that the record says, in the order in which it was measured."""
+    parts: list[Table | str] = []
+    for one in record["by_dtype"]:
+        for what in ("training", "evaluation"):
+            rows = [row for row in one["rows"] if row["what"] == what]
+            parts.append(table_of(f"{what}, {one['dtype']}", "examples", rows))
+        parts.append(f"a matrix product in {one['dtype']}: {one['matmul_ceiling'] / 1e9:.0f} GFLOP/s")
+    parts.append(table_of("loading", "times", record["load"]))
+    for what in ("examples", "layers"):
+        line = record["scaling"][what]
+        parts.append(
+            f"cost by {what}: {line['seconds_each']:.3g} s each + {line['seconds_at_zero']:.3g} s, "
+            f"R² = {line['r_squared']:.4f}"
+        )
+    return parts

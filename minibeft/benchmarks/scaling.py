@@ -1,0 +1,69 @@
+"""The cost of training grows linearly: in the number of examples, and in the layers above the lowest trained bias."""
+
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from minibeft.benchmarks.peers import OURS, Ours, batches
+from minibeft.biases import select
+from minibeft.training.settings import Settings
+
+PARTS = 5
+Point = tuple[float, float]
+
+
+def seconds_of(side: Ours, examples: int, rounds: int) -> float:
+    """The median time of training on so many examples, in the random order whose batches are alike at any number."""
+    order = batches(side, 0)
+    assert side.settings.batch
+    chosen = order[: max(1, examples // side.settings.batch)]
+    side.set_dropout(side.settings.dropout)
+    side.step(chosen[0])
+    found = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        for indices in chosen:
+            side.step(indices)
+        found.append(time.perf_counter() - begun)
+    return statistics.median(found)
+
+
+def by_examples(settings: Settings, rounds: int) -> list[Point]:
+    """(examples, seconds) for a fifth, two fifths, … of the examples."""
+    side = Ours(settings)
+    numbers = [len(side.train) * part // PARTS for part in range(1, PARTS + 1)]
+    return [(number, seconds_of(side, number, rounds)) for number in numbers]
+
+
+def by_layers(settings: Settings, rounds: int) -> list[Point]:
+    """(layers from the lowest trained b_v to the top, seconds of one pass)."""
+    found = []
+    for lowest in range(len(Ours(settings).run.model.blocks)):
+        side = Ours(settings)
+        for number, value in enumerate(select(side.run.model, "v").values()):
+            value.requires_grad_(number >= lowest)
+        layers = len(side.run.model.blocks) - lowest
+        found.append((layers, seconds_of(side, len(side.train), rounds)))
+    return found[::-1]
+
+
+def straight(points: list[Point]) -> dict[str, Any]:
+    """The least-squares line through the points, and the share of the variance that it explains (R²)."""
+    x, y = np.array(points).T
+    slope, start = np.polyfit(x, y, 1)
+    left = y - slope * x - start
+    explained = 1 - float((left**2).sum() / ((y - y.mean()) ** 2).sum())
+    return {"points": points, "seconds_each": float(slope), "seconds_at_zero": float(start), "r_squared": explained}
+
+
+def measure(settings: Settings, rounds: int) -> dict[str, Any]:
+    """Both, in float32."""
+    plain = replace(settings, dtype="float32", pad="longest")
+    return {
+        "side": OURS,
+        "examples": straight(by_examples(plain, rounds)),
+        "layers": straight(by_layers(plain, rounds)),
+    }

@@ -1,0 +1,166 @@
+"""`minibeft bench train`: fine-tuning b_v with minibeft, with transformers + PEFT, and in the official way, in one run.
+
+The contestants take turns over the same examples, several rounds; a ratio is of one round's rates, so that a machine
+that slows down slows both. Tokens are made once for all: only the model, its gradients and the optimiser are timed.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minibeft.benchmarks import scaling
+from minibeft.benchmarks.agreement import require_same_losses
+from minibeft.benchmarks.cost import least_operations
+from minibeft.benchmarks.peers import (
+    OFFICIAL,
+    OURS,
+    PEFT,
+    SAME_ORDER,
+    Ours,
+    Side,
+    batches,
+    from_pretrained,
+    make,
+    require_peers,
+)
+from minibeft.benchmarks.resident import peak_in_process
+from minibeft.checkpoint import head_to_come, load_model
+from minibeft.errors import BadInput
+from minibeft.kernels.chart import require_matplotlib
+from minibeft.kernels.timing import matmul_ceiling
+from minibeft.training.settings import DTYPES, Settings
+
+SIDES = (OURS, SAME_ORDER, PEFT, OFFICIAL)
+CEILING_SIZE = 1024
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured: examples a pass, rounds in which each contestant makes one pass, types, contestants."""
+
+    settings: Settings
+    rounds: int = 5
+    dtypes: Sequence[str] = tuple(DTYPES)
+    sides: Sequence[str] = SIDES
+
+
+def plan(
+    model: str, data: str | None, *, examples: int, rounds: int, dtypes: Sequence[str], files: Sequence[Path | None]
+) -> Plan:
+    """The plan, after a look for what would only fail after the measurement."""
+    if wrong := sorted(set(dtypes) - DTYPES.keys()):
+        raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}")
+    require_peers()
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise BadInput(f"{file}: the folder {file.parent} does not exist, make it first")
+    if files[-1] is not None:
+        require_matplotlib()
+    return Plan(Settings(model, "sst2", data=data, examples=examples, device="cpu"), rounds, dtypes)
+
+
+def take_turns(passes: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant's pass in each round; the order turns, so that none is always first."""
+    names, seconds = list(passes), {name: [] for name in passes}
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            gc.collect()
+            begun = time.perf_counter()
+            passes[name](number)
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def median_and_range(values: Sequence[float]) -> Row:
+    """What is reported of several rounds."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def rows_of(what: str, seconds: dict[str, list[float]], amount: int) -> list[Row]:
+    """A row each contestant: its rate in `amount` a second, and how many times as fast minibeft is, round by round."""
+    ours = seconds[OURS]
+    return [
+        {
+            "what": what,
+            "side": name,
+            "rate": median_and_range([amount / s for s in found]),
+            "minibeft_is_times_as_fast": median_and_range([s / o for s, o in zip(found, ours, strict=True)]),
+        }
+        for name, found in seconds.items()
+    ]
+
+
+def one_pass(side: Side) -> Callable[[int], None]:
+    """Train on every example once, dropout as the settings say."""
+
+    def run(number: int) -> None:
+        side.set_dropout(side.settings.dropout)
+        for indices in batches(side, number):
+            side.step(indices)
+
+    return run
+
+
+def compare(plan: Plan, dtype: str, say: Say) -> Row:
+    """Agreement, training, evaluation and peak memory in one type."""
+    settings = replace(plan.settings, dtype=dtype)
+    say(f"{dtype}: do all compute the same?")
+    agreement = require_same_losses({name: make(name, settings) for name in plan.sides}, settings)
+    sides = {name: make(name, settings) for name in plan.sides}
+    for side in sides.values():
+        side.step(batches(side, 0)[0])
+        side.evaluate()
+    kind, cpu = DTYPES[dtype], torch.device("cpu")
+    ceiling = matmul_ceiling(kind, cpu, CEILING_SIZE, 5)
+    say(f"{dtype}: training")
+    seconds = take_turns({name: one_pass(side) for name, side in sides.items()}, plan.rounds)
+    first = sides[OURS]
+    assert isinstance(first, Ours)
+    rows = rows_of("training", seconds, len(first.train))
+    ceiling = max(ceiling, matmul_ceiling(kind, cpu, CEILING_SIZE, 5))
+    needed = least_operations(first.run.model.config, first.train.lengths.tolist())
+    say(f"{dtype}: peak memory")
+    for row in rows:
+        row["share_of_matmul_ceiling"] = needed / statistics.median(seconds[row["side"]]) / ceiling
+        row["peak_bytes_above_weights"] = peak_in_process(row["side"], settings)
+    say(f"{dtype}: evaluation")
+    evaluation = {name: lambda _, side=side: side.evaluate() for name, side in sides.items() if name != SAME_ORDER}
+    rows += rows_of("evaluation", take_turns(evaluation, plan.rounds), len(first.valid))
+    return {"dtype": dtype, "matmul_ceiling": ceiling, "loss_errors": agreement, "rows": rows}
+
+
+def load_times(settings: Settings, rounds: int) -> list[Row]:
+    """load_model against from_pretrained, both with a classification head, libraries imported and files read before."""
+
+    def ours(_: int) -> None:
+        with head_to_come():
+            load_model(settings.model, task="classification")
+
+    passes = {OURS: ours, PEFT: lambda _: from_pretrained(settings.model, "sdpa")}
+    take_turns(passes, 1)
+    return rows_of("load", take_turns(passes, rounds), 1)
+
+
+def bench(plan: Plan, say: Say) -> Row:
+    """Everything, as the record that is written. BadInput when the contestants do not compute the same."""
+    compared = [compare(plan, dtype, say) for dtype in plan.dtypes]
+    say("loading")
+    loading = load_times(plan.settings, 2 * plan.rounds)
+    say("cost by examples and by layers")
+    return {
+        "settings": plan.settings.as_json(),
+        "threads": torch.get_num_threads(),
+        "rounds": plan.rounds,
+        "by_dtype": compared,
+        "load": loading,
+        "scaling": scaling.measure(plan.settings, plan.rounds),
+    }
