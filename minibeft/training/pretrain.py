@@ -8,6 +8,7 @@ with a byte-level BPE tokenizer trained on the same sentences. They are no good 
 OPT b_k must change nothing (K1), on the GPT-J it may (K4). OUT is a Hugging Face checkpoint; a seed decides its bits.
 """
 
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +32,8 @@ from minibeft.training.tasks import find_data, find_task, read_split
 
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 2048, 64, 4, 4, 128
 BATCH, RATE, WARMUP = 16, 4e-3, 100
+# Beside the checkpoint: what made it.
+PRETRAINING = "pretraining.json"
 
 
 class Kind(StrEnum):
@@ -152,8 +155,13 @@ def pretrain(
         write_json(ready / "tokenizer_config.json", tokenizer_config(kind))
         record = {"parameters": count(dict(model.named_parameters())), "steps": steps, "seed": seed}
         record |= {"validation_nats_per_token": held_out_loss(model, streams["validation"])}
-        write_json(ready / "pretraining.json", record | provenance())
+        write_json(ready / PRETRAINING, record | provenance() | {"command": command()})
     out.print(f"wrote {folder}: " + ", ".join(f"{name} {value:.6g}" for name, value in record.items()))
+
+
+def command() -> str:
+    """The command line, as it is typed."""
+    return " ".join(["python -m minibeft.training.pretrain", *sys.argv[1:]])
 
 
 def sentences_of(data: str | None, split: str) -> list[str]:
