@@ -11,7 +11,7 @@ from minibeft.errors import BadInput
 from minibeft.record import provenance
 from minibeft.reproduce import paper
 from minibeft.reproduce.plots import Plot, as_svg, style
-from minibeft.reproduce.report import Grid, spread_of
+from minibeft.reproduce.report import Grid, seeds, spread_of
 from minibeft.reproduce.series import Series
 from minibeft.reproduce.summary import shared_settings
 from minibeft.training.rank import Scores, drift, drifting, heat_maps, scores_of
@@ -68,7 +68,7 @@ def scores_grid(record: Record) -> Grid:
                 row.append(f"{paper.RANKING[measure][term]:.3f}")
             row.append(spread_of(over_layers(record, measure, term)))
         rows.append(tuple(row))
-    note = f"mean over the layers of {record['model']}, ± standard deviation over {len(record['seeds'])} seeds"
+    note = f"mean over the layers of {record['model']}, ± standard deviation over {seeds(record)}"
     return Grid("importance: the paper and here", tuple(header), rows, note)
 
 

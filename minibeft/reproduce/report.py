@@ -59,8 +59,25 @@ def results(record: Record) -> Grid:
             row += [f"{own[cell['row']]['learning_rate']:g}", spread(own[cell["row"]]["scores"])]
         rows.append(tuple(row))
     note = f"{record['metric']} in percent on {record['task']}, {record['model']}, mean ± standard deviation over "
-    note += f"{len(record['seeds'])} seeds"
+    note += seeds(record) + origin(record)
     return Grid(f"{record['table']}: the paper and here", tuple(header), rows, note)
+
+
+def seeds(record: Record) -> str:
+    """5 seeds."""
+    number = len(record["seeds"])
+    return f"{number} seed{'s' * (number != 1)}"
+
+
+def origin(record: Record) -> str:
+    """What a checkpoint is that was trained here: not one of the paper's."""
+    made = record.get("pretraining")
+    if made is None:
+        return ""
+    return (
+        f". {record['model']}: {made['parameters']:,} parameters trained from scratch for {made['steps']} updates on "
+        f"SST-2's training sentences by {made['command']}"
+    )
 
 
 def several(record: Record) -> bool:
@@ -68,9 +85,9 @@ def several(record: Record) -> bool:
     return len({cell["regime"] for cell in record["cells"]}) > 1
 
 
-def spread(scores: Sequence[float]) -> str:
-    """72.3 ± 0.4, in percent; one score alone has no deviation."""
-    middle = f"{100 * mean(scores):.1f}"
+def spread(scores: Sequence[float], sign: str = "") -> str:
+    """72.3 ± 0.4, in percent; one score alone has no deviation. sign: "+" shows it always."""
+    middle = f"{100 * mean(scores):{sign}.1f}"
     return f"{middle} ± {100 * stdev(scores):.1f}" if len(scores) > 1 else middle
 
 
@@ -90,7 +107,7 @@ def orders(record: Record) -> Grid:
             (f"{v['first']} > {v['second']}", where, verdict(v), difference, above, p(v["p_t"]), p(v["p_exact"]))
         )
     note = (
-        f"With {len(record['seeds'])} seeds the exact test (signs tossed) cannot give less than "
+        f"With {seeds(record)} the exact test (signs tossed) cannot give less than "
         f"{record['least_p']:.3g}; to get below 0.05 it needs six."
     )
     header = ("order", "where", "holds", "difference", "seeds in which", "p, paired t", "p, exact")
@@ -98,12 +115,13 @@ def orders(record: Record) -> Grid:
 
 
 def verdict(v: Record) -> str:
-    """Whether the first row is above the second: in every seed, on average, or not."""
+    """Whether the first row is above the second: in every seed, on average, or the other way round."""
+    if v["mean"] == 0:
+        return "no, equal"
     if v["above"] == v["n"]:
         return "yes, in every seed"
-    if v["mean"] > 0:
-        return "on average" if v["p_t"] < 0.05 else "on average, not significant"
-    return "no"
+    sure = "" if v["p_t"] < 0.05 else ", not significant"
+    return f"on average{sure}" if v["mean"] > 0 else f"no, the reverse on average{sure}"
 
 
 def p(value: float) -> str:
@@ -112,7 +130,9 @@ def p(value: float) -> str:
 
 
 def sameness(record: Record) -> Grid:
-    """K3: pairs of runs that must be one."""
+    """K3: pairs of runs that must be one; or why they need not be."""
+    if record["key_bias"]["status"] != "null":
+        return free(record)
     rows = [
         (
             f"{s['second']} = {s['first']}",
@@ -128,6 +148,19 @@ def sameness(record: Record) -> Grid:
     ]
     header = ("same run (K3)", "where", "holds", "largest difference", "rounding allows", "epochs of same metrics")
     return Grid("training b_k is training without it", header, rows, "of any number that trained, b_k itself left out")
+
+
+def free(record: Record) -> Grid:
+    """Where b_k is not null: why, and how far training it leads from not training it."""
+    found = {c["row"]: c["scores"] for c in record["cells"] if c["rate"] == "protocol"}
+    if not {"k", "none"} <= found.keys():
+        return Grid("", (), [])
+    differences = [k - none for k, none in zip(found["k"], found["none"], strict=True)]
+    other = sum(difference != 0 for difference in differences)
+    why = record["key_bias"]
+    rows = [(why["status"], why["theorem"], spread(differences, "+"), f"{other} of {len(differences)}", why["reason"])]
+    header = ("b_k", "theorem", "k − none", "seeds in which they differ", "because")
+    return Grid("training b_k need not be training without it here", header, rows)
 
 
 def search(record: Record) -> Grid:

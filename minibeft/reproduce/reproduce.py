@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from minibeft.certificate.certify import certify
 from minibeft.reproduce.page import page
 from minibeft.reproduce.plan import Table, at, find_table, protocol_runs, search_runs
 from minibeft.reproduce.plots import plots
@@ -15,7 +14,7 @@ from minibeft.reproduce.ranking import rank_over_seeds, ranking_grids, ranking_p
 from minibeft.reproduce.report import Grid, grids, markdown
 from minibeft.reproduce.same import Same, compare
 from minibeft.reproduce.series import Series, open_series
-from minibeft.reproduce.summary import as_lines, summarise
+from minibeft.reproduce.summary import as_lines, key_bias, summarise
 from minibeft.reproduce.tuning import searched
 from minibeft.training.runs import write
 from minibeft.training.settings import Settings
@@ -76,7 +75,7 @@ def run_rows(
     searches = [searched(row, runs, series.records) for row, runs in grid.items()]
     own = [at(series.base, s.row, learning_rate=s.best, seed=seed) for seed in seeds for s in searches]
     series.run(own, jobs=jobs, console=console)
-    null = certify(series.base.model).verdict("k").status == "null"
+    null = key_bias(series.base.model)["status"] == "null"
     return summarise(plan, series, seeds, searches, list(compared(plan, series)) if null else [])
 
 

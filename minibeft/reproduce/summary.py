@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from minibeft.certificate.certify import certify
+from minibeft.find import find
 from minibeft.record import provenance
 from minibeft.reproduce.plan import Row, Table, at, name_of
 from minibeft.reproduce.same import Same, metrics_of
 from minibeft.reproduce.series import LOCAL, Series
 from minibeft.reproduce.statistics import least_p, paired
 from minibeft.reproduce.tuning import Search
+from minibeft.tensors import read_json
+from minibeft.training.pretrain import PRETRAINING
 from minibeft.training.settings import Settings
 
 Record = dict[str, Any]
@@ -35,22 +39,39 @@ def summarise(
         own = [at(base, search.row, learning_rate=search.best, seed=seed) for seed in seeds]
         cells.append(cell_of(series, search.row, "own", own))
     first = next(iter(series.records.values()))
-    return {
-        "table": table.name,
-        "model": base.model,
-        "task": base.task,
-        "metric": metric_of(first["epochs"][-1])[1],
-        "seeds": list(seeds),
-        "settings": shared_settings(first),
-        "digests": first["digests"],
-        "cells": cells,
-        "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
-        "verdicts": verdicts(table, cells),
-        "least_p": least_p(len(seeds)),
-        "same": [one._asdict() | {"ok": one.ok} for one in same],
-        "ok": all(one.ok for one in same),
-        "runs": {name_of(settings): compact(record) for settings, record in series.records.items()},
-    } | provenance()
+    return (
+        {
+            "table": table.name,
+            "model": base.model,
+            "task": base.task,
+            "metric": metric_of(first["epochs"][-1])[1],
+            "seeds": list(seeds),
+            "settings": shared_settings(first),
+            "digests": first["digests"],
+            "cells": cells,
+            "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
+            "verdicts": verdicts(table, cells),
+            "least_p": least_p(len(seeds)),
+            "key_bias": key_bias(base.model),
+            "same": [one._asdict() | {"ok": one.ok} for one in same],
+            "ok": all(one.ok for one in same),
+            "runs": {name_of(settings): compact(record) for settings, record in series.records.items()},
+        }
+        | origin(base.model)
+        | provenance()
+    )
+
+
+def key_bias(model: str) -> Record:
+    """What b_k can do in this model: where it is null, K3 holds and is enforced."""
+    verdict = certify(model).verdict("k")
+    return {"status": verdict.status, "theorem": verdict.theorem, "reason": verdict.reason}
+
+
+def origin(model: str) -> Record:
+    """How the checkpoint came to be, where it is one of training/pretrain.py."""
+    file = find(model) / PRETRAINING
+    return {"pretraining": read_json(file)} if file.is_file() else {}
 
 
 def shared_settings(run: Record) -> Record:
