@@ -63,20 +63,20 @@ class Attention(nn.Module):
         return linear(o, self.o.weight, self.o.bias)
 
     def packed(self, x: Float[Tensor, "N C"], packing: Packing, first: bool) -> Float[Tensor, "n C"]:
-        """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone.
-
-        Where x has no gradient, which is in the lowest trained layer, the projections stay apart: autograd then
-        computes the gradients of those alone that have a bias to train.
-        """
+        """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone."""
         if first:
             q = self.project(x[packing.first], "q").unflatten(-1, (1, self.heads, -1)).transpose(1, 2)  # (B, H, 1, D)
-            k, v = packing.spread(self.project(x, "kv"), 2)  # (B, H, T, D)
-        elif x.requires_grad:
-            q, k, v = packing.spread(self.project(x, "qkv"), 3)
+            k, v = self.spread(x, packing, "kv")  # (B, H, T, D)
         else:
-            q, k, v = (packing.spread(self.project(x, name), 1)[0] for name in "qkv")
+            q, k, v = self.spread(x, packing, "qkv")
         o = Mix.apply(q, k, v, packing.mask, self.dropout if self.training else 0.0)
         return linear(o.flatten(1) if first else packing.collect(o), self.o.weight, self.o.bias)
+
+    def spread(self, x: Float[Tensor, "N C"], packing: Packing, names: str) -> list[Float[Tensor, "B H T D"]]:
+        """The projections of these names by sequence and head: of one product, or each of its own where x has no
+        gradient, in the lowest trained layer, for autograd then computes the gradients of trained biases alone."""
+        groups = [names] if x.requires_grad else names
+        return [part for group in groups for part in packing.spread(self.project(x, group), len(group))]
 
     def project(self, x: Float[Tensor, "N C"], names: str) -> Float[Tensor, "N n"]:
         """The projections of these names, neighbours in "qkv", side by side from one matrix product."""

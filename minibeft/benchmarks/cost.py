@@ -22,5 +22,5 @@ def least_operations(c: ModelConfig, lengths: Sequence[int], lowest: int = 0) ->
     backward = above * (whole + attention) + last + 2 * c.width * tokens + head
     # The lowest layer's projections of Q, K and V pass nothing on; of its attention only d_V is needed.
     top = lowest == c.layers - 1
-    backward -= (tokens + sequences if top else 3 * tokens) * square + 3 * (c.width * (tokens if top else pairs))
+    backward -= (2 * tokens + sequences if top else 3 * tokens) * square + 3 * (c.width * (tokens if top else pairs))
     return 2 * (forward + backward)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from minibeft.benchmarks.peers import from_pretrained, require_peers
 from minibeft.biases import freeze_except
 from minibeft.checkpoint import head_to_come, load_model
+from minibeft.model import Transformer
 from minibeft.training.train import fresh_head
 
-KINDS = ("attention", "linear", "norm", "activation", "dropout", "other")
+KINDS = ("attention", "linear", "norm", "MLP", "dropout", "other")
 RANK = 8
 Logits = Callable[[Int[Tensor, "B T"], Int[Tensor, "B T"]], Float[Tensor, "B K"]]
 
@@ -38,7 +39,7 @@ class Kept:
     bytes: int
 
 
-def minibeft(model: str, terms: str) -> tuple[nn.Module, Logits]:
+def minibeft(model: str, terms: str) -> tuple[Transformer, Logits]:
     """Packed tokens, these terms and the head."""
     with head_to_come():
         ours = load_model(model, task="classification", dtype=torch.float32)
@@ -86,11 +87,11 @@ WAYS: dict[str, Callable[[str], tuple[nn.Module, Logits]]] = {
 
 
 def kind_of(module: nn.Module) -> str:
-    """One of KINDS. minibeft's activation is a function that its MLP calls."""
+    """One of KINDS. MLP: its activation, which in minibeft is a function that the MLP calls."""
     name = type(module).__name__
     parts = {"attention": "Attention", "linear": "Linear", "norm": "Norm", "dropout": "Dropout"}
     found = next((kind for kind, part in parts.items() if part in name), None)
-    return found or ("activation" if name == "MLP" or "GELU" in name else "other")
+    return found or ("MLP" if name == "MLP" or "GELU" in name else "other")
 
 
 @contextmanager
@@ -141,7 +142,8 @@ def measure(model: str, batch: int, length: int) -> dict[str, Any]:
         module, logits = make(model)
         module.train()
         found = keeps(module, lambda logits=logits: logits(ids, torch.ones_like(ids)), "attention")
-        kinds, tensors = dict.fromkeys(KINDS, 0), defaultdict(int)
+        kinds: dict[str, int] = dict.fromkeys(KINDS, 0)
+        tensors = defaultdict(int)
         for one in found:
             kinds[one.kind] += one.bytes
             tensors[one.kind, one.shape, one.dtype, one.bytes] += 1
@@ -161,10 +163,12 @@ def measure(model: str, batch: int, length: int) -> dict[str, Any]:
 def render(record: dict[str, Any]) -> Table:
     """MiB by kind of module."""
     title = f"kept for the backward pass, {record['batch']} sequences of {record['tokens']} tokens, float32, MiB"
-    table = Table("way", "trainable", *KINDS, "all", "of full", title=title, box=None)
+    table = Table(title=title, box=None, padding=(0, 0, 0, 1))
+    for head in ("", *KINDS, "all", "of full"):
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
     most = max(row["bytes"] for row in record["rows"])
     for row in record["rows"]:
         sizes = [f"{row['by_kind'][kind] / 2**20:.1f}" for kind in KINDS]
         whole = f"{row['bytes'] / 2**20:.1f}", f"{row['bytes'] / most:.0%}"
-        table.add_row(row["way"], f"{row['trainable']:,}", *sizes, *whole)
+        table.add_row(row["way"], *sizes, *whole)
     return table

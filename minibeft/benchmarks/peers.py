@@ -6,6 +6,7 @@ that is allowed, 128 tokens.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,11 +18,11 @@ from minibeft.find import find
 from minibeft.surgery.adapters import their_names
 from minibeft.training.batches import Batch, Examples, shuffled
 from minibeft.training.loading import Loaded, load
-from minibeft.training.settings import MAX_LENGTH, Settings
+from minibeft.training.settings import Settings
 from minibeft.training.train import EVALUATION_BATCH, autocast, loss_of, predict, start, train_step
 
 CPU = torch.device("cpu")
-OURS, SAME_ORDER, PEFT, OFFICIAL = "minibeft", "minibeft, batches as theirs", "transformers + peft", "official"
+OURS, SAME_ORDER, PEFT, OFFICIAL = "minibeft", "minibeft, their order", "transformers + peft", "official"
 PADS = {OURS: "bucket", SAME_ORDER: "longest", PEFT: "longest"}  # the official way pads to the longest that is allowed
 
 
@@ -148,7 +149,7 @@ class Theirs:
         return torch.cat([self.logits(self.valid.gather(part, self.settings.width, CPU)) for part in parts])
 
 
-def from_pretrained(model: str, attention: str) -> Any:
+def from_pretrained(model: str | Path, attention: str) -> Any:
     """transformers' model of this checkpoint, without its report about the fresh classifier."""
     import transformers
 
@@ -160,5 +161,5 @@ def from_pretrained(model: str, attention: str) -> Any:
 
 def make(name: str, settings: Settings) -> Side:
     """The contestant of this name."""
-    settings = replace(settings, pad=PADS.get(name) or str(settings.max_length or MAX_LENGTH))
+    settings = replace(settings, pad=PADS.get(name) or str(settings.max_length))
     return Ours(settings) if name in (OURS, SAME_ORDER) else Theirs(settings, adapter=name == PEFT)

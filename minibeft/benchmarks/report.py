@@ -1,4 +1,8 @@
-"""What `minibeft bench train` prints: rates, ratios with their range over the rounds, shares of the ceiling, memory."""
+"""What `minibeft bench train` prints: rates, ratios with their range over the rounds, shares of the ceiling, memory.
+
+minibeft is n × as fast as the row's contestant, and its peak of memory above the weights is n × the contestant's.
+ceiling: the share of a large matrix product's speed that the operations without which no update can do would reach.
+"""
 
 from typing import Any
 
@@ -9,26 +13,22 @@ from minibeft.benchmarks.peers import OURS
 Row = dict[str, Any]
 
 
-def spread(value: dict[str, float], digits: int) -> str:
-    """median (min–max)."""
-    return f"{value['median']:.{digits}f} ({value['min']:.{digits}f}–{value['max']:.{digits}f})"
-
-
 def table_of(title: str, unit: str, rows: list[Row]) -> Table:
     """One kind of measurement; columns for what its rows have."""
-    table = Table("", f"{unit}/s", "minibeft is × as fast", title=title, box=None)
     memory = "peak_bytes_above_weights" in rows[0]
-    if memory:
-        table.add_column("of the ceiling")
-        table.add_column("memory above weights")
-        table.add_column("of theirs")
+    heads = ["", f"{unit}/s", "minibeft is"] + ["ceiling", "memory", "ours is"] * memory
+    table = Table(title=title, box=None, padding=(0, 0, 0, 1))
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
     ours = next(row for row in rows if row["side"] == OURS)
     for row in rows:
-        cells = [row["side"], spread(row["rate"], 1), spread(row["minibeft_is_times_as_fast"], 2)]
+        rate, times = row["rate"]["median"], row["minibeft_is_times_as_fast"]
+        span = f"({times['min']:.1f}–{times['max']:.1f})"
+        cells = [row["side"], f"{rate:.1f}", f"{times['median']:.2f} × {span}"]
         if memory:
             peak = row["peak_bytes_above_weights"]
             cells += [f"{row['share_of_matmul_ceiling']:.0%}", f"{peak / 2**20:.0f} MiB"]
-            cells.append(f"{ours['peak_bytes_above_weights'] / peak:.2f}")
+            cells.append(f"{ours['peak_bytes_above_weights'] / peak:.2f} ×")
         table.add_row(*cells)
     return table
 

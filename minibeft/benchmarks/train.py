@@ -32,9 +32,11 @@ from minibeft.benchmarks.peers import (
 from minibeft.benchmarks.resident import peak_in_process
 from minibeft.checkpoint import head_to_come, load_model
 from minibeft.errors import BadInput
+from minibeft.find import find
 from minibeft.kernels.chart import require_matplotlib
 from minibeft.kernels.timing import matmul_ceiling
-from minibeft.training.settings import DTYPES, Settings
+from minibeft.tensors import read_json
+from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
 
 SIDES = (OURS, SAME_ORDER, PEFT, OFFICIAL)
 CEILING_SIZE = 1024
@@ -64,7 +66,10 @@ def plan(
             raise BadInput(f"{file}: the folder {file.parent} does not exist, make it first")
     if files[-1] is not None:
         require_matplotlib()
-    return Plan(Settings(model, "sst2", data=data, examples=examples, device="cpu"), rounds, dtypes)
+    raw = read_json(find(model) / "config.json")
+    longest = min(MAX_LENGTH, raw.get("max_position_embeddings", MAX_LENGTH))
+    settings = Settings(model, "sst2", data=data, examples=examples, max_length=longest, device="cpu")
+    return Plan(settings, rounds, dtypes)
 
 
 def take_turns(passes: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
@@ -140,12 +145,13 @@ def compare(plan: Plan, dtype: str, say: Say) -> Row:
 
 def load_times(settings: Settings, rounds: int) -> list[Row]:
     """load_model against from_pretrained, both with a classification head, libraries imported and files read before."""
+    folder = find(settings.model)
 
     def ours(_: int) -> None:
         with head_to_come():
-            load_model(settings.model, task="classification")
+            load_model(folder, task="classification")
 
-    passes = {OURS: ours, PEFT: lambda _: from_pretrained(settings.model, "sdpa")}
+    passes = {OURS: ours, PEFT: lambda _: from_pretrained(folder, "sdpa")}
     take_turns(passes, 1)
     return rows_of("load", take_turns(passes, rounds), 1)
 
