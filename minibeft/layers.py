@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.attention import linear
+from minibeft.frozen import frozen_linear
 from minibeft.kernels.rotation import Rotation
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -70,10 +71,12 @@ def make_norm(kind: str, width: int, eps: float) -> nn.Module:
 
 
 class Linear(nn.Linear):
-    """nn.Linear whose bias may have a wider type than its weight."""
+    """nn.Linear whose bias may have a wider type than its weight, and that may know that its weight is frozen."""
+
+    frozen = False
 
     def forward(self, input: Float[Tensor, "*B T C"]) -> Float[Tensor, "*B T n"]:
-        return linear(input, self.weight, self.bias)
+        return (frozen_linear if self.frozen else linear)(input, self.weight, self.bias)
 
 
 class MLP(nn.Module):

@@ -12,9 +12,10 @@ from minibeft.attention import Mask, attend, linear, mix
 from minibeft.config import Backend, ModelConfig
 from minibeft.dropout import make_dropout
 from minibeft.embeddings import Embeddings
+from minibeft.frozen import frozen_linear
 from minibeft.heads import ClassificationHead, make_head
 from minibeft.kernels.rotation import Rotation
-from minibeft.layers import MLP, Rotary, make_norm
+from minibeft.layers import MLP, Linear, Rotary, make_norm
 from minibeft.packing import Mix, Packing
 
 
@@ -70,7 +71,8 @@ class Attention(nn.Module):
         else:
             q, k, v = self.spread(x, packing, "qkv")
         o = Mix.apply(q, k, v, packing.mask, self.dropout if self.training else 0.0)
-        return linear(o.flatten(1) if first else packing.collect(o), self.o.weight, self.o.bias)
+        o = o.flatten(1) if first else packing.collect(o)
+        return (linear if self.joined is None else frozen_linear)(o, self.o.weight, self.o.bias)
 
     def spread(self, x: Float[Tensor, "N C"], packing: Packing, names: str) -> list[Float[Tensor, "B H T D"]]:
         """The projections of these names by sequence and head: of one product, or each of its own where x has no
@@ -87,7 +89,8 @@ class Attention(nn.Module):
         elif len(names) > 1:
             weight = torch.cat([module.weight for module in modules])
         biases = [module.bias for module in modules]
-        return F.linear(x, weight, None if None in biases else torch.cat(biases).to(weight.dtype))
+        bias = None if None in biases else torch.cat(biases).to(weight.dtype)
+        return (F.linear if self.joined is None else frozen_linear)(x, weight, bias)
 
     def join(self) -> None:
         """Lay the weights of q, k and v side by side in memory, where project() finds them as one; for frozen ones."""
@@ -207,8 +210,12 @@ class Transformer(nn.Module):
         return logits
 
     def join(self) -> None:
-        """Let classify() compute q, k and v as one matrix product where their weights are frozen. Values, names and
-        memory stay what they are."""
-        for module in self.modules() if isinstance(self.head, ClassificationHead) else ():
-            if isinstance(module, Attention) and not any(getattr(module, n).weight.requires_grad for n in "qkv"):
+        """Let classify() compute q, k and v as one matrix product where their weights are frozen, and all frozen maps
+        as frozen_linear. Values, names and memory stay what they are."""
+        if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
+            return
+        for module in self.modules():
+            if isinstance(module, Attention) and not any(getattr(module, n).weight.requires_grad for n in "qkvo"):
                 module.join()
+            if isinstance(module, Linear):
+                module.frozen = not module.weight.requires_grad
