@@ -60,6 +60,7 @@ def finetune(
     max_length: Tokens = None,
     dtype: Dtype = "float32",
     backend: Backend = "fused",
+    compile: Annotated[bool, typer.Option("--compile", help="the MLPs with torch.compile")] = False,
     device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time")] = 1,
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS")] = None,

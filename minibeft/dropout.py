@@ -1,7 +1,7 @@
 """Dropout from 16 random bits a number: on a CPU a third of the time of torch's, which draws 64 bits and divides."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 STEPS = 1 << 16
@@ -12,17 +12,17 @@ def rounded(p: float) -> float:
     return round(p * STEPS) / STEPS
 
 
-def draw_keep(like: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
+def draw_keep(like: Float[Tensor, "*shape"], p: float) -> Int8[Tensor, "*shape"]:
     """0 with probability rounded(p), else 1, independently, from torch's stream of random numbers.
 
-    In like's type: on a CPU torch selects by truth values at a fifth of the speed of a multiplication.
+    A byte each, and no truth values: on a CPU torch selects by those at a fifth of the speed of a multiplication.
     """
     words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
     numbers = words.view(torch.int16)[: like.numel()].view(like.shape)  # uniform on −2¹⁵ … 2¹⁵ − 1
-    return numbers.float().ge_(round(p * STEPS) - STEPS // 2).to(like.dtype)
+    return (numbers >= round(p * STEPS) - STEPS // 2).view(torch.int8)
 
 
-def keep_only(keep: Float[Tensor, "*shape"], x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
+def keep_only(keep: Int8[Tensor, "*shape"], x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
     """x where keep, scaled so that the mean stays; zero elsewhere. Its own transpose."""
     return x * keep * (1 / (1 - rounded(p)))
 

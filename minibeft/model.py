@@ -210,8 +210,8 @@ class Transformer(nn.Module):
         return logits
 
     def join(self) -> None:
-        """Let classify() compute q, k and v as one matrix product where their weights are frozen, and all frozen maps
-        as frozen_linear. Values, names and memory stay what they are."""
+        """Let classify() compute q, k and v as one matrix product where their weights are frozen, and evaluate frozen
+        maps by frozen_linear. Values, names and memory stay what they are."""
         if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
             return
         for module in self.modules():

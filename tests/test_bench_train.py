@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from minibeft.benchmarks import agreement, peers
 from minibeft.benchmarks.cost import least_operations
 from minibeft.benchmarks.memory import keeps, measure, minibeft
-from minibeft.benchmarks.peers import OFFICIAL, OURS, PEFT, SAME_ORDER, make
+from minibeft.benchmarks.peers import COMPILED, OFFICIAL, OURS, PEFT, SAME_ORDER, make
 from minibeft.benchmarks.scaling import straight
 from minibeft.benchmarks.train import Plan, rows_of, take_turns
 from minibeft.biases import select
@@ -139,8 +139,8 @@ def test_the_command_writes_all_that_it_measured(root, tmp_path):
     assert [one["dtype"] for one in record["by_dtype"]] == ["bfloat16"]
     for one in record["by_dtype"]:
         rows = {(row["what"], row["side"]): row for row in one["rows"]}
-        assert {side for what, side in rows if what == "training"} == {OURS, SAME_ORDER, PEFT, OFFICIAL}
-        assert {side for what, side in rows if what == "evaluation"} == {OURS, PEFT, OFFICIAL}
+        assert {side for what, side in rows if what == "training"} == {OURS, SAME_ORDER, COMPILED, PEFT, OFFICIAL}
+        assert {side for what, side in rows if what == "evaluation"} == {OURS, COMPILED, PEFT, OFFICIAL}
         assert rows["training", OURS]["minibeft_is_times_as_fast"]["median"] == 1.0
         assert "ceiling" in result.output
     assert len(record["scaling"]["examples"]["points"]) == 5
@@ -170,4 +170,4 @@ def test_it_needs_the_peers(monkeypatch):
 
 
 def test_all_contestants_are_measured_by_default():
-    assert set(Plan.__dataclass_fields__["sides"].default) == {OURS, SAME_ORDER, PEFT, OFFICIAL}
+    assert set(Plan.__dataclass_fields__["sides"].default) == {OURS, SAME_ORDER, COMPILED, PEFT, OFFICIAL}

@@ -22,8 +22,14 @@ from minibeft.training.settings import Settings
 from minibeft.training.train import EVALUATION_BATCH, autocast, loss_of, predict, start, train_step
 
 CPU = torch.device("cpu")
-OURS, SAME_ORDER, PEFT, OFFICIAL = "minibeft", "minibeft, their order", "transformers + peft", "official"
-PADS = {OURS: "bucket", SAME_ORDER: "longest", PEFT: "longest"}  # the official way pads to the longest that is allowed
+OURS, SAME_ORDER, COMPILED = "minibeft", "minibeft, their order", "minibeft, compiled"
+PEFT, OFFICIAL = "transformers + peft", "official"
+PADS = {
+    OURS: "bucket",
+    COMPILED: "bucket",
+    SAME_ORDER: "longest",
+    PEFT: "longest",
+}  # the official way pads to the longest that is allowed
 
 
 def require_peers() -> None:
@@ -161,5 +167,5 @@ def from_pretrained(model: str | Path, attention: str) -> Any:
 
 def make(name: str, settings: Settings) -> Side:
     """The contestant of this name."""
-    settings = replace(settings, pad=PADS.get(name) or str(settings.max_length))
-    return Ours(settings) if name in (OURS, SAME_ORDER) else Theirs(settings, adapter=name == PEFT)
+    settings = replace(settings, pad=PADS.get(name) or str(settings.max_length), compile=name == COMPILED)
+    return Ours(settings) if name in (OURS, SAME_ORDER, COMPILED) else Theirs(settings, adapter=name == PEFT)

@@ -1,7 +1,9 @@
-"""What `minibeft bench train` prints: rates, ratios with their range over the rounds, shares of the ceiling, memory.
+"""What `minibeft bench train` prints: rates, ratios with their ranges, shares of the ceiling, memory.
 
-minibeft is n × as fast as the row's contestant, and its peak of memory above the weights is n × the contestant's.
+times: minibeft is n × as fast as the row's contestant (range over the rounds).
+ours is: its peak of memory above the weights is n × the contestant's.
 ceiling: the share of a large matrix product's speed that the operations without which no update can do would reach.
+start: two updates and an evaluation before the first round.
 """
 
 from typing import Any
@@ -16,7 +18,7 @@ Row = dict[str, Any]
 def table_of(title: str, unit: str, rows: list[Row]) -> Table:
     """One kind of measurement; columns for what its rows have."""
     memory = "peak_bytes_above_weights" in rows[0]
-    heads = ["", f"{unit}/s", "minibeft is"] + ["ceiling", "memory", "ours is"] * memory
+    heads = ["", f"{unit}/s", "times"] + ["ceiling", "memory", "ours is", "start"] * memory
     table = Table(title=title, box=None, padding=(0, 0, 0, 1))
     for number, head in enumerate(heads):
         table.add_column(head, justify="right" if number else "left", no_wrap=True)
@@ -29,6 +31,7 @@ def table_of(title: str, unit: str, rows: list[Row]) -> Table:
             peak = row["peak_bytes_above_weights"]
             cells += [f"{row['share_of_matmul_ceiling']:.0%}", f"{peak / 2**20:.0f} MiB"]
             cells.append(f"{ours['peak_bytes_above_weights'] / peak:.2f} ×")
+            cells.append(f"{row['seconds_to_start']:.0f} s")
         table.add_row(*cells)
     return table
 

@@ -18,6 +18,7 @@ from minibeft.benchmarks import scaling
 from minibeft.benchmarks.agreement import require_same_losses
 from minibeft.benchmarks.cost import least_operations
 from minibeft.benchmarks.peers import (
+    COMPILED,
     OFFICIAL,
     OURS,
     PEFT,
@@ -38,7 +39,7 @@ from minibeft.kernels.timing import matmul_ceiling
 from minibeft.tensors import read_json
 from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
 
-SIDES = (OURS, SAME_ORDER, PEFT, OFFICIAL)
+SIDES = (OURS, SAME_ORDER, COMPILED, PEFT, OFFICIAL)
 CEILING_SIZE = 1024
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -115,15 +116,23 @@ def one_pass(side: Side) -> Callable[[int], None]:
     return run
 
 
+def seconds_to_start(side: Side) -> float:
+    """Of two updates and an evaluation, in which libraries are loaded and compilers run."""
+    begun = time.perf_counter()
+    side.set_dropout(side.settings.dropout)
+    for indices in batches(side, 0)[:2]:
+        side.step(indices)
+    side.evaluate()
+    return time.perf_counter() - begun
+
+
 def compare(plan: Plan, dtype: str, say: Say) -> Row:
     """Agreement, training, evaluation and peak memory in one type."""
     settings = replace(plan.settings, dtype=dtype)
     say(f"{dtype}: do all compute the same?")
     agreement = require_same_losses({name: make(name, settings) for name in plan.sides}, settings)
     sides = {name: make(name, settings) for name in plan.sides}
-    for side in sides.values():
-        side.step(batches(side, 0)[0])
-        side.evaluate()
+    starts = {name: seconds_to_start(side) for name, side in sides.items()}
     kind, cpu = DTYPES[dtype], torch.device("cpu")
     ceiling = matmul_ceiling(kind, cpu, CEILING_SIZE, 5)
     say(f"{dtype}: training")
@@ -137,6 +146,7 @@ def compare(plan: Plan, dtype: str, say: Say) -> Row:
     for row in rows:
         row["share_of_matmul_ceiling"] = needed / statistics.median(seconds[row["side"]]) / ceiling
         row["peak_bytes_above_weights"] = peak_in_process(row["side"], settings)
+        row["seconds_to_start"] = starts[row["side"]]
     say(f"{dtype}: evaluation")
     evaluation = {name: lambda _, side=side: side.evaluate() for name, side in sides.items() if name != SAME_ORDER}
     rows += rows_of("evaluation", take_turns(evaluation, plan.rounds), len(first.valid))

@@ -1,6 +1,6 @@
 """Every setting of a run, with the protocols' values as defaults; the run's record holds them all."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Settings:
     data_seed  draws the training subset; seed: head, order and dropout
     pad        "bucket": batches of like lengths; "longest": random ones, padded to their longest; or a number of tokens
     dtype      bfloat16 computes under autocast; what trains stays float32
+    compile    the MLPs with torch.compile: half a minute at the start, and on a CPU little or nothing gained
     """
 
     model: str
@@ -62,6 +63,7 @@ class Settings:
     max_length: int | None = None
     dtype: str = "float32"
     backend: Backend = "fused"
+    compile: bool = False
     device: str = "auto"
 
     def check(self) -> None:
@@ -102,9 +104,10 @@ class Settings:
         return asdict(self)
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Names of the settings that another run's record has otherwise."""
+        """Names of the settings that another run's record has otherwise; one that is not in it had its default."""
         mine = self.as_json()
-        return [f.name for f in fields(self) if other.get(f.name) != mine[f.name]]
+        defaults = {f.name: None if f.default is MISSING else f.default for f in fields(self)}
+        return [name for name in mine if other.get(name, defaults[name]) != mine[name]]
 
 
 def resolve(settings: Settings, task: Task, available: int, config: ModelConfig) -> Settings:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from minibeft.biases import add_missing, freeze_except
 from minibeft.errors import BadInput
+from minibeft.layers import MLP
 from minibeft.model import Transformer
 from minibeft.training import sharded
 from minibeft.training.batches import Data, Scorable, by_length, shuffled
@@ -71,6 +72,9 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
         hold_in_bfloat16(model)
     sharded.place(model, trained.values(), settings.device)
     model.join()
+    for module in model.modules() if settings.compile else ():
+        if isinstance(module, MLP):
+            module.compile(dynamic=True)
     assert settings.learning_rate is not None
     optimizer = torch.optim.AdamW(
         [{"params": list(trained.values())}],  # as a group, for then it may be empty
