@@ -69,7 +69,9 @@ def plan(
         require_matplotlib()
     raw = read_json(find(model) / "config.json")
     longest = min(MAX_LENGTH, raw.get("max_position_embeddings", MAX_LENGTH))
-    settings = Settings(model, "sst2", data=data, examples=examples, max_length=longest, device="cpu")
+    settings = Settings(
+        model, "sst2", data=data, examples=examples, evaluated=examples, max_length=longest, device="cpu"
+    )
     return Plan(settings, rounds, dtypes)
 
 
