@@ -11,9 +11,9 @@ from minibeft.errors import BadInput
 from minibeft.record import provenance
 from minibeft.reproduce import paper
 from minibeft.reproduce.plots import Plot, as_svg, style
-from minibeft.reproduce.report import Grid, seeds, spread_of
+from minibeft.reproduce.report import Grid, drift_grid, seeds, spread_of
 from minibeft.reproduce.series import Series
-from minibeft.reproduce.summary import shared_settings
+from minibeft.reproduce.summary import key_bias, shared_settings
 from minibeft.training.rank import Scores, drift, drifting, heat_maps, scores_of
 
 Record = dict[str, Any]
@@ -35,6 +35,7 @@ def rank_over_seeds(series: Series, seeds: Sequence[int], *, jobs: int, console:
         "settings": shared_settings(first),
         "digests": first["digests"],
         "scores": {measure: [scores[measure] for scores in by_seed] for measure in TITLES},
+        "key_bias": key_bias(series.base.model),
         "drift": {name: drift(run, series.place(run)) for name, run in alone.items()},
         "ok": True,
     } | provenance()
@@ -91,16 +92,6 @@ def paper_order(measure: str) -> list[str]:
     """The paper's order, most important first."""
     figures = paper.RANKING.get(measure)
     return list(paper.FISHER_ORDER) if figures is None else sorted(figures, key=lambda term: -figures[term])
-
-
-def drift_grid(record: Record) -> Grid:
-    """How far b_k moves, which its rank is made of, and what that does."""
-    rows = [
-        (name, f"{row['moved']:.2e}", f"{row['effect']:.1e}", str(row["predictions_changed"]))
-        for name, row in record["drift"].items()
-    ]
-    header = ("b_k trained alone", "moved by", "effect on logits", "predictions changed")
-    return Grid("b_k moves by rounding noise (K5), to no effect (K1)", header, rows, "first seed")
 
 
 def over_seeds(by_seed: Sequence[Scores]) -> Scores:

@@ -36,7 +36,7 @@ class Grid:
 
 def grids(record: Record) -> list[Grid]:
     """All tables of a record, in the order of reading."""
-    found = [results(record), orders(record), sameness(record), search(record)]
+    found = [results(record), orders(record), sameness(record), drift_grid(record), search(record)]
     return [grid for grid in found if grid.rows]
 
 
@@ -161,6 +161,21 @@ def free(record: Record) -> Grid:
     rows = [(why["status"], why["theorem"], spread(differences, "+"), f"{other} of {len(differences)}", why["reason"])]
     header = ("b_k", "theorem", "k − none", "seeds in which they differ", "because")
     return Grid("training b_k need not be training without it here", header, rows)
+
+
+def drift_grid(record: Record) -> Grid:
+    """How far b_k moves, which its rank is made of, and what that does."""
+    rows = [
+        (name, f"{row['moved']:.2e}", f"{row['effect']:.1e}", str(row["predictions_changed"]))
+        for name, row in record["drift"].items()
+    ]
+    null = record["key_bias"]["status"] == "null"
+    title = "b_k moves by rounding noise (K5), to no effect (K1)" if null else "b_k moves, and has an effect (K4)"
+    header = ("b_k trained alone", "moved by", "effect on logits", "predictions changed")
+    note = (
+        "moved by: the mean over layers of ‖b' − b‖; effect: the largest change of a class's logit when b_k is put back"
+    )
+    return Grid(title, header, rows, note)
 
 
 def search(record: Record) -> Grid:

@@ -16,6 +16,7 @@ from minibeft.reproduce.statistics import least_p, paired
 from minibeft.reproduce.tuning import Search
 from minibeft.tensors import read_json
 from minibeft.training.pretrain import PRETRAINING
+from minibeft.training.rank import drift
 from minibeft.training.settings import Settings
 
 Record = dict[str, Any]
@@ -39,27 +40,34 @@ def summarise(
         own = [at(base, search.row, learning_rate=search.best, seed=seed) for seed in seeds]
         cells.append(cell_of(series, search.row, "own", own))
     first = next(iter(series.records.values()))
-    return (
-        {
-            "table": table.name,
-            "model": base.model,
-            "task": base.task,
-            "metric": metric_of(first["epochs"][-1])[1],
-            "seeds": list(seeds),
-            "settings": shared_settings(first),
-            "digests": first["digests"],
-            "cells": cells,
-            "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
-            "verdicts": verdicts(table, cells),
-            "least_p": least_p(len(seeds)),
-            "key_bias": key_bias(base.model),
-            "same": [one._asdict() | {"ok": one.ok} for one in same],
-            "ok": all(one.ok for one in same),
-            "runs": {name_of(settings): compact(record) for settings, record in series.records.items()},
-        }
-        | origin(base.model)
-        | provenance()
-    )
+    return {
+        "table": table.name,
+        "model": base.model,
+        "task": base.task,
+        "metric": metric_of(first["epochs"][-1])[1],
+        "seeds": list(seeds),
+        "settings": shared_settings(first),
+        "digests": first["digests"],
+        "cells": cells,
+        "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
+        "verdicts": verdicts(table, cells),
+        "least_p": least_p(len(seeds)),
+        "key_bias": key_bias(base.model),
+        "drift": drifts(table, series, seeds),
+        "same": [one._asdict() | {"ok": one.ok} for one in same],
+        "ok": all(one.ok for one in same),
+        "runs": dict(sorted((name_of(settings), compact(run)) for settings, run in series.records.items())),
+        **origin(base.model),
+        **provenance(),
+    }
+
+
+def drifts(table: Table, series: Series, seeds: Sequence[int]) -> Record:
+    """Without a head to compare, accuracy alone would decide: how far b_k moved besides, and what that does."""
+    if table.name != "bias-free":
+        return {}
+    runs = {f"seed {seed}": at(series.base, Row("k", "k"), seed=seed) for seed in seeds}
+    return {name: drift(run, series.place(run)) for name, run in runs.items()}
 
 
 def key_bias(model: str) -> Record:
