@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minibeft.reproduce.report import orders, results, spread
 from minibeft.theorems import THEOREMS
 
 ROOT = Path(__file__).parent.parent
@@ -59,11 +60,10 @@ def measured(found: dict[str, Any], theorem: str) -> str:
 
 
 def same_epochs() -> str:
-    """K6: at how many epochs the runs {b_k, head} and {head} have the same validation accuracy."""
-    runs = record("finetune-minilm-sst2")["runs"]
-    pairs = list(zip(runs["k"]["epochs"], runs["none"]["epochs"], strict=True))
-    same = sum(one["validation"] == other["validation"] for one, other in pairs)
-    return f"[same accuracy](records/finetune-minilm-sst2.json) at {same} of {len(pairs)} epochs"
+    """K6: at how many epochs of the protocol's runs {b_k, head} and {head} have the same validation accuracy."""
+    pairs = [pair for pair in record("reproduce-biases")["same"] if not pair["held_out"]]
+    same, epochs = (sum(pair[key] for pair in pairs) for key in ("same_epochs", "epochs"))
+    return f"[same accuracy](records/reproduce-biases.json) at {same} of {epochs} epochs"
 
 
 def theorems() -> str:
@@ -121,11 +121,57 @@ def key_cache() -> str:
     return "\n".join([*rows, "", made_by(found, "quantkeys-minilm")])
 
 
+def biases() -> str:
+    """The biases one by one beside the paper's, at the protocol's rate and at each row's own; the orders; K3."""
+    found = record("reproduce-biases")
+    same = found["same"]
+    furthest = max(same, key=lambda pair: pair["difference"])
+    epochs = sum(pair["same_epochs"] for pair in same), sum(pair["epochs"] for pair in same)
+    k3 = (
+        f"K3, b_k = none: in {sum(pair['ok'] for pair in same)} of {len(same)} pairs of runs, with the same metrics at "
+        f"{epochs[0]} of {epochs[1]} epochs; the heads differ by at most {furthest['difference']:.1e} "
+        f"(rounding allows {furthest['allowed']:.1e})."
+    )
+    return "\n\n".join((results(found).markdown(), orders(found).markdown(), k3, made_by(found, "reproduce-biases")))
+
+
+# Record → the family, and what the checkpoint is.
+DECODERS = {
+    "small-opt": "OPT, trained here",
+    "stories260k": "LLaMA, stories260k",
+    "small-gptj": "GPT-J, trained here",
+}
+
+
+def bias_free() -> str:
+    """Three small decoders: accuracy as they are and with one bias trained, and what the trained b_k does to logits."""
+    rows = [
+        "| | zero-shot | b_v | b_q | b_k | b_k must equal zero-shot | b_k moves by | logits by |",
+        "|---" * 8 + "|",
+    ]
+    lines = []
+    for name, what in DECODERS.items():
+        found = record(f"reproduce-bias-free-{name}")
+        scores = {cell["row"]: spread(cell["scores"]) for cell in found["cells"]}
+        null = found["key_bias"]["status"] == "null"
+        kept = f"{sum(pair['ok'] for pair in found['same'])} of {len(found['same'])} seeds"
+        must = f"yes (K1): in {kept}" if null else f"no ({found['key_bias']['theorem']}): rotary positions"
+        drift = found["drift"].values()
+        largest = [f"{max(row[key] for row in drift):.1e}" for key in ("moved", "effect")]
+        rows.append(f"| {' | '.join((what, *(scores[row] for row in ('none', 'v', 'q', 'k')), must, *largest))} |")
+        made = found.get("pretraining")
+        origin = f", a model of `{made['command']}`, {made['parameters']:,} parameters" if made else ""
+        lines.append(f"- {made_by(found, f'reproduce-bias-free-{name}')}{origin}")
+    return "\n".join([*rows, "", *lines])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "theorems": theorems,
     "norms": norms,
     "simplified": simplified,
     "key_cache": key_cache,
+    "biases": biases,
+    "bias_free": bias_free,
 }
 BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -1,6 +1,6 @@
 """The protocol: exactly what was asked for trains, padding changes nothing, K3 holds, and a seed decides everything.
 
-K6 is K3 seen on a real model; its record is records/finetune-minilm-sst2.json.
+K6 is K3 seen on a real model; its record is records/reproduce-biases.json.
 """
 
 from dataclasses import replace
