@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, spread
 from minibeft.theorems import THEOREMS
 
@@ -165,6 +166,12 @@ def bias_free() -> str:
     return "\n".join([*rows, "", *lines])
 
 
+def ranking() -> str:
+    """How the three measures rank the terms, beside the paper, and what b_k's place is worth."""
+    found = record("reproduce-ranking")
+    return "\n\n".join([*(grid.markdown() for grid in ranking_grids(found)), made_by(found, "reproduce-ranking")])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "theorems": theorems,
     "norms": norms,
@@ -172,6 +179,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "key_cache": key_cache,
     "biases": biases,
     "bias_free": bias_free,
+    "ranking": ranking,
 }
 BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
