@@ -8,7 +8,7 @@ from small_run import small_settings
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from minibeft.benchmarks import agreement, peers
+from minibeft.benchmarks import agreement, peers, train
 from minibeft.benchmarks.cost import least_operations
 from minibeft.benchmarks.memory import keeps, measure, minibeft
 from minibeft.benchmarks.peers import COMPILED, OFFICIAL, OURS, PEFT, SAME_ORDER, make
@@ -17,10 +17,14 @@ from minibeft.benchmarks.train import Plan, rows_of, take_turns
 from minibeft.biases import select
 from minibeft.cli import app
 from minibeft.errors import BadInput
+from minibeft.training import train as training
+from minibeft.training.train import has_compiler
 
 pytest.importorskip("peft")
-# transformers warns of its own names.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+# transformers and torch's compiler warn of their own names.
+IGNORED = ("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(*IGNORED)
+COMPILERS = {COMPILED} if has_compiler() else set()
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +143,8 @@ def test_the_command_writes_all_that_it_measured(root, tmp_path):
     assert [one["dtype"] for one in record["by_dtype"]] == ["bfloat16"]
     for one in record["by_dtype"]:
         rows = {(row["what"], row["side"]): row for row in one["rows"]}
-        assert {side for what, side in rows if what == "training"} == {OURS, SAME_ORDER, COMPILED, PEFT, OFFICIAL}
-        assert {side for what, side in rows if what == "evaluation"} == {OURS, COMPILED, PEFT, OFFICIAL}
+        assert {side for what, side in rows if what == "training"} == {OURS, SAME_ORDER, PEFT, OFFICIAL} | COMPILERS
+        assert {side for what, side in rows if what == "evaluation"} == {OURS, PEFT, OFFICIAL} | COMPILERS
         assert rows["training", OURS]["minibeft_is_times_as_fast"]["median"] == 1.0
         assert "ceiling" in result.output
     assert len(record["scaling"]["examples"]["points"]) == 5
@@ -167,6 +171,14 @@ def test_it_needs_the_peers(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(BadInput, match="pip install 'minibeft\\[bench\\]'"):
         peers.require_peers()
+
+
+def test_without_a_compiler_there_is_one_line_and_one_contestant_less(root, monkeypatch):
+    monkeypatch.setattr(training.shutil, "which", lambda _: None)
+    with pytest.raises(BadInput, match="needs a C\\+\\+ compiler"):
+        make(COMPILED, small_settings(root))
+    asked = train.plan(str(root / "model"), None, examples=16, rounds=1, dtypes=["float32"], files=(None, None))
+    assert set(asked.sides) == {OURS, SAME_ORDER, PEFT, OFFICIAL}
 
 
 def test_all_contestants_are_measured_by_default():

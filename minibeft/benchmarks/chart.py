@@ -30,6 +30,6 @@ def draw(record: dict[str, Any], path: Path) -> None:
         axes.plot(x, y, "o")
         axes.plot([0, max(x)], [line["seconds_at_zero"] + n * line["seconds_each"] for n in (0, max(x))])
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(what if what == "examples" else "layers with a trained b_v, from the top")
+        axes.set_xlabel(what if what == "examples" else "top layers that train b_v")
         axes.set_ylabel("seconds a pass")
     figure.savefig(path, dpi=150)

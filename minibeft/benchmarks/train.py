@@ -38,6 +38,7 @@ from minibeft.kernels.chart import require_matplotlib
 from minibeft.kernels.timing import matmul_ceiling
 from minibeft.tensors import read_json
 from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
+from minibeft.training.train import has_compiler
 
 SIDES = (OURS, SAME_ORDER, COMPILED, PEFT, OFFICIAL)
 CEILING_SIZE = 1024
@@ -72,7 +73,8 @@ def plan(
     settings = Settings(
         model, "sst2", data=data, examples=examples, evaluated=examples, max_length=longest, device="cpu"
     )
-    return Plan(settings, rounds, dtypes)
+    sides = SIDES if has_compiler() else tuple(side for side in SIDES if side != COMPILED)
+    return Plan(settings, rounds, dtypes, sides)
 
 
 def take_turns(passes: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:

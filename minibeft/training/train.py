@@ -6,6 +6,8 @@ dropout from torch's stream, which starts at the seed after the model is built. 
 only draw the same numbers, which is theorem K3's hypothesis "same-randomness".
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -72,9 +74,8 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
         hold_in_bfloat16(model)
     sharded.place(model, trained.values(), settings.device)
     model.join()
-    for module in model.modules() if settings.compile else ():
-        if isinstance(module, MLP):
-            module.compile(dynamic=True)
+    if settings.compile:
+        compile_maps(model, settings.device)
     assert settings.learning_rate is not None
     optimizer = torch.optim.AdamW(
         [{"params": list(trained.values())}],  # as a group, for then it may be empty
@@ -86,6 +87,22 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
     )
     torch.manual_seed(settings.seed + 1_000_003 * sharded.rank())
     return Run(settings, task, model, trained, before, optimizer, [])
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+
+
+def compile_maps(model: nn.Module, device: str) -> None:
+    """torch.compile on the MLPs, two thirds of the operations, for any number of tokens."""
+    if device == "cpu" and not has_compiler():
+        raise BadInput(
+            "--compile: torch needs a C++ compiler for it, g++ or the one that CXX names; install it or do without"
+        )
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module.compile(dynamic=True)
 
 
 def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.Parameter]:
