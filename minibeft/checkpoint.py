@@ -114,6 +114,7 @@ def load_model(
         log.warning("%s: newly initialised: %s", folder, ", ".join(sorted(fresh)))
     add_residual(state, names, folder)
     model.load_state_dict(state, assign=True)
+    model.fresh = frozenset(fresh)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()

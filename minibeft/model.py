@@ -152,8 +152,10 @@ class Transformer(nn.Module):
 
     attention_mask is 1 for real tokens and 0 for padding, on either side. backend: "fused" uses torch's fused
     attention, "plain" the formula of attention.py, "triton" the kernels of kernels/ for the three projections (on a
-    GPU; elsewhere their plain reference).
+    GPU; elsewhere their plain reference). fresh: the names of parameters that no checkpoint gave.
     """
+
+    fresh: frozenset[str] = frozenset()
 
     def __init__(self, config: ModelConfig, backend: Backend = "fused"):
         super().__init__()

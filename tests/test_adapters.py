@@ -146,7 +146,7 @@ def test_the_file_is_laid_out_as_peft_lays_it_out(base, tmp_path):
     """The tensors and the configuration that PEFT itself would write for the same adapter."""
     model, before = trained(base, "v")
     save_adapter(make_adapter(model, before), tmp_path / "ours")
-    config = BeftConfig(target_modules=["value"], task_type="SEQ_CLS", modules_to_save=["pooler"])
+    config = BeftConfig(target_modules=["value", "bert.pooler.dense"], task_type="SEQ_CLS")
     get_peft_model(in_transformers(base, torch.float32), config).save_pretrained(tmp_path / "theirs")
     from safetensors.torch import load_file
 
@@ -156,8 +156,9 @@ def test_the_file_is_laid_out_as_peft_lays_it_out(base, tmp_path):
         json.loads((tmp_path / who / "adapter_config.json").read_text()) for who in ("ours", "theirs")
     )
     assert written.keys() <= reference.keys()
-    assert written["target_modules"] == ["attention.self.value"]
-    assert written["modules_to_save"] == ["bert.pooler.dense", "classifier"]
+    assert written["target_modules"] == ["attention.self.value", "bert.pooler.dense"]
+    assert written["modules_to_save"] == ["classifier"]
+    assert sum(value.numel() for value in ours.values()) == sum(value.numel() for value in before.values())
 
 
 @pytest.mark.parametrize("base", ["bert", "opt"], indirect=True)  # they have biases everywhere
@@ -192,6 +193,7 @@ def test_a_head_with_another_number_of_labels(tmp_path):
     raw = {"model_type": "bert", "vocab_size": VOCAB, "num_labels": 3, **ENCODER}
     tuned = build_model(raw, task="classification")
     tuned.load_state_dict(model.state_dict(), strict=False)
+    tuned.fresh = frozenset(name for name, _ in tuned.named_parameters() if name.startswith("head."))
     before = {n: p.detach().clone() for n, p in freeze_except(tuned, "v", head=True).items()}
     redraw(tuned.head, 5)  # type: ignore[arg-type]
     save_adapter(make_adapter(tuned, before), tmp_path / "adapter")

@@ -74,12 +74,12 @@ def make_adapter(model: Transformer, before: Mapping[str, Tensor], *, base: str 
     BadInput when a weight inside a block trained, or no bias of a linear map did: that is not a bias adapter.
     """
     names, state = their_names(model), dict(model.named_parameters())
-    linear = [name for name in before if is_linear(name) and name.endswith(".bias")]
+    linear = [name for name in before if travels_as_shift(name, names[name], model, before)]
     other = [name for name in before if name not in linear]
     for name in other:
         if not name.startswith("head.") and not name.endswith(".bias"):
             raise BadInput(f"{name} is no bias: a bias adapter cannot hold it; write the whole model with save_model")
-    if not linear:
+    if not any(is_linear(name) for name in linear):
         raise BadInput("no bias of a linear map was trained: PEFT's BEFT format cannot hold a head or norms alone")
     modules = {saved_module(name, names[name], model) for name in other}
     kept = {names[n]: state[n].detach() for n in state if saved_module(n, names[n], model) in modules}
@@ -99,6 +99,14 @@ def make_adapter(model: Transformer, before: Mapping[str, Tensor], *, base: str 
     return Adapter(changes, kept, config)
 
 
+def travels_as_shift(ours: str, theirs: str, model: Transformer, before: Mapping[str, Tensor]) -> bool:
+    """Whether a parameter's change is a beft_bias: it is the bias of a linear map of the backbone, BERT's pooler
+    included where its weight is the checkpoint's and did not train."""
+    weight = f"{module_of(ours)}.weight"
+    pooler = ours.startswith("head.") and theirs.startswith(FAMILIES[model.config.family].prefix)
+    return ours.endswith(".bias") and (is_linear(ours) or (pooler and weight not in {*before, *model.fresh}))
+
+
 def module_of(name: str) -> str:
     """The module that a tensor belongs to."""
     return name.rpartition(".")[0]
@@ -116,6 +124,9 @@ def targets(model: Transformer, linear: list[str], names: Mapping[str, str]) -> 
     every layer; where it would match other modules too, or not every layer has it, the full names are listed."""
     suffixes: dict[str, list[str]] = {}
     for name in linear:
+        if not is_linear(name):
+            suffixes[module_of(names[name])] = [module_of(names[name])]
+            continue
         index = name.split(".")[1]
         suffixes.setdefault(module_of(names[name]).partition(f".{index}.")[2], []).append(module_of(names[name]))
     found = []
