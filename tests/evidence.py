@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import evidence_speed
+
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, spread
 from minibeft.theorems import THEOREMS
@@ -172,11 +174,25 @@ def ranking() -> str:
     return "\n\n".join([*(grid.markdown() for grid in ranking_grids(found)), made_by(found, "reproduce-ranking")])
 
 
+def speed() -> str:
+    """minibeft beside its peers on one machine."""
+    found = record("bench-train")
+    return "\n".join([*evidence_speed.speed(found), "", made_by(found, "bench-train")])
+
+
+def kept() -> str:
+    """What autograd keeps, for several ways to fine-tune."""
+    found = record("bench-memory")
+    return "\n".join([*evidence_speed.kept(found), "", made_by(found, "bench-memory")])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "theorems": theorems,
     "norms": norms,
     "simplified": simplified,
     "key_cache": key_cache,
+    "speed": speed,
+    "kept": kept,
     "biases": biases,
     "bias_free": bias_free,
     "ranking": ranking,
