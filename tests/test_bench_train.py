@@ -145,9 +145,9 @@ def test_the_command_writes_all_that_it_measured(root, tmp_path):
         rows = {(row["what"], row["side"]): row for row in one["rows"]}
         assert {side for what, side in rows if what == "training"} == {OURS, SAME_ORDER, PEFT, OFFICIAL} | COMPILERS
         assert {side for what, side in rows if what == "evaluation"} == {OURS, PEFT, OFFICIAL} | COMPILERS
+        assert all(row["seconds_to_start"] > 0 for (what, _), row in rows.items() if what == "training")
         assert rows["training", OURS]["minibeft_is_times_as_fast"]["median"] == 1.0
         assert "ceiling" in result.output
-    assert all(row["seconds_to_start"] > 0 for (what, _), row in rows.items() if what == "training")
     assert len(record["scaling"]["examples"]["points"]) == 5
     assert [layers for layers, _ in record["scaling"]["layers"]["points"]] == [1, 2]
     assert png.stat().st_size > 1000

@@ -7,6 +7,7 @@ replace the model's own (modules_to_save): a classification head, or a norm whos
 PEFT computes (x Wᵀ + b) + Δ; here it is x Wᵀ + (b + Δ), the same up to one rounding. Source: peft 0.21, tuners/beft.
 """
 
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -143,6 +144,7 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
     with new_folder(Path(folder)) as ready:
         write_json(ready / CONFIG, adapter.config)
         save_file({name: value.contiguous() for name, value in tensors.items()}, ready / WEIGHTS, {"format": "pt"})
+        shutil.copymode(ready / CONFIG, ready / WEIGHTS)  # safetensors writes for the owner alone
 
 
 def load_adapter(folder: str | Path) -> Adapter:
