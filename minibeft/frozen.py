@@ -19,9 +19,10 @@ def frozen_linear(
 ) -> Float[Tensor, "*B n"]:
     """x Wᵀ + 1 bᵀ. In training torch's own way: oneDNN keeps code and memory for each number of rows that it meets."""
     float32 = all(t is None or t.dtype == torch.float32 for t in (x, weight, bias))
-    if torch.is_grad_enabled() or not float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.linear(x, weight, bias)
-    return product(x, weight, bias) if has_onednn() else F.linear(x, weight, bias)
+    evaluated = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if evaluated and float32 and x.device.type == "cpu" and has_onednn():
+        return product(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def product(x: Float[Tensor, "*B C"], weight: Float[Tensor, "n C"], bias: Tensor | None) -> Float[Tensor, "*B n"]:

@@ -92,7 +92,7 @@ def test_a_whole_layer_keeps_what_the_formula_says(root, length):
     ids = torch.arange(rows * columns).view(rows, columns) % 30 + 3
     model, logits = minibeft(str(root / "model"), "v")
     model.eval()
-    found = keeps(model, lambda: logits(ids, torch.ones_like(ids)), "attention")
+    found = keeps(model, lambda: logits(ids, torch.ones_like(ids)))
     c = model.config
     # Layer 0 is the lowest: of its attention P alone. Layer 1 is the last: one query a sequence, all keys and values.
     tokens = rows * columns

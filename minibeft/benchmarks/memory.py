@@ -95,9 +95,10 @@ def kind_of(module: nn.Module) -> str:
 
 
 @contextmanager
-def modules_entered(model: nn.Module, outside: str) -> Iterator[list[str]]:
-    """The kinds of the modules whose forward is under way, the innermost last; `outside` where there is none."""
-    stack = [outside]
+def modules_entered(model: nn.Module) -> Iterator[list[str]]:
+    """The kinds of the modules whose forward is under way, the innermost last. First comes what no module's forward
+    keeps: minibeft's packed attention."""
+    stack = ["attention"]
     hooks = []
     for module in model.modules():
         kind = kind_of(module)
@@ -110,8 +111,8 @@ def modules_entered(model: nn.Module, outside: str) -> Iterator[list[str]]:
             hook.remove()
 
 
-def keeps(model: nn.Module, forward: Callable[[], Tensor], outside: str) -> list[Kept]:
-    """What autograd keeps of this forward pass. `outside`: the kind of what no module's forward keeps."""
+def keeps(model: nn.Module, forward: Callable[[], Tensor]) -> list[Kept]:
+    """What autograd keeps of this forward pass."""
     seen = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
     found: list[Kept] = []
     alive: list[Tensor] = []  # else a later tensor may come to lie where one was, and be taken for it
@@ -126,7 +127,7 @@ def keeps(model: nn.Module, forward: Callable[[], Tensor], outside: str) -> list
         return tensor
 
     with (
-        modules_entered(model, outside) as stack,
+        modules_entered(model) as stack,
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
     ):
         alive.append(forward())
@@ -141,7 +142,7 @@ def measure(model: str, batch: int, length: int) -> dict[str, Any]:
     for name, make in WAYS.items():
         module, logits = make(model)
         module.train()
-        found = keeps(module, lambda logits=logits: logits(ids, torch.ones_like(ids)), "attention")
+        found = keeps(module, lambda logits=logits: logits(ids, torch.ones_like(ids)))
         kinds: dict[str, int] = dict.fromkeys(KINDS, 0)
         tensors = defaultdict(int)
         for one in found:
