@@ -68,7 +68,7 @@ def finetune(
     """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
     from dataclasses import fields, replace
 
-    from minibeft.training.seeds import finetune_all, lines, read_seeds, summary, trainable
+    from minibeft.training.seeds import finetune_all, lines, read_seeds, save_seeds, summary, trainable
     from minibeft.training.settings import Settings
 
     given = locals()
@@ -78,6 +78,7 @@ def finetune(
     runs = [(replace(settings, seed=seed), folder / f"seed-{seed}") for seed in read_seeds(seeds)]
     with lines(err, [f"{name} seed {run.seed}" for run, _ in runs]) as notify:
         records = finetune_all(runs, jobs=jobs, notify=notify, announce=lambda run: err.print(trainable(run)))
+    save_seeds(folder, records)
     out.print(summary(records))
     out.print(f"wrote {folder}")
 

@@ -7,12 +7,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import evidence_speed
 
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, spread
+from minibeft.reproduce.statistics import paired
 from minibeft.theorems import THEOREMS
 
 ROOT = Path(__file__).parent.parent
@@ -174,6 +176,26 @@ def ranking() -> str:
     return "\n\n".join([*(grid.markdown() for grid in ranking_grids(found)), made_by(found, "reproduce-ranking")])
 
 
+def both_paths() -> tuple[list[float], list[float]]:
+    """b_v's accuracy by seed as minibeft trains it, and with padding, plain attention and every layer whole."""
+    fast = next(c for c in record("reproduce-biases")["cells"] if (c["row"], c["rate"]) == ("v", "protocol"))
+    plain = {row["seed"]: row["validation"]["accuracy"] for row in record("finetune-plain")["last"]}
+    return fast["scores"], [plain[seed] for seed in record("reproduce-biases")["seeds"]]
+
+
+def same_accuracy() -> str:
+    """The fast and the plain path over the same seeds."""
+    fast, plain = both_paths()
+    test = paired(fast, plain)
+    assert test, "both paths need two seeds or more"
+    return (
+        f"Accuracy over {test.n} seeds, mean ± standard deviation: fast {spread(fast)}, plain {spread(plain)}; the means "
+        f"differ by {abs(test.mean):.4f} (p = {test.p_t:.2f}, paired), one standard error is "
+        f"{stdev(fast) / test.n**0.5:.4f} and {stdev(plain) / test.n**0.5:.4f}; "
+        f"{made_by(record('finetune-plain'), 'finetune-plain')}"
+    )
+
+
 def speed() -> str:
     """minibeft beside its peers on one machine."""
     found = record("bench-train")
@@ -192,6 +214,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "simplified": simplified,
     "key_cache": key_cache,
     "speed": speed,
+    "same_accuracy": same_accuracy,
     "kept": kept,
     "biases": biases,
     "bias_free": bias_free,

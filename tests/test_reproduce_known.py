@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
-from evidence import ROOT
+from evidence import ROOT, both_paths
 from scipy.stats import t
 
 FILE = ROOT / "records" / "reproduce-biases.json"
@@ -36,6 +36,13 @@ def test_it_reaches_what_the_reference_reaches(row):
     parts = deviation**2 / 5, stdev(ours) ** 2 / 5
     freedom = sum(parts) ** 2 / (sum(part**2 for part in parts) / 4)
     assert abs(mean(ours) - middle) <= t.ppf(0.995, freedom) * sqrt(sum(parts))
+
+
+def test_the_fast_path_is_as_accurate_as_the_plain_one():
+    """Over five seeds the means differ by less than either's standard error."""
+    fast, plain = both_paths()
+    assert len(fast) == len(plain) == 5
+    assert abs(mean(fast) - mean(plain)) < min(stdev(fast), stdev(plain)) / sqrt(5)
 
 
 def test_b_k_is_the_head_alone():

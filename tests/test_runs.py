@@ -202,3 +202,5 @@ def test_the_command_prints_what_trains_and_the_result(tmp_path):
     assert "82" in done.output  # 2·16 + 16 + 34 numbers
     assert "mean ± std" in done.output
     assert (tmp_path / "out" / "seed-1" / "run.json").is_file()
+    seeds = json.loads((tmp_path / "out" / "seeds.json").read_text(encoding="utf-8"))
+    assert [row["seed"] for row in seeds["last"]] == [0, 1] and seeds["settings"]["terms"] == "q"

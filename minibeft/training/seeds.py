@@ -12,10 +12,13 @@ from rich.table import Table
 
 from minibeft.biases import count
 from minibeft.errors import BadInput
+from minibeft.record import provenance
 from minibeft.training.parallel import Notify, finetune_in_processes
-from minibeft.training.runs import describe, finetune
+from minibeft.training.runs import as_bytes, describe, finetune, write
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step
+
+SEEDS = "seeds.json"
 
 
 def read_seeds(text: str) -> list[int]:
@@ -86,3 +89,10 @@ def summary(records: list[dict[str, Any]]) -> Table:
         columns = [[epoch[split][metric] for epoch in last] for split, metric in keys]
         table.add_row("mean ± std", *(f"{mean(column):.4f} ± {stdev(column):.4f}" for column in columns))
     return table
+
+
+def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Write seeds.json: what the runs share, and each seed's last epoch."""
+    shared = {name: value for name, value in records[0]["settings"].items() if name != "seed"}
+    last = [{"seed": record["settings"]["seed"]} | record["epochs"][-1] for record in records]
+    write(folder / SEEDS, as_bytes({"settings": shared, "digests": records[0]["digests"], "last": last} | provenance()))
