@@ -189,9 +189,9 @@ def same_accuracy() -> str:
     test = paired(fast, plain)
     assert test, "both paths need two seeds or more"
     return (
-        f"Accuracy over {test.n} seeds, mean ± standard deviation: fast {spread(fast)}, plain {spread(plain)}; the means "
-        f"differ by {abs(test.mean):.4f} (p = {test.p_t:.2f}, paired), one standard error is "
-        f"{stdev(fast) / test.n**0.5:.4f} and {stdev(plain) / test.n**0.5:.4f}; "
+        f"Accuracy over {test.n} seeds, mean ± standard deviation: fast {spread(fast)} %, plain {spread(plain)} %. The "
+        f"means differ by {100 * abs(test.mean):.2f} (p = {test.p_t:.2f}, paired), one standard error is "
+        f"{100 * stdev(fast) / test.n**0.5:.2f} and {100 * stdev(plain) / test.n**0.5:.2f}: "
         f"{made_by(record('finetune-plain'), 'finetune-plain')}"
     )
 

@@ -203,4 +203,5 @@ def test_the_command_prints_what_trains_and_the_result(tmp_path):
     assert "mean ± std" in done.output
     assert (tmp_path / "out" / "seed-1" / "run.json").is_file()
     seeds = json.loads((tmp_path / "out" / "seeds.json").read_text(encoding="utf-8"))
-    assert [row["seed"] for row in seeds["last"]] == [0, 1] and seeds["settings"]["terms"] == "q"
+    assert [row["seed"] for row in seeds["last"]] == [0, 1]
+    assert seeds["settings"]["terms"] == "q"
