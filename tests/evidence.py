@@ -176,11 +176,16 @@ def ranking() -> str:
     return "\n\n".join([*(grid.markdown() for grid in ranking_grids(found)), made_by(found, "reproduce-ranking")])
 
 
+def protocol_scores(row: str) -> list[float]:
+    """A row's accuracy by seed, at the protocol's rate."""
+    cells = {(cell["row"], cell["rate"]): cell for cell in record("reproduce-biases")["cells"]}
+    return cells[row, "protocol"]["scores"]
+
+
 def both_paths() -> tuple[list[float], list[float]]:
-    """b_v's accuracy by seed as minibeft trains it, and with padding, plain attention and every layer whole."""
-    fast = next(c for c in record("reproduce-biases")["cells"] if (c["row"], c["rate"]) == ("v", "protocol"))
+    """b_v's accuracy by seed as minibeft trains it, and with padding and plain attention."""
     plain = {row["seed"]: row["validation"]["accuracy"] for row in record("finetune-plain")["last"]}
-    return fast["scores"], [plain[seed] for seed in record("reproduce-biases")["seeds"]]
+    return protocol_scores("v"), [plain[seed] for seed in record("reproduce-biases")["seeds"]]
 
 
 def same_accuracy() -> str:

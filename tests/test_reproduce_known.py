@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
-from evidence import ROOT, both_paths
+from evidence import ROOT, both_paths, protocol_scores
 from scipy.stats import t
 
 FILE = ROOT / "records" / "reproduce-biases.json"
@@ -22,16 +22,10 @@ def record() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def scores(row: str) -> list[float]:
-    """Of the five seeds at the protocol's rate."""
-    cells = {(cell["row"], cell["rate"]): cell for cell in record()["cells"]}
-    return cells[row, "protocol"]["scores"]
-
-
 @pytest.mark.parametrize("row", REFERENCE)
 def test_it_reaches_what_the_reference_reaches(row):
     """Two means of five, drawn apart: a difference beyond Welch's 99 % interval would be chance once in a hundred."""
-    (middle, deviation), ours = REFERENCE[row], scores(row)
+    (middle, deviation), ours = REFERENCE[row], protocol_scores(row)
     assert len(ours) == 5
     parts = deviation**2 / 5, stdev(ours) ** 2 / 5
     freedom = sum(parts) ** 2 / (sum(part**2 for part in parts) / 4)
@@ -51,7 +45,7 @@ def test_b_k_is_the_head_alone():
     assert {pair["seed"] for pair in same} == set(range(5))
     assert all(pair["difference"] <= pair["allowed"] for pair in same)
     assert all(pair["same_epochs"] == pair["epochs"] for pair in same if pair["learning_rate"] == 4e-4)
-    assert scores("k") == scores("none")
+    assert protocol_scores("k") == protocol_scores("none")
 
 
 def test_it_is_the_protocol():

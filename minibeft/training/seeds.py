@@ -12,7 +12,6 @@ from rich.table import Table
 
 from minibeft.biases import count
 from minibeft.errors import BadInput
-from minibeft.record import provenance
 from minibeft.training.parallel import Notify, finetune_in_processes
 from minibeft.training.runs import as_bytes, describe, finetune, write
 from minibeft.training.settings import Settings
@@ -92,7 +91,8 @@ def summary(records: list[dict[str, Any]]) -> Table:
 
 
 def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Write seeds.json: what the runs share, and each seed's last epoch."""
+    """Write seeds.json: what the runs share, each seed's last epoch, and what made the last run, read again or not."""
     shared = {name: value for name, value in records[0]["settings"].items() if name != "seed"}
     last = [{"seed": record["settings"]["seed"]} | record["epochs"][-1] for record in records]
-    write(folder / SEEDS, as_bytes({"settings": shared, "digests": records[0]["digests"], "last": last} | provenance()))
+    made = {name: records[-1][name] for name in ("command", "date", "versions", "machine")}
+    write(folder / SEEDS, as_bytes({"settings": shared, "digests": records[0]["digests"], "last": last} | made))
