@@ -11,7 +11,8 @@ import minibeft
 from minibeft import attention, cli, model
 from minibeft.find import MINILM_PACKAGE
 from minibeft.verification import probe
-from minibeft.verification.verify import STEPS, Report, verify
+from minibeft.verification.findings import Report
+from minibeft.verification.verify import STEPS, verify
 
 SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 CONFIGS = {

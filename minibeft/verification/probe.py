@@ -148,3 +148,18 @@ def probe(model: Transformer, batch: Batch) -> list[Layer]:
         rotary = positions if isinstance(positions, Rotary) else None
         layers.append(Layer(index, x, mask, rotate, rotary, arguments, absent))
     return layers
+
+
+def turned(model: Transformer) -> tuple[slice | None, slice | None]:
+    """The entries of each head that rotary positions turn, and those they leave alone."""
+    positions, size = model.config.positions, model.config.head_size
+    if not isinstance(positions, Rotary):
+        return None, slice(0, size)
+    return slice(0, positions.dims), slice(positions.dims, size) if positions.dims < size else None
+
+
+def where(model: Transformer, part: slice | None) -> str:
+    """Which entries of a head a check is about; nothing where it is about all of them."""
+    if part is None or part == slice(0, model.config.head_size):
+        return ""
+    return f", entries {part.start}–{part.stop - 1} of each head"

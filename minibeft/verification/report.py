@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minibeft.verification.verify import Report
+from minibeft.verification.findings import Report
 
 COLOURS = {"holds": "green", "VIOLATED": "bold red", "fails, as it must": "yellow", "not seen to fail": "yellow"}
 

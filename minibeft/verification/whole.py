@@ -1,0 +1,103 @@
+"""K1 and V2 on a whole model: what redrawing a bias in every layer, or folding b_v, does to the last hidden states."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Generator, Tensor, nn
+
+from minibeft.bounds import unit_roundoff
+from minibeft.model import Transformer
+from minibeft.verification import measure
+from minibeft.verification.findings import Check
+from minibeft.verification.layerwise import MAGNITUDES
+from minibeft.verification.measure import Measurement
+from minibeft.verification.probe import Batch, modules_of, turned, where
+
+FLOAT64_FACTOR = 8.0  # two runs in each type, each up to twice its typical error, measured once
+
+
+@contextmanager
+def exchanged(model: Transformer, bias: str, values: list[Tensor | None]) -> Iterator[None]:
+    """The model with one bias of every attention layer exchanged."""
+    linears = [getattr(module, bias) for module in modules_of(model)]
+    before = [linear.bias for linear in linears]
+    try:
+        for linear, value in zip(linears, values, strict=True):
+            linear.bias = None if value is None else nn.Parameter(value, requires_grad=False)
+        yield
+    finally:
+        for linear, value in zip(linears, before, strict=True):
+            linear.bias = value
+
+
+def effects(model: Transformer, batch: Batch, seed: int) -> dict[str, float]:
+    """How far the last hidden states of real tokens move when one bias is redrawn in every layer, or b_v folded."""
+    real = batch["attention_mask"].bool()
+    linears = {name: [getattr(module, name) for module in modules_of(model)] for name in "qkv"}
+
+    def hidden() -> Tensor:
+        with torch.no_grad():
+            return model(**batch).hidden[real]
+
+    def redraw(name: str, part: slice, magnitude: float) -> list[Tensor | None]:
+        generator = Generator().manual_seed(seed)
+        drawn: list[Tensor | None] = []
+        for linear in linears[name]:
+            bias = linear.weight.new_zeros(linear.weight.shape[0]).view(-1, model.config.head_size)
+            bias[:, part] = measure.draw(bias[:, part], magnitude, generator)
+            drawn.append(bias.flatten())
+        return drawn
+
+    base = hidden()
+    found = {"size": base.abs().max().item()}
+    live, null = turned(model)
+    for part, key in ((live, "live"), (null, "null")):
+        if part is not None:
+            for magnitude in MAGNITUDES:
+                with exchanged(model, "k", redraw("k", part, magnitude)):
+                    found[f"k {key} {magnitude:g}"] = (hidden() - base).abs().max().item()
+    for name in "qv":
+        with exchanged(model, name, redraw(name, slice(None), 1.0)):
+            found[name] = (hidden() - base).abs().max().item()
+    with folded(model):
+        found["fold"] = (hidden() - base).abs().max().item()
+    return found
+
+
+@contextmanager
+def folded(model: Transformer) -> Iterator[None]:
+    """The model with b_v moved into b_o (V2); under GQA b_v is repeated over its group. Without b_v a random one is."""
+    biases: list[Tensor | None] = []
+    with torch.no_grad():
+        for module in modules_of(model):
+            b_v = module.v.bias
+            if b_v is None:
+                biases.append(module.o.bias)
+                continue
+            wide = b_v.view(module.kv_heads, -1).repeat_interleave(module.heads // module.kv_heads, 0).flatten()
+            moved = module.o.weight @ wide
+            biases.append(moved if module.o.bias is None else module.o.bias + moved)
+    with exchanged(model, "v", [None] * len(biases)), exchanged(model, "o", biases):
+        yield
+
+
+def whole_model(model: Transformer, single: dict[str, float], double: dict[str, float]) -> Iterator[Check]:
+    """K1 and V2 on the last hidden states. Rounding shrinks with the unit roundoff, an effect does not: the float64
+    effect may be at most the float32 effect times u64/u32, and a factor for the chance in both."""
+    live, null = turned(model)
+    shrink = FLOAT64_FACTOR * unit_roundoff(torch.float64) / unit_roundoff(torch.float32)
+    floor = 2 * unit_roundoff(torch.float64) * double["size"]
+    scale = f"b_q redrawn, σ = 1, changes them by {double['q']:.2g}, b_v by {double['v']:.2g}"
+    for key, value in double.items():
+        name, *rest = key.split()
+        if name not in ("k", "fold"):
+            continue
+        measured = (Measurement(-1, value, shrink * single[key] + floor, value),)
+        if name == "fold" and "v" in model.config.biases:
+            yield Check("V2", "b_v folded into b_o: change of the last hidden states", measured)
+        elif name == "k":
+            part = where(model, live if rest[0] == "live" else null)
+            what = f"every b_k redrawn, σ = {rest[1]}{part}: change of the last hidden states"
+            yield Check("K1", what, measured, rest[0] == "null", scale)
+            scale = ""
