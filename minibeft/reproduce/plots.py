@@ -66,13 +66,14 @@ def over_epochs(record: Record, regime: str, rate: str) -> Plot:
             curves = [curve(record, run) for run in cell["runs"]]
             middle, low, high = ([100 * f(at) for at in zip(*curves, strict=True)] for f in (mean, min, max))
             epochs = range(1, len(middle) + 1)
-            row = cell["row"]
-            axes.plot(epochs, middle, color=colour, marker=marker, markevery=0.2, label=row, **below(row))
+            term, row = cell["row"].split()[0], cell["row"]
+            axes.plot(epochs, middle, color=colour, marker=marker, markevery=0.2, label=term, **below(row))
             axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
             last.append(f"{row} ends at {middle[-1]:.1f}")
-        axes.set(xlabel="epoch")
-        axes.legend()
+        axes.set(xlabel="epoch", title=panel)
     grid[0].set(ylabel=f"{record['metric']} (%)")
+    handles, terms = grid[0].get_legend_handles_labels()
+    figure.legend(handles, terms, loc="outside upper center", ncols=len(terms))
     title = f"Over the epochs, {regime} regime, {'protocol rate' if rate == 'protocol' else 'own rate'}"
     return Plot(title, as_svg(figure, f"{regime}-{rate}"), f"{title}: {'; '.join(last)}.")
 
