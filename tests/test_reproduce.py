@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from minibeft.cli import app
 from minibeft.errors import BadInput
 from minibeft.reproduce.same import compare
-from minibeft.reproduce.series import locked
+from minibeft.reproduce.series import locked, open_series
 from minibeft.tensors import read_json
 
 pytestmark = pytest.mark.slow
@@ -165,6 +165,22 @@ def test_a_killed_reproduction_resumes_without_losing_a_run(done, tmp_path):
     runs = read_json(out / "biases.json")["runs"]
     assert len(runs) == len(ROWS)
     assert {name: timeless(one) for name, one in runs.items()} == {name: timeless(whole["runs"][name]) for name in runs}
+
+
+def test_a_kill_before_the_first_file_is_in_its_place(done, tmp_path, monkeypatch):
+    """The folder holds the first words of a series and no series: the same command begins it."""
+
+    def kill(_: int) -> None:
+        raise KeyboardInterrupt
+
+    settings = small_settings(done[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", kill)
+        with pytest.raises(KeyboardInterrupt):
+            open_series(settings, tmp_path / "out", held_out=0).__enter__()
+    assert os.listdir(tmp_path / "out") == [".series.json.new"]
+    with open_series(settings, tmp_path / "out", held_out=0):
+        assert os.listdir(tmp_path / "out") == ["series.json"]
 
 
 def finished(out: Path) -> list[Path]:

@@ -65,7 +65,7 @@ def silent(_: Any) -> None:
 
 def finished(folder: Path, settings: Settings, record: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder."""
-    if not folder.exists() or not any(folder.iterdir()):
+    if unused(folder, RECORD):
         folder.mkdir(parents=True, exist_ok=True)
         return None
     if not (folder / RECORD).is_file():
@@ -142,17 +142,27 @@ def write(file: Path, content: bytes) -> None:
     processes that train together the first one writes."""
     if sharded.rank():
         return
-    beside = file.with_name(f".{file.name}.new")
+    new = beside(file)
     try:
-        with beside.open("wb") as stream:
+        with new.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        beside.replace(file)
+        new.replace(file)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         why = error.strerror or str(error)
         raise BadInput(f"{file}: cannot be written ({why}); make room and run the same command: it resumes") from error
+
+
+def beside(file: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return file.with_name(f".{file.name}.new")
+
+
+def unused(folder: Path, record: str) -> bool:
+    """Whether a run may begin here: in a folder that is missing, empty, or holds what a kill left of its first file."""
+    return not folder.exists() or all(path == beside(folder / record) for path in folder.iterdir())
 
 
 def describe(trained: dict[str, nn.Parameter]) -> list[tuple[str, str, int]]:
