@@ -15,6 +15,7 @@ have some 14,000 tokens; SST-2's 8 prompts have 500.
 
 import atexit
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,7 +37,17 @@ def join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    atexit.register(dist.destroy_process_group)
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """Part from the others at the interpreter's end.
+
+    Gloo's threads outlive the group, which the mesh still holds, and need the interpreter's lock to let go of the last
+    tensors: without an interpreter that aborts the process (pytorch/pytorch#179291). The pause, in seconds, is theirs.
+    """
+    dist.destroy_process_group()
+    time.sleep(0.5)
 
 
 def processes() -> int:
