@@ -15,7 +15,7 @@ from minibeft.errors import BadInput
 from minibeft.reproduce.plan import name_of
 from minibeft.tensors import read_json
 from minibeft.training.parallel import finetune_in_processes
-from minibeft.training.runs import RECORD, as_bytes, load, unused, write
+from minibeft.training.runs import RECORD, as_bytes, begun, load, write
 from minibeft.training.settings import Settings
 from minibeft.training.train import Step
 
@@ -71,8 +71,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Seri
     held_out  how many more a search is to be judged on; 0: there is none
     BadInput, with nothing overwritten, for a folder that holds another series or anything else, or that is in use.
     """
-    if not (folder / SERIES).is_file() and not unused(folder, SERIES):
-        raise BadInput(f"{folder}: is not empty and holds no {SERIES}; choose another folder, nothing was written")
+    begun(folder, SERIES)  # another's folder is refused before a model is loaded
     loaded = load(base)
     digests, resolved = {False: loaded.digests}, loaded.settings
     if held_out:
@@ -80,7 +79,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Seri
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         mine = {"settings": shared_by(base, resolved), "digests": digests[False]}
-        if (folder / SERIES).is_file():
+        if begun(folder, SERIES):
             require_same(folder, read_json(folder / SERIES), mine)
         else:
             write(folder / SERIES, as_bytes(mine))

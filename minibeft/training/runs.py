@@ -65,11 +65,9 @@ def silent(_: Any) -> None:
 
 def finished(folder: Path, settings: Settings, record: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder."""
-    if unused(folder, RECORD):
+    if not begun(folder, RECORD):
         folder.mkdir(parents=True, exist_ok=True)
         return None
-    if not (folder / RECORD).is_file():
-        raise BadInput(f"{folder}: is not empty and holds no {RECORD}; choose another folder, nothing was written")
     there = read_json(folder / RECORD)
     if names := settings.differences(there.get("settings", {})):
         mine = settings.as_json()
@@ -160,9 +158,14 @@ def beside(file: Path) -> Path:
     return file.with_name(f".{file.name}.new")
 
 
-def unused(folder: Path, record: str) -> bool:
-    """Whether a run may begin here: in a folder that is missing, empty, or holds what a kill left of its first file."""
-    return not folder.exists() or all(path == beside(folder / record) for path in folder.iterdir())
+def begun(folder: Path, record: str) -> bool:
+    """Whether the folder holds this record; BadInput when it holds anything else instead. A kill during the first write
+    leaves the record beside its place: that is not begun."""
+    if (folder / record).is_file():
+        return True
+    if folder.exists() and any(path != beside(folder / record) for path in folder.iterdir()):
+        raise BadInput(f"{folder}: is not empty and holds no {record}; choose another folder, nothing was written")
+    return False
 
 
 def describe(trained: dict[str, nn.Parameter]) -> list[tuple[str, str, int]]:
