@@ -8,7 +8,7 @@ from checks import rounding
 from hypothesis import given
 from planted import first_key_only, mixed_up_groups, off_by_one, quadruple_b_q, rejects, rotated, thin_rows
 from strategies import Attend, Problem, problems
-from tolerance import assert_agrees
+from tolerance import assert_agrees, assert_close_float64, error, in_float32
 
 from minibeft.attention import attend, masked_softmax
 from minibeft.bounds import gamma
@@ -161,11 +161,16 @@ def test_attend_variant_without_the_other_mechanisms_is_attend(spec):
     p = random_parameters(spec, g)
     x = torch.randn(2, 6, 5, generator=g, dtype=torch.float64)
     y = torch.randn(2, 6, 5, generator=g, dtype=torch.float64) if spec.cross else None
-    expected = attend(
+    expected, actual = plain_attend(spec, p, x, y), attend_variant(spec, p, x, y=y)
+    single = plain_attend(spec, in_float32(p), x.float(), None if y is None else y.float())
+    assert_close_float64(actual.output, expected.output, error(single.output, expected.output), what="output")
+    assert_close_float64(actual.weights, expected.weights, error(single.weights, expected.weights), what="weights")
+
+
+def plain_attend(spec, p, x, y):
+    """attend() with all that the spec says, weights too."""
+    return attend(
         x, p.w_q, p.w_k, p.w_v, p.w_o, b_q=p.b_q, b_k=p.b_k, b_v=p.b_v, b_o=p.b_o, heads=spec.heads,
         kv_heads=spec.kv_heads, y=y, mask=position_mask(spec, p, 6, 6)[None], scale=spec.scale, weights=True,
         rotate=None if spec.rotary is None else spec.rotary.rotate(torch.arange(6)),
     )  # fmt: skip
-    actual = attend_variant(spec, p, x, y=y)
-    torch.testing.assert_close(actual.output, expected.output, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(actual.weights, expected.weights, rtol=1e-12, atol=1e-12)

@@ -8,6 +8,8 @@ from breakers import PLAIN, breaking, breaking_ids, harmless, harmless_ids, some
 from checks import check_invariance
 from hypothesis import given
 from strategies import problems
+from tolerance import assert_close_float64, error, in_float32
+from torch import Tensor
 
 from minibeft.attention import attend, project
 from minibeft.certificate.scope import broken, null_dims, restore
@@ -68,14 +70,21 @@ def test_K4_rotary_adds_a_term_that_depends_on_the_distance():
 def test_K4_sink_formula(sink):
     """O'_i = ρ_i (P̂V)_i with ρ = w/(w + (1−w)e^{−c}), w the real keys' mass without b_k, c_i = s q_i·b_k."""
     layer = Layer.random(replace(PLAIN, sink=sink))
+    expected, actual, w, rho = by_sink_formula(layer)
+    single = by_sink_formula(replace(in_float32(layer), params=in_float32(layer.params)))[0]
+    assert_close_float64(actual, expected, error(single, expected))
+    assert (rho - w).abs().max() > 0.01
+
+
+def by_sink_formula(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The heads' outputs by the formula and by the layer; w and ρ."""
     heads = replace(layer.params, w_o=None)
     w = layer.run(without(heads, "k"))[1].sum(-1)  # (B, H, T)
     plain, _ = replace(layer, spec=replace(layer.spec, sink=None)).run(heads)
     c = (project(layer.x, heads.w_q, heads.b_q, 2) * some(heads.b_k)).sum(-1) / 4
-    rho = (w / (w + (1 - w) * torch.exp(-c))).transpose(1, 2)  # (B, T, H)
-    expected = plain.unflatten(-1, (2, -1)) * rho.unsqueeze(-1)
-    torch.testing.assert_close(layer.run(heads)[0], expected.flatten(2), rtol=1e-11, atol=1e-11)
-    assert (rho - w.transpose(1, 2)).abs().max() > 0.01
+    rho = w / (w + (1 - w) * torch.exp(-c))
+    expected = plain.unflatten(-1, (2, -1)) * rho.transpose(1, 2).unsqueeze(-1)  # (B, T, H, D)
+    return expected.flatten(2), layer.run(heads)[0], w, rho
 
 
 @pytest.mark.parametrize("foreign", [{"prefix": 2}, {"bias_kv": True}, {"zero_key": True}])

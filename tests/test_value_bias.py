@@ -218,7 +218,8 @@ def test_V5_shift_is_the_row_sum_of_the_real_keys(change):
     output, weights = layer.run(heads)
     row_sums = weights.sum(-1).transpose(1, 2).unsqueeze(-1)  # (B, T, H, 1)
     if "differential" in change:
-        torch.testing.assert_close(row_sums, torch.full_like(row_sums, 0.7), rtol=0, atol=1e-14)
+        # γ_8 for a softmax row as above, two roundings for λP and the difference, six for the sum over seven keys
+        assert (row_sums - 0.7).abs().max() <= 1.3 * gamma(16, U)
     shift = (row_sums * layer.heads_of_bias(heads.b_v)).flatten(2)
     assert (output - layer.run(without(heads, "v"))[0] - shift).abs().max() <= layer.fold_rounding()
 

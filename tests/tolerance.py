@@ -7,6 +7,9 @@ exact does not fail everyone else. Where float64 itself is tested there is no go
 float32 error by the ratio of the unit roundoffs, because rounding errors are linear in u.
 """
 
+from dataclasses import fields, replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,6 +24,12 @@ def error(value: Tensor, gold: Tensor) -> float:
         return 0.0
     difference = (value.double() - gold.double()).abs().max().item()
     return difference if difference == difference else float("inf")
+
+
+def in_float32(inputs: Any) -> Any:
+    """The dataclass with its tensors in float32: what the run that measures the float32 error takes."""
+    tensors = {f.name: value for f in fields(inputs) if isinstance(value := getattr(inputs, f.name), Tensor)}
+    return replace(inputs, **{name: value.float() for name, value in tensors.items()})
 
 
 def assert_agrees(candidate: Tensor, plain: Tensor, gold: Tensor, *, what: str = "result", factor: float = FACTOR):
