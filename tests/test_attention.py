@@ -163,8 +163,9 @@ def test_attend_variant_without_the_other_mechanisms_is_attend(spec):
     y = torch.randn(2, 6, 5, generator=g, dtype=torch.float64) if spec.cross else None
     expected, actual = plain_attend(spec, p, x, y), attend_variant(spec, p, x, y=y)
     single = plain_attend(spec, in_float32(p), x.float(), None if y is None else y.float())
-    assert_close_float64(actual.output, expected.output, error(single.output, expected.output), what="output")
-    assert_close_float64(actual.weights, expected.weights, error(single.weights, expected.weights), what="weights")
+    for name in ("output", "weights"):
+        wanted = getattr(expected, name)
+        assert_close_float64(getattr(actual, name), wanted, error(getattr(single, name), wanted), what=name)
 
 
 def plain_attend(spec, p, x, y):

@@ -254,6 +254,7 @@ class TestValueBiasGrad:
         o.retain_grad()
         o.sin().sum().backward()
         assert o.grad is not None
+        assert given["b_v"].grad is not None
         return value_bias_grad(o.grad, heads=4, kv_heads=2, verdict="foldable"), given["b_v"].grad
 
     @pytest.mark.parametrize("verdict", ["null", "limited", "active"])
