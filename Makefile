@@ -20,7 +20,7 @@ prove: .venv/demo ## run every proof
 	$(BIN)/minibeft prove
 
 readme: .venv/test ## rewrite the tables of README.md from records/
-	$(BIN)/python tests/evidence.py
+	$(BIN)/python tests/helpers/evidence.py
 
 # torch comes first and alone: the version is pinned so that everybody runs what was measured.
 .venv/torch:

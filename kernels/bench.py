@@ -19,7 +19,7 @@ from minibeft.kernels.dispatch import on_kernels
 from minibeft.kernels.gate import check
 from minibeft.kernels.shapes import SHAPES, SMALL, TYPES, Shape
 from minibeft.kernels.timing import copy_ceiling, input_sets, matmul_ceiling, median_seconds
-from minibeft.record import provenance
+from minibeft.show.record import provenance
 
 REPEATS = 100
 Row = dict[str, Any]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
-from minibeft.kernels.rotation import Rotation
+from minibeft.theory.rotary import Rotation
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from minibeft.kernels.bias_grad.function import column_sum
 from minibeft.kernels.qkv_bias.function import qkv_bias
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, qkv_bias_reference
-from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.shapes import Shape
+from minibeft.theory.rotary import Rotation
 
 Tables = tuple[Tensor, Tensor]
 Project = Callable[..., tuple[Tensor, ...]]

@@ -8,7 +8,7 @@ beyond the R entries that turn, they are neighbours.
 from torch import Tensor
 
 from minibeft.kernels.lang import tl, triton
-from minibeft.kernels.rotation import Rotation
+from minibeft.theory.rotary import Rotation
 
 
 @triton.jit

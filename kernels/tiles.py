@@ -1,6 +1,6 @@
 """Launch configurations as data: tile sizes, warps and pipeline stages by chip and element size.
 
-kernels/README.md says why each was chosen. tests/test_kernel_aot.py compiles exactly these.
+kernels/README.md says why each was chosen. tests/kernels/test_kernel_aot.py compiles exactly these.
 """
 
 from typing import NamedTuple

@@ -34,7 +34,7 @@ from minibeft.proofs import (  # noqa: F401  each registers its statements
     value_scope,
 )
 from minibeft.proofs.statement import PROOFS, Counterexample, Proof, Report, Step
-from minibeft.theorems import THEOREMS
+from minibeft.theory.theorems import THEOREMS
 
 assert PROOFS.keys() == THEOREMS.keys(), PROOFS.keys() ^ THEOREMS.keys()
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from minibeft.cli import main
+from minibeft.cli.main import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "prove")

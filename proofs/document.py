@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from minibeft.proofs.printing import MATH, latex, text
 from minibeft.proofs.statement import Counterexample, Outcome, Report, Step
-from minibeft.theorems import HYPOTHESES
+from minibeft.theory.theorems import HYPOTHESES
 
 HEAD = r"""\documentclass[a4paper]{article}
 \usepackage[utf8]{inputenc}

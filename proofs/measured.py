@@ -19,8 +19,8 @@ LOOSE = 1e-3
 
 def effect_and_bound(q, k, v, b_k) -> "tuple[torch.Tensor, torch.Tensor]":
     """max |O(b_k) − O(0)| as computed in the inputs' type, and the bound; one of each for every candidate."""
-    from minibeft.attention import mix
-    from minibeft.bounds import key_bias_effect_bound, unit_roundoff
+    from minibeft.theory.attention import mix
+    from minibeft.theory.bounds import key_bias_effect_bound, unit_roundoff
 
     with_bias, _ = mix(q, k + b_k, v, fused=False)
     without, _ = mix(q, k, v, fused=False)

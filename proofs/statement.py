@@ -14,7 +14,7 @@ from typing import Any
 from sympy import Expr, MatrixBase
 
 from minibeft.proofs.head import Head, is_zero, written
-from minibeft.theorems import HYPOTHESES, THEOREMS, Theorem
+from minibeft.theory.theorems import HYPOTHESES, THEOREMS, Theorem
 
 EVERY = "every size"
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from minibeft.kernels.lang import Launch, accumulator, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
-from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.tiles import SUM_ELEMENTS, SUM_SPLITS
+from minibeft.theory.rotary import Rotation
 
 
 @triton.jit

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from minibeft.kernels.bias_grad.reference import column_sum_reference
 from minibeft.kernels.dispatch import on_kernels
-from minibeft.kernels.rotation import Rotation
+from minibeft.theory.rotary import Rotation
 
 
 @torch.library.custom_op("minibeft::column_sum", mutates_args=())

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.kernels.rotation import Rotation
+from minibeft.theory.rotary import Rotation
 
 
 def column_sum_reference(

@@ -11,8 +11,8 @@ from minibeft.kernels.lang import Launch, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
 from minibeft.kernels.qkv_bias.forward import matmul_options, same_strides
 from minibeft.kernels.qkv_bias.reference import Triple
-from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.tiles import GROUP, matmul_tile
+from minibeft.theory.rotary import Rotation
 
 
 @triton.jit

@@ -14,8 +14,8 @@ from torch import Tensor
 from minibeft.kernels.lang import Launch, accumulator, operand, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles, pair_members, rotation_options
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
-from minibeft.kernels.rotation import Rotation
 from minibeft.kernels.tiles import GROUP, Tile, matmul_tile
+from minibeft.theory.rotary import Rotation
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from minibeft.kernels.qkv_bias.reference import (
     qkv_bias_reference,
     weight_grad_reference,
 )
-from minibeft.kernels.rotation import Rotation
+from minibeft.theory.rotary import Rotation
 
 
 def _rotation(cos: Tensor | None, sin: Tensor | None, interleaved: bool) -> Rotation | None:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.kernels.rotation import Rotation
+from minibeft.theory.rotary import Rotation
 
 Triple = tuple[Tensor, Tensor, Tensor]
 OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.benchmarks.peers import Ours, Side, batches
-from minibeft.bounds import unit_roundoff
 from minibeft.errors import BadInput
+from minibeft.theory.bounds import unit_roundoff
 from minibeft.training.settings import DTYPES, Settings
 
 STEPS = 4
-# One sample of an error beside the largest of four others; tests/rounding.py has measured it over 200,000 comparisons.
+# One sample of an error beside the largest of four others: 200,000 comparisons, tests/helpers/rounding.py.
 FACTOR = 8.0
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from minibeft.config import ModelConfig
+from minibeft.models.config import ModelConfig
 
 
 def least_operations(c: ModelConfig, lengths: Sequence[int], lowest: int = 0) -> int:

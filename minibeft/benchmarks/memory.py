@@ -19,9 +19,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from minibeft.benchmarks.peers import from_pretrained, require_peers
-from minibeft.biases import freeze_except
-from minibeft.checkpoint import head_to_come, load_model
-from minibeft.model import Transformer
+from minibeft.checkpoints.load import head_to_come, load_model
+from minibeft.models.biases import freeze_except
+from minibeft.models.transformer import Transformer
 from minibeft.training.train import fresh_head
 
 KINDS = ("attention", "linear", "norm", "MLP", "dropout", "other")

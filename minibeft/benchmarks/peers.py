@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from minibeft.checkpoints.adapters import their_names
+from minibeft.checkpoints.find import find
 from minibeft.errors import BadInput
-from minibeft.find import find
-from minibeft.surgery.adapters import their_names
 from minibeft.training.batches import Batch, Examples, shuffled
 from minibeft.training.loading import Loaded, load
 from minibeft.training.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minibeft.benchmarks.peers import OURS, Ours, batches
-from minibeft.biases import select
+from minibeft.models.biases import select
 from minibeft.training.settings import Settings
 
 PARTS = 5

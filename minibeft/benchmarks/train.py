@@ -32,12 +32,12 @@ from minibeft.benchmarks.peers import (
     require_peers,
 )
 from minibeft.benchmarks.resident import peak_in_process
-from minibeft.checkpoint import head_to_come, load_model
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.load import head_to_come, load_model
+from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.find import find
 from minibeft.kernels.chart import require_matplotlib
 from minibeft.kernels.timing import matmul_ceiling
-from minibeft.tensors import read_json
 from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
 from minibeft.training.train import has_compiler
 

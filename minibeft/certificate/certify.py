@@ -12,12 +12,12 @@ from typing import Any, Literal
 from minibeft.certificate.known import FAMILIES
 from minibeft.certificate.model_files import load_config
 from minibeft.certificate.reading import StrictReader, Unclear
-from minibeft.certificate.reasons import KEY, QUERY, SHIFT, VALUE
-from minibeft.certificate.scope import broken, null_dims
 from minibeft.certificate.sites import Site
-from minibeft.certificate.variants import AttentionSpec
 from minibeft.certificate.witness import Witness, key_witness, query_witness, value_witness
 from minibeft.errors import BadInput
+from minibeft.theory.mechanisms import broken, null_dims
+from minibeft.theory.reasons import KEY, QUERY, SHIFT, VALUE
+from minibeft.theory.variants import AttentionSpec
 
 Status = Literal["null", "foldable", "limited", "active", "unknown"]
 STATUSES: tuple[Status, ...] = ("null", "foldable", "limited", "active", "unknown")

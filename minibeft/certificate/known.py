@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from minibeft.certificate.reading import REQUIRED, StrictReader, Unclear, turning
 from minibeft.certificate.sites import KnownFamily, Site, self_attention
-from minibeft.certificate.variants import AttentionSpec
+from minibeft.theory.variants import AttentionSpec
 
 
 def with_cross(c: StrictReader, site: Site) -> list[Site]:

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minibeft.checkpoints.find import find, why
+from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.find import find, why
-from minibeft.tensors import read_json
 
 
 class Loaded(NamedTuple):

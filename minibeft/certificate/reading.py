@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from minibeft.layers import Rotary
+from minibeft.theory.rotary import Rotary
 
 REQUIRED = object()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from minibeft.certificate.reading import StrictReader, Unclear, rotary
-from minibeft.certificate.variants import AttentionSpec
+from minibeft.theory.variants import AttentionSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.attention import project
-from minibeft.bounds import (
+from minibeft.theory.attention import project
+from minibeft.theory.bounds import (
     key_bias_effect_bound,
     oscillation,
     unit_roundoff,
@@ -21,8 +21,8 @@ from minibeft.bounds import (
     value_shift_bound,
     weights_error,
 )
-from minibeft.certificate.scope import alone, broken, null_dims
-from minibeft.certificate.variants import (
+from minibeft.theory.mechanisms import alone, broken, null_dims
+from minibeft.theory.variants import (
     AttentionSpec,
     Parameters,
     attend_variant,

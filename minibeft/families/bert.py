@@ -3,7 +3,7 @@
 from typing import Any
 
 from minibeft.families.family import Family, Reader
-from minibeft.layers import Learned
+from minibeft.models.layers import Learned
 
 
 def derive(r: Reader) -> dict[str, Any]:

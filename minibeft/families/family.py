@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minibeft.config import ModelConfig, Task
 from minibeft.errors import BadInput
-from minibeft.layers import ACTIVATIONS, Learned, Rotary
+from minibeft.models.config import ModelConfig, Task
+from minibeft.models.layers import ACTIVATIONS, Learned
+from minibeft.theory.rotary import Rotary
 
 # Keys of every family that do not change what the model computes in one forward pass.
 INERT = frozenset(

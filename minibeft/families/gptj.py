@@ -3,7 +3,7 @@
 from typing import Any
 
 from minibeft.families.family import Family, Reader
-from minibeft.layers import Rotary
+from minibeft.theory.rotary import Rotary
 
 
 def derive(r: Reader) -> dict[str, Any]:

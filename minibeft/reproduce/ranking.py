@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from minibeft.errors import BadInput
-from minibeft.record import provenance
 from minibeft.reproduce import paper
 from minibeft.reproduce.plots import Plot, as_svg, style
 from minibeft.reproduce.report import Grid, drift_grid, seeds, spread_of
 from minibeft.reproduce.series import Series
 from minibeft.reproduce.summary import key_bias, shared_settings
+from minibeft.show.record import provenance
 from minibeft.training.rank import Scores, drift, drifting, heat_maps, scores_of
 
 Record = dict[str, Any]

@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minibeft.bounds import unit_roundoff
-from minibeft.checkpoint import family_of
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.load import family_of
+from minibeft.checkpoints.tensors import read_json
 from minibeft.families import read_config
-from minibeft.find import find
-from minibeft.tensors import read_json
+from minibeft.theory.bounds import unit_roundoff
 from minibeft.training.runs import TRAINED
 
 Record = dict[str, Any]

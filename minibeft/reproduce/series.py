@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.reproduce.plan import name_of
-from minibeft.tensors import read_json
 from minibeft.training.parallel import finetune_in_processes
 from minibeft.training.runs import RECORD, as_bytes, begun, load, write
 from minibeft.training.settings import Settings

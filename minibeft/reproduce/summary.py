@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from minibeft.certificate.certify import certify
-from minibeft.find import find
-from minibeft.record import provenance
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.tensors import read_json
 from minibeft.reproduce.plan import Row, Table, at, name_of
 from minibeft.reproduce.same import Same, metrics_of
 from minibeft.reproduce.series import LOCAL, Series
 from minibeft.reproduce.statistics import least_p, paired
 from minibeft.reproduce.tuning import Search
-from minibeft.tensors import read_json
+from minibeft.show.record import provenance
 from minibeft.training.pretrain import PRETRAINING
 from minibeft.training.rank import drift
 from minibeft.training.settings import Settings

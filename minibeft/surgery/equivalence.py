@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minibeft.bounds import unit_roundoff
-from minibeft.config import ModelConfig
+from minibeft.checkpoints.tokenizer import encode, load_tokenizer
 from minibeft.errors import BadInput
-from minibeft.layers import Learned
-from minibeft.model import Transformer
-from minibeft.tokenizer import encode, load_tokenizer
+from minibeft.models.config import ModelConfig
+from minibeft.models.layers import Learned
+from minibeft.models.transformer import Transformer
+from minibeft.theory.bounds import unit_roundoff
 from minibeft.verification.probe import Batch
 from minibeft.verification.sentences import SENTENCES
 

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from minibeft.biases import BIAS_TERMS
 from minibeft.certificate.certify import Certificate, certify
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.tensors import open_tensors, read_json
 from minibeft.families import FAMILIES
-from minibeft.find import find
+from minibeft.models.biases import BIAS_TERMS
 from minibeft.surgery.simplify import Step, plan
-from minibeft.tensors import open_tensors, read_json
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from minibeft.certificate.certify import certify
-from minibeft.config import ModelConfig
+from minibeft.checkpoints.adapters import changed, is_linear, load_adapter, load_base
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.rewrite import BEFORE, MERGED, RESIDUAL, Edit, new_folder, rewrite_folder
+from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.find import find
-from minibeft.rewrite import BEFORE, MERGED, RESIDUAL, Edit, new_folder, rewrite_folder
-from minibeft.surgery.adapters import changed, is_linear, load_adapter, load_base
+from minibeft.models.config import ModelConfig
 from minibeft.surgery.equivalence import Agreement
 from minibeft.surgery.source import Source, fold, shapes, write_verified
-from minibeft.tensors import read_json
 
 RECORD = f"{MERGED}/merge.json"
 

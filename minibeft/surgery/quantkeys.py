@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minibeft.attention import attention_weights
 from minibeft.certificate.certify import certify
-from minibeft.checkpoint import load_model
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
-from minibeft.find import find
 from minibeft.surgery.equivalence import read_sentences
+from minibeft.theory.attention import attention_weights
 from minibeft.verification.probe import Layer, probe
 
 BITS = (8, 4, 3)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from minibeft.certificate.certify import Verdict, certify
-from minibeft.checkpoint import load_model
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.load import load_model
+from minibeft.checkpoints.rewrite import Edit
 from minibeft.errors import BadInput
-from minibeft.find import find
-from minibeft.rewrite import Edit
 from minibeft.surgery.equivalence import Agreement
 from minibeft.surgery.source import Source, fold, shapes, write_verified
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.checkpoint import describe, family_of, load_model
-from minibeft.config import ModelConfig, Task
+from minibeft.checkpoints.load import describe, family_of, load_model
+from minibeft.checkpoints.rewrite import RESIDUAL, Edit, new_folder, rewrite_folder
+from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json
 from minibeft.errors import BadInput
 from minibeft.families import Family, read_config
-from minibeft.model import Transformer
-from minibeft.rewrite import RESIDUAL, Edit, new_folder, rewrite_folder
+from minibeft.models.config import ModelConfig, Task
+from minibeft.models.transformer import Transformer
 from minibeft.surgery.equivalence import Agreement, compare, read_sentences
-from minibeft.tensors import Lazy, open_tensors, read_json
 
 # The key of config.json that says whether biases exist, by model_type.
 SWITCHES = {"llama": "attention_bias", "opt": "enable_bias"}

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from minibeft.model import Transformer
+from minibeft.models.transformer import Transformer
 from minibeft.training.tasks import Split
 
 # Sentences are sorted by length within this many batches at a time: enough to save the padding, few enough that the

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import torch
 
-from minibeft.checkpoint import family_of, head_to_come, load_model
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.load import family_of, head_to_come, load_model
+from minibeft.checkpoints.tensors import read_json
+from minibeft.checkpoints.tokenizer import load_tokenizer
 from minibeft.errors import BadInput
-from minibeft.find import find
-from minibeft.model import Transformer
-from minibeft.tensors import read_json
-from minibeft.tokenizer import load_tokenizer
+from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data, encode_split
 from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
 from minibeft.training.settings import Settings, resolve

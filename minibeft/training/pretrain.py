@@ -22,12 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from minibeft.biases import count
-from minibeft.checkpoint import build_model, save_model
-from minibeft.console import err, out, run
-from minibeft.model import Transformer
-from minibeft.record import provenance
-from minibeft.rewrite import new_folder, write_json
+from minibeft.checkpoints.load import build_model
+from minibeft.checkpoints.rewrite import new_folder, write_json
+from minibeft.checkpoints.save import save_model
+from minibeft.cli.console import err, out, run
+from minibeft.models.biases import count
+from minibeft.models.transformer import Transformer
+from minibeft.show.record import provenance
 from minibeft.training.tasks import find_data, find_task, read_split
 
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 2048, 64, 4, 4, 128

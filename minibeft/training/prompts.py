@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minibeft.errors import BadInput
 from minibeft.families import FAMILIES
-from minibeft.model import Transformer
+from minibeft.models.transformer import Transformer
 from minibeft.training.tasks import Split, Task
 
 

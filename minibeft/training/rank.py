@@ -17,9 +17,9 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minibeft.biases import BIAS_TERMS, term_of
-from minibeft.record import provenance
-from minibeft.surgery.adapters import their_names
+from minibeft.checkpoints.adapters import their_names
+from minibeft.models.biases import BIAS_TERMS, term_of
+from minibeft.show.record import provenance
 from minibeft.training.batches import shuffled
 from minibeft.training.importance import fisher, mag_angle, magnitude
 from minibeft.training.loading import Loaded, load

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from minibeft.biases import count
+from minibeft.checkpoints.adapters import is_linear, make_adapter, save_adapter, their_names
+from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.record import provenance
-from minibeft.surgery.adapters import is_linear, make_adapter, save_adapter, their_names
-from minibeft.tensors import read_json
+from minibeft.models.biases import count
+from minibeft.show.record import provenance
 from minibeft.training import sharded
 from minibeft.training.loading import load
 from minibeft.training.reparam import merge

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from minibeft.biases import count
 from minibeft.errors import BadInput
+from minibeft.models.biases import count
 from minibeft.training.parallel import Notify, finetune_in_processes
 from minibeft.training.runs import as_bytes, describe, finetune, write
 from minibeft.training.settings import Settings

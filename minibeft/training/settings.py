@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from minibeft.biases import read_terms
-from minibeft.config import Backend, ModelConfig
 from minibeft.errors import BadInput
-from minibeft.layers import Learned
+from minibeft.models.biases import read_terms
+from minibeft.models.config import Backend, ModelConfig
+from minibeft.models.layers import Learned
 from minibeft.training import prompts
 from minibeft.training.reparam import FORMS, RANK, SCALE
 from minibeft.training.tasks import REGIMES, Task

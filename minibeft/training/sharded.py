@@ -1,6 +1,6 @@
 """Several processes train one decoder: frozen matrices sharded by torch's FSDP2, what trains whole in each of them.
 
-    torchrun --nproc-per-node 2 -m minibeft.cli finetune Llama-2-7b --task sst2 --terms v --dtype bfloat16
+    torchrun --nproc-per-node 2 -m minibeft finetune Llama-2-7b --task sst2 --terms v --dtype bfloat16
 
 Only matrices are large. They are gathered block by block while they compute. What trains is a few thousand numbers, so
 every process holds them, and their optimiser, whole. Each process scores its share of a batch; the scores are gathered,
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minibeft.errors import BadInput
-from minibeft.model import Transformer
+from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Scorable
 from minibeft.training.prompts import PromptBatch, is_prompted
 

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minibeft.biases import add_missing, freeze_except
 from minibeft.errors import BadInput
-from minibeft.layers import MLP
-from minibeft.model import Transformer
+from minibeft.models.biases import add_missing, freeze_except
+from minibeft.models.layers import MLP
+from minibeft.models.transformer import Transformer
 from minibeft.training import sharded
 from minibeft.training.batches import Data, Scorable, by_length, shuffled
 from minibeft.training.metrics import score

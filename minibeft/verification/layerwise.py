@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from minibeft.model import Transformer
+from minibeft.models.transformer import Transformer
 from minibeft.verification import measure
 from minibeft.verification.findings import Check
 from minibeft.verification.probe import Batch, Layer, modules_of, turned, where

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from minibeft import bounds
+from minibeft.theory import bounds
 from minibeft.verification.probe import Layer
 
 

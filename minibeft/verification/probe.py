@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from minibeft.attention import Mask, Rotate, attend, attention_weights, project
-from minibeft.bounds import unit_roundoff
-from minibeft.layers import Rotary
-from minibeft.model import Attention, Transformer
+from minibeft.models.transformer import Attention, Transformer
+from minibeft.theory.attention import Mask, Rotate, attend, attention_weights, project
+from minibeft.theory.bounds import unit_roundoff
+from minibeft.theory.rotary import Rotary
 
 Batch = Mapping[str, Tensor]
 

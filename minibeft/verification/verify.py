@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from minibeft.certificate.certify import certify
-from minibeft.checkpoint import load_model
-from minibeft.config import Task
-from minibeft.model import Transformer
-from minibeft.tokenizer import encode, has_tokenizer, load_tokenizer
+from minibeft.checkpoints.load import load_model
+from minibeft.checkpoints.tokenizer import encode, has_tokenizer, load_tokenizer
+from minibeft.models.config import Task
+from minibeft.models.transformer import Transformer
 from minibeft.verification.findings import Report
 from minibeft.verification.layerwise import gradients, keys, queries, values
 from minibeft.verification.probe import Batch, Layer, probe

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Generator, Tensor, nn
 
-from minibeft.bounds import unit_roundoff
-from minibeft.model import Transformer
+from minibeft.models.transformer import Transformer
+from minibeft.theory.bounds import unit_roundoff
 from minibeft.verification import measure
 from minibeft.verification.findings import Check
 from minibeft.verification.layerwise import MAGNITUDES

@@ -1,0 +1,1 @@
+"""Files on disk: found, read as data, written again."""

@@ -1,0 +1,187 @@
+"""Load a checkpoint strictly. What is on disk is data, never code."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.rewrite import RESIDUAL
+from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json, read_safetensors
+from minibeft.errors import BadInput
+from minibeft.families import FAMILIES, Family, read_config
+from minibeft.models.config import Backend, ModelConfig, Task
+from minibeft.models.transformer import Transformer
+
+log = logging.getLogger("minibeft")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def family_of(raw: Mapping[str, Any], where: str) -> Family:
+    """The family that model_type names."""
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise BadInput(f"{where}: model_type = {kind!r} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def build_model(raw: Mapping[str, Any], *, task: Task | None = None, backend: Backend = "fused") -> Transformer:
+    """A freshly initialised model from a config.json's contents: std 0.02, biases zero, norms one."""
+    family = family_of(raw, "configuration")
+    model = Transformer(read_config(family, raw, task, "configuration"), backend)
+    initialise(model)
+    return model
+
+
+class Shapes(TorchFunctionMode):
+    """Within it, initialisation does nothing. On the meta device it would first load torch's compiler, for a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def describe(config: ModelConfig, backend: Backend = "fused") -> Transformer:
+    """The model without values: modules and shapes on the meta device."""
+    with torch.device("meta"), Shapes():
+        return Transformer(config, backend)
+
+
+def initialise(module: torch.nn.Module) -> None:
+    """BERT's initialisation, in place: matrices normal with std 0.02, biases zero, norm weights one."""
+    for name, value in module.named_parameters():
+        if value.ndim > 1:
+            torch.nn.init.normal_(value, std=0.02)
+        else:
+            torch.nn.init.constant_(value, 1.0 if name.endswith("weight") else 0.0)
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    task: Task | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    backend: Backend = "fused",
+) -> Transformer:
+    """The checkpoint's model, in evaluation mode.
+
+    name_or_path  a Hugging Face folder, a hub id, or "minilm"
+    task          "hidden", "classification", "lm", or None for what the checkpoint's `architectures` names. A head that
+                  was asked for by name and is not in the checkpoint is initialised, and a warning is logged.
+    dtype         None keeps the type of the file
+    Raises BadInput for anything that is missing, unexpected, of the wrong shape, or not finite.
+    """
+    folder = find(name_or_path)
+    file = folder / "config.json"
+    raw = read_json(file)
+    family = family_of(raw, str(file))
+    config = read_config(family, raw, task, str(file))
+    keep = dtype is None and (device is None or torch.device(device).type == "cpu")
+    tensors = rename_old(open_tensors(folder, keep=keep))
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    if config.task == "hidden" and not config.causal:
+        config = replace(config, pooler=f"{prefix}pooler.dense.weight" in tensors)
+    model = describe(config, backend)
+    names = {ours: family.their_name(ours, config.task, prefix) for ours in model.state_dict()}
+    fresh = {ours for ours, theirs in names.items() if theirs not in tensors}
+    refuse_unexpected(family, tensors.keys() - names.values(), prefix, folder, headless=task is not None)
+    for ours in sorted(fresh):
+        if task is None or not ours.startswith("head."):
+            raise BadInput(f"{folder}: lacks the tensor {names[ours]}; the checkpoint is incomplete")
+    state = {
+        ours: read_tensor(tensors[names[ours]], names[ours], tuple(like.shape), folder, dtype, device)
+        for ours, like in model.state_dict().items()
+        if ours not in fresh
+    }
+    refuse_other_copies(family, config, tensors, state, folder)
+    if len(types := sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})) > 1:
+        raise BadInput(f"{folder}: holds tensors of {' and '.join(types)}; load it with dtype=, in one of them")
+    if fresh and model.head is not None:
+        some = next(iter(state.values()))
+        initialise(model.head.to_empty(device=some.device).to(some.dtype))
+        state |= {ours: value for ours, value in model.state_dict().items() if ours in fresh}
+        log.warning("%s: newly initialised: %s", folder, ", ".join(sorted(fresh)))
+    add_residual(state, names, folder)
+    model.load_state_dict(state, assign=True)
+    model.fresh = frozenset(fresh)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.eval()
+
+
+@contextmanager
+def head_to_come() -> Iterator[None]:
+    """Within it, load_model does not warn of a fresh head: one that is about to be replaced or trained."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def add_residual(state: dict[str, Tensor], names: Mapping[str, str], folder: Path) -> None:
+    """Add what merge kept of the biases that rounding cut; such a bias is then held in float32 or wider."""
+    file, ours = folder / RESIDUAL, {theirs: name for name, theirs in names.items()}
+    for theirs, lazy in (read_safetensors(file) if file.is_file() else {}).items():
+        value, rest = state.get(ours.get(theirs, "")), lazy()
+        if value is None or value.shape != rest.shape or not rest.isfinite().all():
+            raise BadInput(f"{file}: {theirs} does not fit the model; delete the file to do without what rounding lost")
+        wide = torch.promote_types(value.dtype, torch.float32)
+        state[ours[theirs]] = value.to(wide) + rest.to(value.device, wide)
+
+
+def rename_old(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
+    """The first BERT checkpoints call a LayerNorm's weight and bias gamma and beta."""
+    old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    return {next((n.replace(a, b) for a, b in old.items() if n.endswith(a)), n): t for n, t in tensors.items()}
+
+
+def refuse_unexpected(family: Family, left: set[str], prefix: str, folder: Path, *, headless: bool) -> None:
+    """A tensor that nothing reads may mean that the model computes something else. With a task asked for by name, other
+    heads, which stand outside the backbone's prefix, may be left out."""
+    for name in sorted(left):
+        outside = bool(prefix) and not name.startswith(prefix)
+        if not family.is_spare(name.removeprefix(prefix)) and not family.is_spare(name) and not (headless and outside):
+            raise BadInput(f"{folder}: holds the tensor {name}, which a {family.model_type} model here does not have")
+
+
+def refuse_other_copies(
+    family: Family, config: ModelConfig, tensors: Mapping[str, Lazy], state: Mapping[str, Tensor], folder: Path
+) -> None:
+    """A tied tensor may be in the file under both names; if they differ, one of the file and config.json is wrong."""
+    for theirs, ours in family.copies.items() if config.task == "lm" and config.tied else ():
+        if theirs in tensors and ours in state and not torch.equal(tensors[theirs]().to(state[ours]), state[ours]):
+            raise BadInput(f"{folder}: {theirs} is not what config.json ties it to; set tie_word_embeddings to false")
+
+
+def read_tensor(
+    lazy: Lazy,
+    name: str,
+    shape: tuple[int, ...],
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Tensor:
+    """One tensor, checked; a memory map stays one unless the type or the device changes."""
+    value = lazy()
+    if tuple(value.shape) != shape:
+        raise BadInput(f"{folder}: {name} has shape {tuple(value.shape)}, config.json asks for {shape}")
+    if value.dtype not in DTYPES:
+        known = ", ".join(str(each).removeprefix("torch.") for each in DTYPES)
+        raise BadInput(f"{folder}: {name} has type {str(value.dtype).removeprefix('torch.')}; weights must be {known}")
+    ends = torch.stack(value.aminmax())  # unlike isfinite().all() it needs no copy; NaN and infinities reach the ends
+    if not ends.isfinite().all():
+        raise BadInput(f"{folder}: {name} holds NaN or infinite values; the checkpoint is damaged, download it again")
+    if dtype is not None and not ends.to(dtype).isfinite().all():
+        raise BadInput(f"{folder}: {name} reaches {ends.abs().max():.3g}, more than {dtype} holds; load it as bfloat16")
+    return value.to(device=device, dtype=dtype)

@@ -1,0 +1,80 @@
+"""The commands that read and write checkpoints: inspect, simplify, merge, unmerge, quantkeys."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minibeft.cli.console import Json, Model, out, write_json
+
+app = typer.Typer()
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="the new folder; it must not exist or be empty")]
+Text = Annotated[Path | None, typer.Option(metavar="FILE", help="sentences, one a line; default: a few built in")]
+
+
+@app.command()
+def inspect(model: Model, json_file: Json = None) -> None:
+    """List every bias of a checkpoint: shape, norm, share, verdict, and what simplify would do with it."""
+    from minibeft.surgery.inspect import inspect
+    from minibeft.surgery.report import render_inspection
+
+    inspection = inspect(model)
+    for part in render_inspection(inspection):
+        out.print(part)
+    write_json(json_file, inspection.as_json())
+
+
+@app.command()
+def simplify(model: Model, folder: Out, text: Text = None, json_file: Json = None) -> None:
+    """Write the checkpoint without b_k and b_v where the theorems allow it, once the outputs agree on sentences."""
+    from minibeft.surgery.report import render_simplified
+    from minibeft.surgery.simplify import simplify
+
+    done = simplify(model, folder, text=text)
+    for part in render_simplified(done):
+        out.print(part)
+    out.print(f"wrote {folder}")
+    write_json(json_file, done.as_json())
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="a folder in PEFT's BEFT format")],
+    model: Model,
+    folder: Out,
+    fold: Annotated[bool, typer.Option("--fold", help="put the change of b_v into the bias after W_o")] = False,
+    residual: Annotated[bool, typer.Option("--residual", help="keep in float32 what rounding loses")] = False,
+    text: Text = None,
+    json_file: Json = None,
+) -> None:
+    """Write the checkpoint with a bias adapter merged into it; unmerge takes it out again."""
+    from minibeft.surgery.merge import merge
+    from minibeft.surgery.report import render_merged
+
+    done = merge(adapter, model, folder, into_output=fold, residual=residual, text=text)
+    for part in render_merged(done):
+        out.print(part)
+    out.print(f"wrote {folder}")
+    write_json(json_file, done.as_json())
+
+
+@app.command()
+def unmerge(model: Model, folder: Out) -> None:
+    """Write a merged checkpoint as it was before, every tensor and config.json to the bit."""
+    from minibeft.surgery.merge import unmerge
+
+    unmerge(model, folder)
+    out.print(f"wrote {folder}")
+
+
+@app.command()
+def quantkeys(model: Model, text: Text = None, json_file: Json = None) -> None:
+    """Study which shift of all keys makes a key cache easiest to quantise, where K1 allows one."""
+    from minibeft.surgery.quantkeys import quantkeys
+    from minibeft.surgery.report import render_study
+
+    study = quantkeys(model, text=text)
+    for part in render_study(study):
+        out.print(part)
+    write_json(json_file, study.as_json())

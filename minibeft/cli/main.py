@@ -1,0 +1,108 @@
+"""The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from minibeft.cli.bench import app as bench
+from minibeft.cli.checkpoints import app as checkpoints
+from minibeft.cli.console import Json, Model, err, out, run, write_json
+from minibeft.cli.training import app as training
+from minibeft.errors import BadInput
+
+app = typer.Typer(
+    help="What the attention biases b_q, b_k and b_v of a transformer do: proofs, measurements and tools.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+) -> None:
+    """What all commands share."""
+    if version:
+        from importlib.metadata import version as installed
+
+        out.print(installed("minibeft"))
+        raise typer.Exit
+
+
+@app.command()
+def verify(
+    model: Model = "minilm",
+    json_file: Json = None,
+    task: Annotated[str | None, typer.Option(help="hidden, classification or lm; default: what the file names")] = None,
+    seed: Annotated[int, typer.Option(help="of the redrawn biases")] = 0,
+) -> None:
+    """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
+    from minibeft.verification.report import render
+    from minibeft.verification.verify import STEPS, verify
+
+    with steps(f"verify {model}", STEPS) as progress:
+        report = verify(model, task=as_task(task), seed=seed, progress=progress)
+    for part in render(report):
+        out.print(part)
+    write_json(json_file, report.as_json())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@contextmanager
+def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on stderr; call what it gives with the name of each step as it begins."""
+    columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[step]}")
+    with Progress(*columns, console=err) as bar:
+        line = bar.add_task(title, total=total + 1, step="")
+        yield lambda step: bar.update(line, advance=1, step=step)
+        bar.update(line, completed=total + 1, step="done")
+
+
+@app.command()
+def certify(
+    model: Model,
+    json_file: Json = None,
+    prefix: Annotated[bool, typer.Option("--prefix", help="the model is run with prefix tuning")] = False,
+) -> None:
+    """Say from config.json alone what each bias can do: null, foldable, limited, active or unknown."""
+    from minibeft.certificate.certify import certify
+    from minibeft.certificate.report import render
+
+    certificate = certify(model, prefix=prefix)
+    for part in render(certificate):
+        out.print(part)
+    write_json(json_file, certificate.as_json())
+
+
+@app.command()
+def prove(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="K1, Q3, …; none: all of them")] = None,
+    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="write all derivations as LaTeX")] = None,
+    json_file: Json = None,
+    without: Annotated[str | None, typer.Option(metavar="KEY", help="drop this hypothesis, show what fails")] = None,
+) -> None:
+    """Prove the statements of the theory step by step; exit status 1 if a step fails."""
+    from minibeft.proofs.prove import prove
+
+    prove(names or [], latex=latex, json=json_file, without=without)
+
+
+app.add_typer(training)
+app.add_typer(checkpoints)
+app.add_typer(bench, name="bench")
+
+
+def as_task(name: str | None) -> Any:
+    """The --task option, checked."""
+    if name not in (None, "hidden", "classification", "lm"):
+        raise BadInput(f"--task {name}: must be hidden, classification or lm")
+    return name
+
+
+def main() -> None:
+    """The console script."""
+    run(app)

@@ -1,0 +1,158 @@
+"""Commands that train: finetune, rank and reproduce."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minibeft.cli.console import Model, err, out
+
+app = typer.Typer()
+
+Data = Annotated[
+    str | None, typer.Option(envvar="MINIBEFT_DATA", help="a folder of TSV or Parquet files; default: the hub")
+]
+TaskName = Annotated[
+    str,
+    typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb or wic; of a decoder: sst2, rte, cb or boolq"),
+]
+Regime = Annotated[str, typer.Option(help="low, medium or high: how many training examples")]
+Examples = Annotated[int | None, typer.Option(help="training examples, instead of the regime's")]
+Evaluated = Annotated[int | None, typer.Option(help="validation examples at most; default: all, for decoders 1000")]
+Epochs = Annotated[int | None, typer.Option(help="default: the protocol's for the task")]
+Batch = Annotated[int | None, typer.Option(help="examples an update; default: the protocol's, 16, decoders 8")]
+Pad = Annotated[str, typer.Option(help="bucket, longest, or a number of tokens (official: 128)")]
+Tokens = Annotated[int | None, typer.Option(help="tokens; longer texts are cut; default: 128, decoders 2048")]
+Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")]
+Backend = Annotated[str, typer.Option(help="fused, plain or triton")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+# From a quarter of the protocol's rate for SST-2 to 25 times it.
+RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
+
+
+@app.command()
+def finetune(
+    model: Model = "minilm",
+    task: Annotated[
+        str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb, wic; a decoder: sst2, rte, cb, boolq")
+    ] = "sst2",
+    data: Data = None,
+    terms: Annotated[str, typer.Option(help="q, k, v, m1, m2, m3, ln1, ln2 (some: q,v), or all, none, full")] = "v",
+    form: Annotated[str, typer.Option(help="plain, lora, vera, vera1d or dora")] = "plain",
+    rank: Annotated[int, typer.Option(help="of the form")] = 8,
+    scale: Annotated[float, typer.Option(help="of the form: alpha / rank")] = 1 / 8,
+    regime: Regime = "low",
+    examples: Examples = None,
+    held_out: Annotated[int, typer.Option(help="evaluate on this many other training examples, not on dev")] = 0,
+    evaluated: Evaluated = None,
+    data_seed: Annotated[int, typer.Option(help="draws the training subset")] = 0,
+    seeds: Annotated[str, typer.Option(help="of head, order and dropout: 0, 0-4, 0,3")] = "0",
+    learning_rate: Annotated[float | None, typer.Option(help="default: the protocol's for the task")] = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    beta1: Annotated[float, typer.Option(help="of AdamW")] = 0.9,
+    beta2: Annotated[float, typer.Option(help="of AdamW")] = 0.999,
+    eps: Annotated[float, typer.Option(help="of AdamW")] = 1e-6,
+    weight_decay: Annotated[float, typer.Option(help="of AdamW")] = 0.0,
+    clip: Annotated[float, typer.Option(help="largest norm of the gradient")] = 1.0,
+    dropout: Annotated[bool, typer.Option("--dropout/--no-dropout", help="in training")] = True,
+    pad: Pad = "bucket",
+    max_length: Tokens = None,
+    dtype: Dtype = "float32",
+    backend: Backend = "fused",
+    compile: Annotated[bool, typer.Option("--compile", help="the MLPs with torch.compile")] = False,
+    device: Device = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time")] = 1,
+    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS")] = None,
+) -> None:
+    """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
+    from dataclasses import fields, replace
+
+    from minibeft.training.seeds import finetune_all, lines, read_seeds, save_seeds, summary, trainable
+    from minibeft.training.settings import Settings
+
+    given = locals()
+    settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name != "seed"})
+    name = "-".join([Path(model).name, task, terms] + [form] * (form != "plain"))
+    folder = folder or Path("runs") / name
+    runs = [(replace(settings, seed=seed), folder / f"seed-{seed}") for seed in read_seeds(seeds)]
+    with lines(err, [f"{name} seed {run.seed}" for run, _ in runs]) as notify:
+        records = finetune_all(runs, jobs=jobs, notify=notify, announce=lambda run: err.print(trainable(run)))
+    save_seeds(folder, records)
+    out.print(summary(records))
+    out.print(f"wrote {folder}")
+
+
+@app.command()
+def rank(
+    model: Model = "minilm",
+    task: Annotated[str, typer.Option(help="as in finetune")] = "sst2",
+    data: Data = None,
+    regime: Regime = "low",
+    examples: Examples = None,
+    epochs: Epochs = None,
+    seed: Annotated[int, typer.Option(help="of head, order and dropout")] = 0,
+    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/rank-MODEL-TASK")] = None,
+) -> None:
+    """Rank the bias terms by Mag+Angle, Magnitude and Fisher, with a heat map, and show how far b_k drifts in vain."""
+    from minibeft.training.rank import DRIFTS, rank, tables
+    from minibeft.training.seeds import lines
+    from minibeft.training.settings import Settings
+
+    settings = Settings(model, task, data, regime=regime, examples=examples, epochs=epochs, seed=seed)
+    folder = folder or Path("runs") / f"rank-{Path(model).name}-{task}"
+    names = ["all", *(f"k, {name}" for name in DRIFTS)]
+    with lines(err, names) as notify:
+        record = rank(settings, folder, lambda name, step: notify(names.index(name), step))
+    for table in tables(record):
+        out.print(table)
+    out.print(f"wrote {folder}")
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="biases, reparam, bias-free, ranking or regimes")],
+    model: Annotated[str, typer.Option(help="a Hugging Face folder, a hub id, or minilm")] = "minilm",
+    task: Annotated[str, typer.Option(help="as in finetune")] = "sst2",
+    data: Data = None,
+    seeds: Annotated[str, typer.Option(help="of head, order and dropout")] = "0-4",
+    rates: Annotated[str, typer.Option(help="searched for each row's own; none: the protocol's rate only")] = RATES,
+    judges: Annotated[int, typer.Option("--held-out", min=1, help="training examples that judge the search")] = 1000,
+    regime: Regime = "low",
+    examples: Examples = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    pad: Pad = "bucket",
+    max_length: Tokens = None,
+    dtype: Dtype = "float32",
+    backend: Backend = "fused",
+    device: Device = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="runs at the same time, in processes of equal threads")] = 1,
+    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/reproduce-MODEL-TASK")] = None,
+) -> None:
+    """Run a table of the paper over seeds and rates; run it again to resume. Exit status 1 if b_k has an effect where
+    theorem K3 says that it has none."""
+    from dataclasses import fields
+
+    from minibeft.reproduce.plan import read_rates
+    from minibeft.reproduce.reproduce import reproduce
+    from minibeft.training.seeds import read_seeds
+    from minibeft.training.settings import Settings
+
+    given = locals()
+    base = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
+    folder = folder or Path("runs") / f"reproduce-{Path(model).name}-{task}"
+    record, tables = reproduce(
+        table,
+        base,
+        folder,
+        seeds=read_seeds(seeds),
+        rates=read_rates(rates),
+        held_out=judges,
+        jobs=jobs,
+        console=err,
+    )
+    for grid in tables:
+        out.print(grid.rich())
+    out.print(f"wrote {folder}/{table}.json, .md and .html")
+    raise typer.Exit(0 if record["ok"] else 1)

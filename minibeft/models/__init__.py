@@ -1,0 +1,1 @@
+"""One Transformer for every family, from its parts up."""

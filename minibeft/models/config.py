@@ -1,0 +1,52 @@
+"""ModelConfig: everything that decides a model's function, frozen; which biases exist is part of it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from minibeft.models.layers import Learned
+from minibeft.theory.rotary import Rotary
+
+Task = Literal["hidden", "classification", "lm"]
+Backend = Literal["fused", "plain", "triton"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model of any family. Letters are those of the shape glossary in attention.py.
+
+    biases   which of the modules q, k, v, o (attention) and mlp carry a bias; norms of kind "layer" always do
+    residual "post" norms after each addition (BERT), "pre" norms each branch's input (OPT, LLaMA), "parallel" feeds
+             both branches from one norm (GPT-J)
+    pooler   an encoder's pooler that the checkpoint carries although its task does not need it
+    source   the config.json that this was read from; save_model writes it again
+    """
+
+    family: str
+    task: Task
+    vocab: int
+    width: int  # C
+    layers: int
+    heads: int  # H
+    kv_heads: int  # G
+    head_size: int  # D
+    inner: int
+    activation: str
+    positions: Learned | Rotary
+    biases: frozenset[str]
+    norm: Literal["layer", "rms"]
+    eps: float
+    residual: Literal["post", "pre", "parallel"]
+    causal: bool
+    gated: bool = False
+    embedding_norm: bool = False
+    token_types: int = 0
+    pad: int | None = None
+    tied: bool = False
+    head_bias: bool = False
+    labels: int = 2
+    pooler: bool = False
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    classifier_dropout: float = 0.0
+    source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)

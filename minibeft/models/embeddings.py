@@ -1,0 +1,55 @@
+"""From token ids to the first hidden states: token vectors, learned positions and token types, a norm, dropout."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from minibeft.models.config import ModelConfig
+from minibeft.models.layers import Learned, make_norm
+from minibeft.models.packed.dropout import make_dropout
+
+
+def look_up(table: nn.Embedding, ids: Int[Tensor, "*T"], what: str) -> Float[Tensor, "*T C"]:
+    """Rows of a table. Ids are not looked at beforehand, which on a GPU would wait for them."""
+    try:
+        return table(ids)
+    except IndexError as error:
+        raise ValueError(
+            f"{what} run from {int(ids.min())} to {int(ids.max())}, the model knows 0 to {table.num_embeddings - 1}"
+        ) from error
+
+
+class Embeddings(nn.Module):
+    """Token vectors, plus learned positions and token types where the family has them."""
+
+    def __init__(self, c: ModelConfig, *, same_dropout: bool):
+        super().__init__()
+        self.learned = c.positions if isinstance(c.positions, Learned) else None
+        self.pad = c.pad
+        self.tokens = nn.Embedding(c.vocab, c.width)
+        self.positions = nn.Embedding(self.learned.rows, c.width) if self.learned else None
+        self.types = nn.Embedding(c.token_types, c.width) if c.token_types else None
+        self.norm = make_norm(c.norm, c.width, c.eps) if c.embedding_norm else None
+        self.drop = make_dropout(c.embedding_dropout, same=same_dropout)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        mask: Int[Tensor, "B T"],
+        types: Int[Tensor, "B T"] | None,
+        real: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "B T C"] | Float[Tensor, "N C"]:
+        """Of every token, or of those at the places `real` (b·T + t) alone."""
+
+        def pick(values: Int[Tensor, "B T"]) -> Int[Tensor, "B T"] | Int[Tensor, " N"]:
+            return values if real is None else values.flatten()[real]
+
+        x = look_up(self.tokens, pick(ids), "input_ids")
+        if self.types is not None:
+            x = x + look_up(self.types, pick(torch.zeros_like(ids) if types is None else types), "token_type_ids")
+        if self.positions is not None and self.learned is not None:
+            longest = self.learned.rows - self.learned.start
+            if ids.shape[1] > longest:
+                raise ValueError(f"input has {ids.shape[1]} tokens, the model has positions for {longest}")
+            x = x + self.positions(pick(self.learned.indices(ids, mask, self.pad)))
+        return self.drop(x if self.norm is None else self.norm(x))

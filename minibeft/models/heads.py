@@ -1,0 +1,64 @@
+"""What turns hidden states into logits: sequence classification, language modelling, masked language modelling."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minibeft.models.config import ModelConfig
+from minibeft.models.layers import ACTIVATIONS, make_norm
+
+
+class ClassificationHead(nn.Module):
+    """logits = out(tanh(dense(first token))), with BERT's dropout before `out`, RoBERTa's before `dense` as well.
+
+    Without `out` (task "hidden") it is the pooler alone, whose weights the model then only carries along.
+    """
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.dense = nn.Linear(c.width, c.width)
+        self.out = nn.Linear(c.width, c.labels) if c.task == "classification" else None
+        self.drop = nn.Dropout(c.classifier_dropout)
+        self.drops_twice = c.family == "roberta"
+
+    def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor) -> Float[Tensor, "B labels"] | None:
+        if self.out is None:
+            return None
+        first = self.drop(hidden[:, 0]) if self.drops_twice else hidden[:, 0]
+        return self.out(self.drop(torch.tanh(self.dense(first))))
+
+
+class LMHead(nn.Module):
+    """Next-token logits: a linear map, tied to the token embedding when the configuration says so."""
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.weight = None if c.tied else nn.Parameter(nn.init.normal_(torch.empty(c.vocab, c.width), std=0.02))
+        self.bias = nn.Parameter(torch.zeros(c.vocab)) if c.head_bias else None
+
+    def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V C"]) -> Float[Tensor, "B T V"]:
+        return F.linear(hidden, embedding if self.weight is None else self.weight, self.bias)
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's and RoBERTa's masked-token logits: dense, activation, norm, then the tied embedding with its own bias."""
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.dense = nn.Linear(c.width, c.width)
+        self.act = ACTIVATIONS[c.activation if c.family == "bert" else "gelu"]
+        self.norm = make_norm(c.norm, c.width, c.eps)
+        self.logits = LMHead(c)
+
+    def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V C"]) -> Float[Tensor, "B T V"]:
+        return self.logits(self.norm(self.act(self.dense(hidden))), embedding)
+
+
+def make_head(c: ModelConfig) -> ClassificationHead | LMHead | MaskedLMHead | None:
+    """The head of this task, or None for hidden states alone."""
+    if c.task == "classification" or c.pooler:
+        return ClassificationHead(c)
+    if c.task == "lm":
+        return LMHead(c) if c.causal else MaskedLMHead(c)
+    return None

@@ -1,0 +1,68 @@
+"""What surrounds attention: learned positions, norms, activations, and the MLP."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from minibeft.models.packed.frozen import frozen_linear
+from minibeft.theory.attention import linear
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Learned positions: a table with `rows` rows; the first real token reads row `start`, padding reads start − 1.
+
+    counted says which tokens are real: "all" (BERT: padding counts too), "tokens" (RoBERTa: all but the padding token)
+    or "mask" (OPT: those the attention mask keeps).
+    """
+
+    rows: int
+    start: int = 0
+    counted: str = "all"
+
+    def indices(self, tokens: Int[Tensor, "B T"], mask: Int[Tensor, "B T"], pad: int | None) -> Int[Tensor, "B T"]:
+        """Each token's row of the table."""
+        real = {"all": torch.ones_like(tokens), "tokens": (tokens != pad).long(), "mask": mask.long()}[self.counted]
+        return real.cumsum(1) * real + self.start - 1
+
+
+def make_norm(kind: str, width: int, eps: float) -> nn.Module:
+    """LayerNorm or RMSNorm over the last axis."""
+    return nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.RMSNorm(width, eps=eps)
+
+
+class Linear(nn.Linear):
+    """nn.Linear whose bias may have a wider type than its weight, and that may know that its weight is frozen."""
+
+    frozen = False
+
+    def forward(self, input: Float[Tensor, "*B T C"]) -> Float[Tensor, "*B T n"]:
+        return (frozen_linear if self.frozen else linear)(input, self.weight, self.bias)
+
+
+class MLP(nn.Module):
+    """down(act(up(x))), or with a gate down(act(gate(x)) · up(x))."""
+
+    def __init__(self, width: int, inner: int, activation: str, *, gated: bool, bias: bool):
+        super().__init__()
+        self.gate = Linear(width, inner, bias=bias) if gated else None
+        self.up = Linear(width, inner, bias=bias)
+        self.down = Linear(inner, width, bias=bias)
+        self.act = ACTIVATIONS[activation]
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        if self.gate is None:
+            return self.down(self.act(self.up(x)))
+        return self.down(self.act(self.gate(x)) * self.up(x))

@@ -1,0 +1,1 @@
+"""What makes a frozen model fast, apart from what it is."""

@@ -1,0 +1,1 @@
+"""Every table, plot and page, and the record of what made a number."""

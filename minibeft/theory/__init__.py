@@ -1,0 +1,1 @@
+"""The mathematics: attention, its theorems, their bounds, and the mechanisms at which they stop."""

@@ -1,0 +1,207 @@
+"""`minibeft prove`: run the proofs, show every step, and say plainly what holds."""
+
+import json as json_format
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from minibeft.errors import BadInput
+from minibeft.proofs import PROOFS, Counterexample, Proof, Report, Step
+from minibeft.proofs.document import document
+from minibeft.proofs.printing import latex as formula_latex
+from minibeft.proofs.printing import unicode
+from minibeft.proofs.statement import Outcome
+from minibeft.show.record import provenance
+from minibeft.theory.theorems import HYPOTHESES, THEOREMS
+
+GUARD = "'every size' is proved by normal forms, and added up in numbers for all sizes 1 to 3 (1, 2 where four occur)"
+
+
+def prove(names: list[str], *, latex: Path | None = None, json: Path | None = None, without: str | None = None) -> None:
+    """Prove the statements of the theory step by step; exit status 1 if a step fails."""
+    proofs = chosen(names)
+    for option, file in (("--latex", latex), ("--json", json)):
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            raise BadInput(f"{option}: cannot write {file}; name a file in a folder that exists")
+    console = Console()
+    if without is not None:
+        drop(console, proofs, without)
+        return
+    reports = run(console, proofs)
+    console.print(summary(reports))
+    if latex is not None:
+        latex.write_text(document(reports), encoding="utf-8")
+        console.print(f"wrote {latex}")
+    if json is not None:
+        json.write_text(json_format.dumps(record(reports), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        console.print(f"wrote {json}")
+    if not all(report.ok for report in reports):
+        raise typer.Exit(1)
+
+
+def chosen(names: list[str]) -> list[Proof]:
+    """The proofs of these names, all of them for none, in the catalogue's order."""
+    unknown = [name for name in names if name not in PROOFS]
+    if unknown:
+        raise BadInput(f"prove: no statement is called {', '.join(unknown)}; known are {', '.join(THEOREMS)}")
+    return [PROOFS[name] for name in THEOREMS if not names or name in names]
+
+
+def run(console: Console, proofs: list[Proof]) -> list[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    reports = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("proving", total=sum(len(proof.parts()) for proof in proofs))
+        for proof in proofs:
+            progress.update(task, description=f"proving {proof.theorem.name}")
+            reports.append(proof.check(tick=lambda: progress.advance(task)))
+            show(console, reports[-1])
+    return reports
+
+
+def show(console: Console, report: Report) -> None:
+    """One statement: hypotheses, claim, steps, counterexamples."""
+    theorem = report.theorem
+
+    def line(text: str, indent: int = 2) -> None:
+        console.print(" " * indent + text, soft_wrap=True, highlight=False)
+
+    console.print(
+        f"\n[bold]{theorem.name}  {escape(theorem.title)}[/]  [dim]{escape(theorem.source)}[/]", highlight=False
+    )
+    line(escape(theorem.claim) + (" [yellow](measured, not proved)[/]" if theorem.measured else ""))
+    line(f"[dim]scope[/] {escape(theorem.scope)}")
+    line(f"[dim]needs[/] {', '.join(theorem.needs) or 'nothing more'}")
+    for number, outcome in enumerate(report.steps, 1):
+        assert isinstance(outcome.part, Step)
+        line(f"{mark(outcome)} {number}. {escape(outcome.part.text)} [dim]\\[{escape(outcome.part.scope)}][/]")
+        for formula in outcome.part.formulas:
+            for row in unicode(formula):
+                line(f"[cyan]{escape(row)}[/]", 8)
+        if not outcome.ok or ":" in outcome.note:
+            line(escape(outcome.note), 8)
+    for outcome in report.counterexamples:
+        line(refutation(outcome))
+    for key in report.unmatched:
+        line(f"[red]✗ no counterexample shows that '{key}' is needed[/]")
+
+
+def mark(outcome: Outcome) -> str:
+    return "[green]✓[/]" if outcome.ok else "[red]✗[/]"
+
+
+def refutation(outcome: Outcome) -> str:
+    assert isinstance(outcome.part, Counterexample)
+    return (
+        f"{mark(outcome)} [magenta]without {outcome.part.hypothesis}[/] {escape(outcome.part.text)} "
+        f"[dim]{escape(outcome.part.numbers)}[/]\n        [cyan]{escape(outcome.note)}[/]"
+    )
+
+
+def drop(console: Console, proofs: list[Proof], key: str) -> None:
+    """What fails when one hypothesis is dropped: the counterexamples, checked."""
+    if key not in HYPOTHESES:
+        raise BadInput(f"prove: no hypothesis is called {key}; known are {', '.join(HYPOTHESES)}")
+    found = 0
+    for proof in proofs:
+        for part in proof.parts():
+            if not isinstance(part, Counterexample) or part.hypothesis != key:
+                continue
+            found += 1
+            verdict = part.decide()
+            console.print(
+                f"[bold]{proof.theorem.name}[/] {escape(proof.theorem.claim)}", soft_wrap=True, highlight=False
+            )
+            console.print(
+                "  " + refutation(Outcome(part, verdict.ok, verdict.note, 0.0)), soft_wrap=True, highlight=False
+            )
+            if not verdict.ok:
+                raise typer.Exit(1)
+    if not found:
+        names = ", ".join(proof.theorem.name for proof in proofs)
+        needs = dict.fromkeys(need for proof in proofs for need in proof.theorem.needs)
+        raise BadInput(f"prove: {names} does not need {key}; it needs {', '.join(needs) or 'nothing more'}")
+
+
+def status(report: Report) -> str:
+    if not report.ok:
+        return "[red]FAILED[/]"
+    return "[yellow]measured[/]" if report.theorem.measured else "[green]proved[/]"
+
+
+def summary(reports: list[Report]) -> Table:
+    """Statement, scope, steps, counterexamples, seconds."""
+    table = Table(title="Statements", caption=GUARD)
+    for name in ("", "statement", "scope"):
+        table.add_column(name)
+    for name in ("steps", "counter-\nexamples", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for report in reports:
+        held = [sum(x.ok for x in group) for group in (report.steps, report.counterexamples)]
+        table.add_row(
+            report.theorem.name,
+            escape(report.theorem.title),
+            escape(report.theorem.scope),
+            f"{held[0]}/{len(report.steps)}",
+            f"{held[1]}/{len(report.counterexamples)}",
+            f"{report.seconds:.1f}",
+            status(report),
+        )
+    table.add_section()
+    steps = sum(len(report.steps) for report in reports)
+    counterexamples = sum(len(report.counterexamples) for report in reports)
+    table.add_row("", "", "", str(steps), str(counterexamples), f"{sum(x.seconds for x in reports):.1f}")
+    return table
+
+
+def record(reports: list[Report]) -> dict[str, Any]:
+    """Everything that was checked, as data."""
+    return provenance() | {"statements": [statement(report) for report in reports]}
+
+
+def statement(report: Report) -> dict[str, Any]:
+    theorem = report.theorem
+    return {
+        "name": theorem.name,
+        "title": theorem.title,
+        "claim": theorem.claim,
+        "needs": list(theorem.needs),
+        "scope": theorem.scope,
+        "source": theorem.source,
+        "status": "failed" if not report.ok else "measured" if theorem.measured else "proved",
+        "seconds": round(report.seconds, 3),
+        "steps": [step(outcome) for outcome in report.steps],
+        "counterexamples": [counterexample(outcome) for outcome in report.counterexamples],
+    }
+
+
+def step(outcome: Outcome) -> dict[str, Any]:
+    assert isinstance(outcome.part, Step)
+    return {
+        "text": outcome.part.text,
+        "formulas": [" ".join(unicode(formula)) for formula in outcome.part.formulas],
+        "latex": [formula_latex(formula) for formula in outcome.part.formulas],
+        "scope": outcome.part.scope,
+        "ok": outcome.ok,
+        "note": outcome.note,
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def counterexample(outcome: Outcome) -> dict[str, Any]:
+    assert isinstance(outcome.part, Counterexample)
+    return {
+        "without": outcome.part.hypothesis,
+        "hypothesis": HYPOTHESES[outcome.part.hypothesis],
+        "text": outcome.part.text,
+        "numbers": outcome.part.numbers,
+        "ok": outcome.ok,
+        "value": outcome.note,
+        "seconds": round(outcome.seconds, 3),
+    }

@@ -1,0 +1,250 @@
+"""The tables of README.md, made from the committed records: run this file to rewrite them (`make readme`).
+
+A block between <!-- evidence: NAME --> and <!-- end --> is the table that the function NAME below makes.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import evidence_speed
+
+from minibeft.reproduce.ranking import ranking_grids
+from minibeft.reproduce.report import orders, results, spread
+from minibeft.reproduce.statistics import paired
+from minibeft.theory.theorems import THEOREMS
+
+ROOT = Path(__file__).parents[2]
+TESTS = {
+    "K": "test_key_bias",
+    "V": "test_value_bias",
+    "Q": "test_query_bias",
+    "R": "test_reparam",
+    "I": "test_importance",
+}
+
+
+ELSEWHERE = {"K4": "test_key_bias_scope", "K6": "test_train", "K7": "test_verify"}
+
+
+def home_of(name: str) -> Path:
+    """The test module that a statement's row links."""
+    (file,) = (ROOT / "tests").rglob(f"{ELSEWHERE.get(name, TESTS[name[0]])}.py")
+    return file
+
+
+def record(name: str) -> dict[str, Any]:
+    """A committed record."""
+    return json.loads((ROOT / "records" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def made_by(found: dict[str, Any], file: str) -> str:
+    """The line under a table: command, versions, machine, file."""
+    machine = found["machine"]
+    return (
+        f"`{found['command']}`, torch {found['versions']['torch']}, {machine['cores']} cores ({machine['cpu']}), "
+        f"{found['date']}: [records/{file}.json](records/{file}.json)"
+    )
+
+
+def ratio(measurement: dict[str, float]) -> float:
+    return measurement["value"] / measurement["allowed"] if measurement["allowed"] else float(measurement["value"] > 0)
+
+
+def measured(found: dict[str, Any], theorem: str) -> str:
+    """The measurement of a theorem that comes closest to its allowance, or exceeds it most."""
+    checks = [check for check in found["checks"] if check["theorem"] == theorem]
+    if not checks:
+        return ""
+    check = max(checks, key=lambda c: max(map(ratio, c["measurements"])))
+    worst = max(check["measurements"], key=ratio)
+    verdict = {"holds": "", "fails, as it must": "fails: "}[check["verdict"]]
+    return f"{verdict}{worst['value']:.1e} {'≤' if not verdict else '>'} {worst['allowed']:.1e}"
+
+
+def same_epochs() -> str:
+    """K6: at how many epochs of the protocol's runs {b_k, head} and {head} have the same validation accuracy."""
+    pairs = [pair for pair in record("reproduce-biases")["same"] if not pair["held_out"]]
+    same, epochs = (sum(pair[key] for pair in pairs) for key in ("same_epochs", "epochs"))
+    return f"[same accuracy](records/reproduce-biases.json) at {same} of {epochs} epochs"
+
+
+def theorems() -> str:
+    """A row for each statement: what proves it, what tests it, what was measured on two real models."""
+    proofs = {row["name"]: row for row in record("prove")["statements"]}
+    bert, llama = record("verify-minilm"), record("verify-stories260k")
+    rows = ["| | says | proof: steps, counterexamples | tests | BERT | LLaMA (rotary) |", "|---|---|---|---|---|---|"]
+    for name, theorem in THEOREMS.items():
+        proof = proofs[name]
+        counts = f"{len(proof['steps'])}, {len(proof['counterexamples'])}"
+        status = counts if proof["status"] == "proved" else f"{proof['status']} ({counts})"
+        test = f"[{home_of(name).stem}]({home_of(name).relative_to(ROOT)})"
+        on_bert = same_epochs() if name == "K6" else measured(bert, name)
+        cells = (name, theorem.title, status, test, on_bert, measured(llama, name))
+        rows.append(f"| {' | '.join(cells)} |")
+    lines = ["", "Measured ≤ allowed by theorem and rounding, the worst layer; from", ""]
+    lines += [f"- {made_by(record(file), file)}" for file in ("prove", "verify-minilm", "verify-stories260k")]
+    return "\n".join(rows + lines)
+
+
+def norms() -> str:
+    """‖b_q‖, ‖b_k‖ and ‖b_v‖ of the real BERT, layer by layer (K7)."""
+    found = record("verify-minilm")
+    rows = ["| layer | ‖b_q‖ | ‖b_k‖ | ‖b_v‖ |", "|---|---|---|---|"]
+    rows += [f"| {i} | {row['q']:.2f} | {row['k']:.3f} | {row['v']:.2f} |" for i, row in enumerate(found["norms"])]
+    return "\n".join(rows)
+
+
+def simplified() -> str:
+    """A real classifier before and after simplify, both run in transformers on the SST-2 dev set."""
+    found = record("simplify")
+    steps = ", ".join(f"b_{step['bias']}: {step['action']} ({step['theorem']})" for step in found["simplify"]["steps"])
+    rows = [
+        "| | before | after |",
+        "|---|---|---|",
+        f"| accuracy (of {found['sentences']}) | {found['accuracy_before']:.4f} | {found['accuracy_after']:.4f} |",
+        f"| same predictions | | {found['same_predictions']} of {found['sentences']} |",
+        f"| largest difference of a logit | | {found['largest_logit_difference']:.1e} |",
+        "",
+        f"{steps}; {made_by(found, 'simplify')}",
+    ]
+    return "\n".join(rows)
+
+
+def key_cache() -> str:
+    """What the best shift of K takes off the attention's relative error, against no shift, by quantiser and width."""
+    found = record("quantkeys-minilm")
+    error = {(row["quantiser"], row["bits"], row["shift"]): row["output"] for row in found["rows"]}
+    quantisers, widths = ({row[key]: None for row in found["rows"]} for key in ("quantiser", "bits"))
+    rows = [f"| quantiser | {' | '.join(f'{bits} bits' for bits in widths)} |", "|---" * (len(widths) + 1) + "|"]
+    for quantiser in quantisers:
+        pairs = [(error[quantiser, bits, "zero"], error[quantiser, bits, "best"]) for bits in widths]
+        cells = [f"{zero:.4f} → {best:.4f} ({best / zero - 1:+.1%})" for zero, best in pairs]
+        rows.append(f"| {quantiser} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", made_by(found, "quantkeys-minilm")])
+
+
+def compared(file: str, claim: str) -> str:
+    """A table of terms beside the paper's, the orders of the terms, and K3 on its pairs of runs."""
+    found = record(file)
+    same = found["same"]
+    furthest = max(same, key=lambda pair: pair["difference"])
+    epochs = sum(pair["same_epochs"] for pair in same), sum(pair["epochs"] for pair in same)
+    k3 = (
+        f"K3, {claim}: in {sum(pair['ok'] for pair in same)} of {len(same)} pairs of runs, with the same metrics at "
+        f"{epochs[0]} of {epochs[1]} epochs; the heads differ by at most {furthest['difference']:.1e} "
+        f"(rounding allows {furthest['allowed']:.1e})."
+    )
+    return "\n\n".join((results(found).markdown(), orders(found).markdown(), k3, made_by(found, file)))
+
+
+def biases() -> str:
+    """The biases one by one, at the protocol's rate and at each row's own."""
+    return compared("reproduce-biases", "b_k = none")
+
+
+def reparam() -> str:
+    """The biases one by one in every form."""
+    return compared("reproduce-reparam", "b_k the same in every reparametrised form")
+
+
+# Record → the family, and what the checkpoint is.
+DECODERS = {
+    "small-opt": "OPT, trained here",
+    "stories260k": "LLaMA, stories260k",
+    "small-gptj": "GPT-J, trained here",
+}
+
+
+def bias_free() -> str:
+    """Three small decoders: accuracy as they are and with one bias trained, and what the trained b_k does to logits."""
+    rows = [
+        "| | zero-shot | b_v | b_q | b_k | b_k must equal zero-shot | b_k moves by | logits by |",
+        "|---" * 8 + "|",
+    ]
+    lines = []
+    for name, what in DECODERS.items():
+        found = record(f"reproduce-bias-free-{name}")
+        scores = {cell["row"]: spread(cell["scores"]) for cell in found["cells"]}
+        null = found["key_bias"]["status"] == "null"
+        kept = f"{sum(pair['ok'] for pair in found['same'])} of {len(found['same'])} seeds"
+        must = f"yes (K1): in {kept}" if null else f"no ({found['key_bias']['theorem']}): rotary positions"
+        drift = found["drift"].values()
+        largest = [f"{max(row[key] for row in drift):.1e}" for key in ("moved", "effect")]
+        rows.append(f"| {' | '.join((what, *(scores[row] for row in ('none', 'v', 'q', 'k')), must, *largest))} |")
+        made = found.get("pretraining")
+        origin = f", a model of `{made['command']}`, {made['parameters']:,} parameters" if made else ""
+        lines.append(f"- {made_by(found, f'reproduce-bias-free-{name}')}{origin}")
+    return "\n".join([*rows, "", *lines])
+
+
+def ranking() -> str:
+    """How the three measures rank the terms, beside the paper, and what b_k's place is worth."""
+    found = record("reproduce-ranking")
+    return "\n\n".join([*(grid.markdown() for grid in ranking_grids(found)), made_by(found, "reproduce-ranking")])
+
+
+def protocol_scores(row: str) -> list[float]:
+    """A row's accuracy by seed, at the protocol's rate."""
+    cells = {(cell["row"], cell["rate"]): cell for cell in record("reproduce-biases")["cells"]}
+    return cells[row, "protocol"]["scores"]
+
+
+def both_paths() -> tuple[list[float], list[float]]:
+    """b_v's accuracy by seed as minibeft trains it, and with padding and plain attention."""
+    plain = {row["seed"]: row["validation"]["accuracy"] for row in record("finetune-plain")["last"]}
+    return protocol_scores("v"), [plain[seed] for seed in record("reproduce-biases")["seeds"]]
+
+
+def same_accuracy() -> str:
+    """The fast and the plain path over the same seeds."""
+    fast, plain = both_paths()
+    test = paired(fast, plain)
+    assert test, "both paths need two seeds or more"
+    return (
+        f"Accuracy over {test.n} seeds, mean ± standard deviation: fast {spread(fast)} %, plain {spread(plain)} %. The "
+        f"means differ by {100 * abs(test.mean):.2f} (p = {test.p_t:.2f}, paired), one standard error is "
+        f"{100 * stdev(fast) / test.n**0.5:.2f} and {100 * stdev(plain) / test.n**0.5:.2f}: "
+        f"{made_by(record('finetune-plain'), 'finetune-plain')}"
+    )
+
+
+def speed() -> str:
+    """minibeft beside its peers on one machine."""
+    found = record("bench-train")
+    return "\n".join([*evidence_speed.speed(found), "", made_by(found, "bench-train")])
+
+
+def kept() -> str:
+    """What autograd keeps, for several ways to fine-tune."""
+    found = record("bench-memory")
+    return "\n".join([*evidence_speed.kept(found), "", made_by(found, "bench-memory")])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "theorems": theorems,
+    "norms": norms,
+    "simplified": simplified,
+    "key_cache": key_cache,
+    "speed": speed,
+    "same_accuracy": same_accuracy,
+    "kept": kept,
+    "biases": biases,
+    "reparam": reparam,
+    "bias_free": bias_free,
+    "ranking": ranking,
+}
+BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """The text with every block made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}\n{block[3]}", text)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,204 @@
+"""What the kernel tests share: awkward shapes, tensors in NaN, and checks that take the plan to be checked.
+
+Every tensor lies between guards of NaN: a read past its end poisons the result, a write past its end is seen. Outputs
+are NaN themselves before a launch. Without a GPU, Triton's interpreter runs the kernels (conftest.py).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from tolerance import assert_agrees, assert_close_float64, error
+from torch import Tensor
+
+from minibeft.kernels.bias_grad.forward import plan_column_sum
+from minibeft.kernels.bias_grad.reference import column_sum_reference
+from minibeft.kernels.lang import chip_of
+from minibeft.kernels.qkv_bias.backward import plan_input_grad
+from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
+from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, input_grad_reference, qkv_bias_reference
+from minibeft.theory.bounds import gamma, unit_roundoff
+from minibeft.theory.rotary import Rotation
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+GUARD = 1 << 15
+Run = Callable[..., Any]
+
+
+def guarded(values: Tensor) -> Tensor:
+    """The same values, contiguous, with GUARD times NaN on either side of them in memory."""
+    buffer = torch.full((values.numel() + 2 * GUARD,), torch.nan, dtype=values.dtype, device=DEVICE)
+    inner = buffer[GUARD : GUARD + values.numel()].view(values.shape)
+    inner.copy_(values)
+    return inner
+
+
+def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
+    """An output nobody has written yet."""
+    return guarded(torch.full(shape, torch.nan, dtype=dtype))
+
+
+def assert_guards_intact(output: Tensor, what: str) -> None:
+    buffer = output.new_empty(0).set_(output.untyped_storage())
+    assert buffer[:GUARD].isnan().all(), f"{what}: written before its beginning"
+    assert buffer[GUARD + output.numel() :].isnan().all(), f"{what}: written past its end"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One projection. dims: entries of a head that turn; layout: "strided" makes every large input non-contiguous."""
+
+    batch: int
+    tokens: int
+    width: int
+    heads: int
+    groups: int
+    size: int
+    dims: int = 0
+    interleaved: bool = False
+    positions: str = "shared"
+    layout: str = "contiguous"
+    biases: str = "qkv"
+
+    def __str__(self) -> str:
+        turned = f"-turn{self.dims}{'i' if self.interleaved else 'h'}" if self.dims else ""
+        shape = f"{self.batch}x{self.tokens}x{self.width}-{self.heads}:{self.groups}x{self.size}"
+        return f"{shape}{turned}-{self.layout}-b{self.biases}"
+
+    def _lay(self, values: Tensor) -> Tensor:
+        """Strided: stored with the last two axes exchanged, so that no axis but these has its usual stride."""
+        return guarded(values) if self.layout == "contiguous" else guarded(values.mT).mT
+
+    def draw(self, dtype: torch.dtype, seed: int = 0) -> "Drawn":
+        """Everything at random, in numbers of eight bits, which every type holds exactly."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).bfloat16().to(dtype)
+
+        heads = (self.heads, self.groups, self.groups)
+        rotation = None
+        if self.dims:
+            sequences = () if self.positions == "shared" else (self.batch,)
+            angles = 2 * torch.pi * torch.rand((*sequences, self.tokens, self.dims // 2), generator=generator)
+            rotation = Rotation(guarded(angles.cos()), guarded(angles.sin()), self.interleaved)
+        w_q, w_k, w_v = (self._lay(normal(h * self.size, self.width)) for h in heads)
+        b_q, b_k, b_v = (
+            guarded(normal(h * self.size)) if n in self.biases else None for n, h in zip("qkv", heads, strict=True)
+        )
+        d_q, d_k, d_v = (self._lay(normal(self.batch, h, self.tokens, self.size)) for h in heads)
+        x = self._lay(normal(self.batch, self.tokens, self.width))
+        return Drawn(x, (w_q, w_k, w_v), (b_q, b_k, b_v), (d_q, d_k, d_v), rotation, self.heads)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The tensors of a case, in one type."""
+
+    x: Float[Tensor, "B T C"]
+    weights: Triple
+    biases: OptionalTriple
+    grads: Triple
+    rotation: Rotation | None
+    heads: int
+
+    def to(self, dtype: torch.dtype) -> "Drawn":
+        """The same numbers in another type."""
+
+        rotation = self.rotation
+        if rotation is not None and dtype == torch.float64:
+            rotation = rotation.double()
+        return self._map(lambda t: t.to(dtype), rotation)
+
+    def absolute(self) -> "Drawn":
+        """Every number without its sign, and nothing turned: what results are sums of, at most √2 of it."""
+        return self._map(torch.abs, None)
+
+    def _map(self, f: Callable[[Tensor], Tensor], rotation: Rotation | None) -> "Drawn":
+        def each(tensors: Iterable[Tensor | None]) -> Any:
+            return tuple(t if t is None else f(t) for t in tensors)
+
+        return Drawn(f(self.x), each(self.weights), each(self.biases), each(self.grads), rotation, self.heads)
+
+
+def _compare(run: Run, reference: Run, drawn: Drawn, terms: dict[str, int], bounded: bool) -> None:
+    """Each named result against float64. terms: how many products or numbers one entry of it sums.
+
+    bounded=False is the comparator of tolerance.py, sharp, for cases large enough that plain torch's largest error is
+    no accident. bounded=True is for any case: |error| ≤ √2 γ_{n+6} Σ|terms|, Higham's bound for n terms in any order,
+    and the bias, two products, a sum and an angle's two roundings after it; √2 since a turn adds two entries.
+    """
+    candidate, plain, gold = run(drawn), reference(drawn), reference(drawn.to(torch.float64))
+    single = reference(drawn.to(torch.float32)) if drawn.x.dtype == torch.float64 else plain
+    sizes = reference(drawn.to(torch.float64).absolute())
+    for (name, n), c, p, g, s, size in zip(terms.items(), candidate, plain, gold, single, sizes, strict=True):
+        if bounded:
+            allowed = 2**0.5 * gamma(n + 6, unit_roundoff(c.dtype)) * size.max().item()
+            assert error(c, g) <= allowed, f"{name}: error {error(c, g):.3e} > {allowed:.3e} allowed"
+        elif c.dtype == torch.float64:
+            assert_close_float64(c, g, error(s, g), what=name)
+        else:
+            assert_agrees(c, p, g, what=name)
+        assert_guards_intact(c, name)
+
+
+def check_forward(case: Case, dtype: torch.dtype, plan: Run = plan_qkv_bias, bounded: bool = False) -> None:
+    """Q, K and V."""
+    heads = (case.heads, case.groups, case.groups)
+
+    def run(d: Drawn) -> list[Tensor]:
+        out = [poisoned(case.batch, h, case.tokens, case.size, dtype=dtype) for h in heads]
+        plan(d.x, d.weights, d.biases, tuple(out), d.rotation, chip_of(DEVICE)).run()
+        return out
+
+    def reference(d: Drawn) -> tuple[Tensor, ...]:
+        return qkv_bias_reference(d.x, d.weights, d.biases, d.rotation, d.heads)
+
+    _compare(run, reference, case.draw(dtype), dict.fromkeys("qkv", case.width), bounded)
+
+
+def check_input_grad(case: Case, dtype: torch.dtype, plan: Run = plan_input_grad, bounded: bool = False) -> None:
+    """dX."""
+
+    def run(d: Drawn) -> list[Tensor]:
+        out = poisoned(case.batch, case.tokens, case.width, dtype=dtype)
+        plan(d.grads, d.weights, out, d.rotation, chip_of(DEVICE)).run()
+        return [out]
+
+    def reference(d: Drawn) -> list[Tensor]:
+        return [input_grad_reference(d.grads, d.weights, d.rotation)]
+
+    columns = (case.heads + 2 * case.groups) * case.size
+    _compare(run, reference, case.draw(dtype), {"d_x": columns}, bounded)
+
+
+def check_column_sums(case: Case, dtype: torch.dtype, plan: Run = plan_column_sum, bounded: bool = False) -> None:
+    """db_q, db_k, db_v, and the value-bias gradient from the attention output (query heads summed by group)."""
+    shared = case.heads // case.groups
+
+    def run(d: Drawn) -> list[Tensor]:
+        out = []
+        for grad, rotation, members in _sums(d, shared):
+            total = poisoned(grad.shape[1] * case.size // members, dtype=dtype)
+            first, second = plan(grad, total, rotation, members)
+            first.args[3].fill_(torch.nan)
+            first.run()
+            second.run()
+            out.append(total)
+        return out
+
+    def reference(d: Drawn) -> list[Tensor]:
+        return [
+            column_sum_reference(grad, rotation, members, d.x.dtype) for grad, rotation, members in _sums(d, shared)
+        ]
+
+    rows = case.batch * case.tokens
+    terms = {"db_q": rows, "db_k": rows, "db_v": rows, "V3": rows * shared}
+    _compare(run, reference, case.draw(dtype), terms, bounded)
+
+
+def _sums(d: Drawn, shared: int) -> list[tuple[Tensor, Rotation | None, int]]:
+    d_q, d_k, d_v = d.grads
+    return [(d_q, d.rotation, 1), (d_k, d.rotation, 1), (d_v, None, 1), (d_q, None, shared)]

@@ -1,0 +1,66 @@
+"""A random BERT with a tokenizer and a task's files in a folder: enough to fine-tune in a second."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from minibeft.checkpoints.load import build_model
+from minibeft.checkpoints.save import save_model
+from minibeft.training.settings import Settings
+
+WORDS = [f"w{i}" for i in range(30)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def make_model(folder: Path, *, std: float = 0.5) -> Path:
+    """A BERT of width 16 with ALL parameters redrawn, as a Hugging Face folder with a word-level tokenizer."""
+    torch.manual_seed(0)
+    raw: dict[str, Any] = {"model_type": "bert", "vocab_size": 34, "hidden_size": 16, "num_hidden_layers": 2}
+    raw |= {"num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 40}
+    model = build_model(raw, task="classification")
+    for name, value in model.named_parameters():
+        torch.nn.init.normal_(value, mean=float("norm" in name and name.endswith("weight")), std=std)
+    save_model(model, folder)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def make_data(folder: Path, *, train: int = 90, dev: int = 30) -> Path:
+    """sst2 and stsb with random words; the label is whether w0 to w14 prevail, so there is something to learn."""
+    draw = random.Random(0)
+    for task, header in (("sst2", "sentence\tlabel"), ("stsb", "sentence1\tsentence2\tlabel")):
+        (folder / task).mkdir(parents=True)
+        for split, size in (("train", train), ("dev", dev)):
+            rows = [header]
+            for _ in range(size):
+                texts = [draw.choices(WORDS, k=draw.randint(1, 12)) for _ in header.split("\t")[1:]]
+                low = sum(int(w[1:]) < 15 for w in texts[0]) / len(texts[0])
+                label = f"{5 * low:.2f}" if task == "stsb" else str(int(low > 0.5))
+                rows.append("\t".join([*map(" ".join, texts), label]))
+            (folder / task / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def small_settings(root: Path, **changes: Any) -> Settings:
+    """Settings for the model and data in this folder, made on the first call: two epochs of 48 examples."""
+    if not (root / "model").exists():
+        make_model(root / "model")
+        make_data(root / "data")
+    base: dict[str, Any] = {"model": str(root / "model"), "task": "sst2", "data": str(root / "data"), "device": "cpu"}
+    base |= {"examples": 48, "epochs": 2, "batch": 8, "learning_rate": 1e-2, "max_length": 24}
+    return Settings(**(base | changes))
+
+
+def outcome(record: dict[str, Any]) -> str:
+    """What two runs of the same settings must share to the last digit: everything but times."""
+    epochs = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in record["epochs"]]
+    return json.dumps([record["settings"], record["digests"], record["trained"], epochs])

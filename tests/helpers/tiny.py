@@ -1,0 +1,237 @@
+"""Tiny random models of every family: a drawn config.json, transformers' own model for it, and inputs with padding.
+
+Hugging Face initialises every Linear bias to zero, so a freshly made model says nothing about biases: `reference`
+redraws ALL parameters.
+"""
+
+import tempfile
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import minibeft
+from minibeft.families import FAMILIES
+from minibeft.models.config import Backend, Task
+from minibeft.models.transformer import Transformer
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+ACTIVATIONS = st.sampled_from(["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+# Every family with every task that it has.
+CASES: list[tuple[str, Task]] = [
+    (name, task) for name, family in FAMILIES.items() for task in ("hidden", *family.heads)
+]
+DROPOUT = 0.25
+MIN_WIDTH = 8
+
+# One configuration a family, for tests that need no others.
+ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {"architectures": ["BertForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
+    "roberta": {"architectures": ["RobertaForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
+    "opt": {
+        "architectures": ["OPTForCausalLM"],
+        "hidden_size": 24,
+        "word_embed_proj_dim": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 40,
+        "max_position_embeddings": 40,
+    },
+    "llama": {"architectures": ["LlamaForCausalLM"], **ENCODER, "num_key_value_heads": 2, "attention_bias": True},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], **ENCODER, "num_key_value_heads": 2},
+    "gptj": {"architectures": ["GPTJForCausalLM"], "n_embd": 24, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+}
+
+
+def architecture(family: str, task: Task) -> str:
+    """transformers' class for this task."""
+    return next(name for name, its in FAMILIES[family].architectures.items() if its == task)
+
+
+def typical(family: str, task: Task, **changes: Any) -> dict[str, Any]:
+    """The configuration above as a config.json for this task."""
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    config = {"model_type": family, "vocab_size": 40} | ends | CONFIGS[family] | changes
+    return config | {"architectures": [architecture(family, task)]}
+
+
+def encoder(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """BERT and RoBERTa."""
+    heads = draw(st.integers(1, 4))
+    labels = draw(st.integers(1, 5))
+    return {
+        "vocab_size": draw(st.integers(20, 50)),
+        "hidden_size": heads * draw(st.integers(-(-MIN_WIDTH // heads), 12)),
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_attention_heads": heads,
+        "intermediate_size": draw(st.integers(4, 40)),
+        "hidden_act": draw(ACTIVATIONS),
+        "type_vocab_size": draw(st.integers(1, 3)),
+        "max_position_embeddings": draw(st.integers(16, 30)),
+        "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-5, 1e-3])),
+        "pad_token_id": draw(st.integers(0, 3)),
+        "hidden_dropout_prob": DROPOUT,
+        "attention_probs_dropout_prob": DROPOUT,
+        "classifier_dropout": draw(st.sampled_from([None, 0.5])),
+        "id2label": {str(i): f"LABEL_{i}" for i in range(labels)},
+        "label2id": {f"LABEL_{i}": i for i in range(labels)},
+    }
+
+
+def opt(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """OPT, with and without biases."""
+    heads = draw(st.integers(1, 4))
+    width = heads * draw(st.integers(-(-MIN_WIDTH // heads), 12))
+    return {
+        "vocab_size": draw(st.integers(20, 50)),
+        "hidden_size": width,
+        "word_embed_proj_dim": width,
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_attention_heads": heads,
+        "ffn_dim": draw(st.integers(4, 40)),
+        "activation_function": draw(ACTIVATIONS),
+        "max_position_embeddings": draw(st.integers(16, 30)),
+        "enable_bias": draw(st.booleans()),
+        "tie_word_embeddings": draw(st.booleans()),
+        "dropout": DROPOUT,
+        "attention_dropout": DROPOUT,
+    }
+
+
+def rope(draw: st.DrawFn) -> dict[str, Any]:
+    """Rotary positions in each spelling that config.json files use."""
+    theta, factor = draw(st.sampled_from([100.0, 10_000.0, 1e6])), draw(st.sampled_from([1.5, 4.0]))
+    return draw(
+        st.sampled_from(
+            [
+                {},
+                {"rope_theta": theta},
+                {"rope_theta": theta, "rope_scaling": None},
+                {"rope_theta": theta, "rope_scaling": {"type": "linear", "factor": factor}},
+                {"rope_theta": theta, "rope_scaling": {"rope_type": "linear", "factor": factor}},
+                {"rope_parameters": {"rope_type": "default", "rope_theta": theta}},
+                {"rope_parameters": {"rope_type": "linear", "rope_theta": theta, "factor": factor}},
+            ]
+        )
+    )
+
+
+def llama(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """LLaMA and Qwen2: MHA, GQA or MQA; head_dim free of the width for LLaMA."""
+    groups, ratio = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    heads = groups * ratio
+    size = 2 * draw(st.integers(-(-MIN_WIDTH // (2 * heads)), 6))
+    config = {
+        "vocab_size": draw(st.integers(20, 50)),
+        "hidden_size": heads * size,
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "intermediate_size": draw(st.integers(4, 40)),
+        "hidden_act": draw(ACTIVATIONS),
+        "rms_norm_eps": draw(st.sampled_from([1e-6, 1e-3])),
+        "max_position_embeddings": 32,
+        "tie_word_embeddings": draw(st.booleans()),
+        "attention_dropout": DROPOUT,
+    } | rope(draw)
+    if family == "qwen2":
+        return config
+    if draw(st.booleans()):
+        config |= {"head_dim": size, "hidden_size": heads * draw(st.integers(-(-MIN_WIDTH // heads), 12))}
+    return config | {"attention_bias": draw(st.booleans()), "mlp_bias": draw(st.booleans())}
+
+
+def gptj(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """GPT-J, rotating all or a part of each head."""
+    heads = draw(st.integers(1, 4))
+    half = draw(st.integers(-(-MIN_WIDTH // (2 * heads)), 6))
+    return {
+        "vocab_size": draw(st.integers(20, 50)),
+        "n_embd": heads * 2 * half,
+        "n_layer": draw(st.integers(1, 3)),
+        "n_head": heads,
+        "n_inner": draw(st.one_of(st.none(), st.integers(4, 40))),
+        "rotary_dim": 2 * draw(st.integers(1, half)),
+        "n_positions": 32,
+        "activation_function": draw(ACTIVATIONS),
+        "layer_norm_epsilon": draw(st.sampled_from([1e-5, 1e-3])),
+        "tie_word_embeddings": draw(st.booleans()),
+        "resid_pdrop": DROPOUT,
+        "embd_pdrop": DROPOUT,
+        "attn_pdrop": DROPOUT,
+    }
+
+
+DRAWERS = {"bert": encoder, "roberta": encoder, "opt": opt, "llama": llama, "qwen2": llama, "gptj": gptj}
+
+
+@st.composite
+def configurations(draw: st.DrawFn, family: str, task: Task) -> dict[str, Any]:
+    """A config.json of this family whose `architectures` names this task."""
+    ends = {"bos_token_id": 0, "eos_token_id": 2}
+    common = {"model_type": family, "architectures": [architecture(family, task)]} | ends
+    return common | DRAWERS[family](draw, family)
+
+
+def reference(raw: dict[str, Any], seed: int) -> Any:
+    """transformers' own model in float32, every parameter redrawn: norm weights around 1, all others with std 0.5."""
+    config = transformers.AutoConfig.for_model(**raw)
+    config._attn_implementation = "eager"
+    model = getattr(transformers, raw["architectures"][0])(config).eval()
+    redraw(model, seed)
+    return model
+
+
+@torch.no_grad()
+def redraw(model: nn.Module, seed: int) -> None:
+    """Every parameter anew: norm weights around 1; biases and embeddings with std 0.5; matrices with std 1/√fan-in, so
+    that logits stay of order one: a saturated softmax would hide b_q and b_k."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = {id(m.weight) for m in model.modules() if "Norm" in type(m).__name__}
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    for parameter in model.parameters():
+        if id(parameter) in norms:
+            parameter.normal_(1.0, 0.2, generator=generator)
+        else:
+            std = parameter.shape[-1] ** -0.5 if id(parameter) in matrices else 0.5
+            parameter.normal_(0.0, std, generator=generator)
+
+
+class Batch(NamedTuple):
+    """What a model is called with; the mask says which tokens are real."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None
+
+
+def batch(raw: dict[str, Any], seed: int, *, rows: int, length: int, padding: str) -> Batch:
+    """Random tokens; rows of different length with padding on the left, on the right, or (None) none."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    pad = raw.get("pad_token_id", 1)
+    ids = integers(0, raw["vocab_size"] - 1, rows, length)
+    ids += ids >= pad  # RoBERTa takes the padding token for padding wherever it stands
+    mask = torch.ones_like(ids)
+    if padding != "none":
+        real = integers(1, length + 1, rows)[:, None]
+        places = torch.arange(length)[None]
+        mask = (places < real if padding == "right" else places >= length - real).long()
+        ids = ids.where(mask.bool(), torch.tensor(pad))
+    types = raw.get("type_vocab_size")
+    return Batch(ids, mask, None if types is None else integers(0, types, rows, length))
+
+
+def load(theirs: Any, dtype: torch.dtype, backend: Backend) -> Transformer:
+    """Our model with transformers' weights, the way every user gets one."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        return minibeft.load_model(folder, dtype=dtype, backend=backend)

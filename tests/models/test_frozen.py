@@ -1,0 +1,54 @@
+"""frozen_linear is F.linear to rounding, and asks oneDNN only where no gradient is recorded."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minibeft.models.packed import frozen
+from minibeft.models.packed.frozen import frozen_linear
+from minibeft.theory.bounds import unit_roundoff
+
+SHAPES = [((7, 24), 40), ((3, 5, 24), 8), ((1, 300), 9)]
+
+
+def compare(shape: tuple[int, ...], n: int, biased: bool) -> None:
+    """Each entry is an inner product of m terms: |error| ≤ m u Σ|terms| to first order (Higham, 2002, §3.1)."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, generator=draw) for size in (shape, (n, shape[-1])))
+    bias = torch.randn(n, generator=draw) if biased else None
+    with torch.inference_mode():
+        ours = frozen_linear(x, weight, bias)
+    wide = [None if t is None else t.double() for t in (x, weight, bias)]
+    exact = F.linear(*wide)  # type: ignore[arg-type]
+    sizes = F.linear(*(None if t is None else t.abs() for t in wide))  # type: ignore[arg-type]
+    assert ours.shape == exact.shape
+    assert ((ours - exact).abs() <= (shape[-1] + 1) * unit_roundoff(torch.float32) * sizes).all(), "beyond rounding"
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("shape", "n"), SHAPES)
+def test_it_is_a_linear_map(shape, n, biased):
+    compare(shape, n, biased)
+
+
+@pytest.mark.skipif(not frozen.has_onednn(), reason="this torch has no oneDNN")
+def test_the_comparison_sees_a_wrong_product(monkeypatch):
+    right = frozen.product
+    monkeypatch.setattr(frozen, "product", lambda *inputs: 1.0001 * right(*inputs))
+    with pytest.raises(AssertionError, match="beyond rounding"):
+        compare((7, 24), 40, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_and_training_take_torchs_way(dtype, monkeypatch):
+    def asked(*_: Tensor | None) -> Tensor:
+        pytest.fail("oneDNN was asked")
+
+    monkeypatch.setattr(frozen, "product", asked)
+    x, weight = torch.randn(4, 6, dtype=dtype), torch.randn(5, 6, dtype=dtype)
+    with torch.inference_mode():
+        assert torch.equal(frozen_linear(x, weight, None), F.linear(x, weight))
+    bias = torch.zeros(5, requires_grad=True)
+    frozen_linear(torch.randn(4, 6), torch.randn(5, 6), bias).sum().backward()
+    assert bias.grad is not None

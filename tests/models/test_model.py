@@ -1,0 +1,121 @@
+"""What every model promises about its input: padding changes nothing, and what does not fit is named."""
+
+import pytest
+import torch
+from tiny import CASES, batch, load, reference, typical
+from tolerance import assert_agrees
+from torch import Tensor
+
+import minibeft
+from minibeft.families import FAMILIES
+from minibeft.models.config import Task
+from minibeft.models.transformer import Transformer
+
+
+def model_of(family: str, task: Task = "hidden", dtype: torch.dtype = torch.float32) -> Transformer:
+    return load(reference(typical(family, task), 1), dtype, "fused")
+
+
+@pytest.mark.parametrize("backend", ["fused", "plain"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_changes_no_real_token(family: str, side: str, backend: str):
+    """Each row alone and without padding gives what it gives in the batch.
+
+    BERT and the rotary families number padding on the left too. That moves every position by the same amount, which
+    only BERT, whose positions are learned, can tell.
+    """
+    raw = typical(family, "hidden")
+    theirs = reference(raw, 1)
+    b = batch(raw, 2, rows=4, length=9, padding=side)
+    model, gold = load(theirs, torch.float32, backend), load(theirs, torch.float64, backend)  # type: ignore[arg-type]
+    hidden, exact = model(*b).hidden, gold(*b).hidden
+    for row, real in enumerate(b.attention_mask.bool()):
+        types = None if b.token_type_ids is None else b.token_type_ids[row : row + 1, real]
+        alone, alone_exact = (m(b.input_ids[row : row + 1, real], None, types).hidden[0] for m in (model, gold))
+        if family == "bert" and side == "left" and not real.all():
+            with pytest.raises(AssertionError, match="float64"):
+                torch.testing.assert_close(exact[row, real], alone_exact, msg=lambda text: f"float64: {text}")
+        else:
+            assert_agrees(hidden[row, real], alone, alone_exact, factor=8.0, what=f"{family}, padding on the {side}")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "opt"])
+def test_too_long(family: str):
+    """40 rows of positions: OPT has 40 and two more; RoBERTa's first two are never a token's."""
+    model, longest = model_of(family), {"bert": 40, "roberta": 38, "opt": 40}[family]
+    model(torch.full((1, longest), 5))
+    with pytest.raises(ValueError, match=f"input has {longest + 1} tokens, the model has positions for {longest}"):
+        model(torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gptj"])
+def test_rotary_has_no_end(family: str):
+    assert model_of(family)(torch.full((1, 3000), 5)).hidden.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "types", "message"),
+    [
+        ([[1, 2, 40]], None, None, "input_ids run from 1 to 40, the model knows 0 to 39"),
+        ([[1, -1, 2]], None, None, "input_ids run from -1 to 2, the model knows 0 to 39"),
+        ([[1, 2, 3]], None, [[0, 2, 0]], "token_type_ids run from 0 to 2, the model knows 0 to 1"),
+        ([[1, 2, 3]], [[1, 1]], None, r"attention_mask has shape \(1, 2\), input_ids \(1, 3\)"),
+        ([[1, 2, 3]], [1, 1, 1], None, r"attention_mask has shape \(3,\), input_ids \(1, 3\)"),
+        ([[1, 2, 3]], None, [[0], [0]], r"token_type_ids has shape \(2, 1\), input_ids \(1, 3\)"),
+    ],
+)
+def test_input_that_does_not_fit(
+    ids: list[list[int]], mask: list[list[int]] | None, types: list[list[int]] | None, message: str
+):
+    def tensor(value: list[list[int]] | None) -> Tensor | None:
+        return None if value is None else torch.tensor(value)
+
+    with pytest.raises(ValueError, match=message):
+        model_of("bert")(torch.tensor(ids), tensor(mask), tensor(types))
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_output(family: str, task: Task):
+    """Shapes; and hidden states do not depend on the head."""
+    model = model_of(family, task)
+    output = model(torch.tensor([[3, 4, 5], [5, 4, 3]]))
+    assert output.hidden.shape == (2, 3, 24)
+    shapes = {"hidden": None, "classification": (2, 2), "lm": (2, 3, 40)}
+    assert (None if output.logits is None else tuple(output.logits.shape)) == shapes[task]
+    assert not model.training
+
+
+def test_generate_stops():
+    model = model_of("llama", "lm")
+    start = torch.tensor([[3, 4], [5, 6]])
+    long = minibeft.generate(model, start, tokens=6)
+    assert long.shape == (2, 8)
+    assert torch.equal(long[:, :2], start)
+    for i in range(6):
+        assert torch.equal(model(long[:, : 2 + i]).logits[:, -1].argmax(-1), long[:, 2 + i])
+    assert minibeft.generate(model, start[:1], tokens=6, stop=int(long[0, 2])).shape == (1, 3)
+    with pytest.raises(ValueError, match="LM head; this one was loaded for hidden"):
+        minibeft.generate(model_of("bert"), start, tokens=1)
+
+
+def test_no_module_hides_a_public_name():
+    """Importing a submodule puts it into the package under its own name, over whatever was there."""
+    assert not minibeft.HOMES.keys() & set(minibeft.HOMES.values())
+    assert set(minibeft.__all__) == minibeft.HOMES.keys()
+    for name in minibeft.__all__:
+        assert getattr(minibeft, name) is getattr(minibeft, name)
+        assert callable(getattr(minibeft, name))
+
+
+def test_a_new_model_is_ready_to_train():
+    """build_model: std 0.02, biases zero, norms one, gradients everywhere that the loss reaches."""
+    torch.manual_seed(0)
+    model = minibeft.build_model(typical("roberta", "classification"))
+    model(torch.tensor([[3, 4, 5]])).logits.sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        if parameter.ndim > 1:
+            assert 0.01 < parameter.std() < 0.03, name
+        else:
+            assert (parameter == float(name.endswith("weight"))).all(), name

@@ -1,0 +1,179 @@
+"""What a classifier computes from packed tokens is what it computes from padded ones: logits and every gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+from rounding import assert_same, in_float64
+from tolerance import error
+from torch import Tensor
+
+from minibeft.checkpoints.load import build_model
+from minibeft.models.biases import freeze_except
+from minibeft.models.config import Backend
+from minibeft.models.packed import dropout, packing
+from minibeft.models.packed.packing import Mix, Packing, Spread
+from minibeft.models.transformer import Attention, Transformer
+
+LENGTHS = (5, 11, 1, 8)
+IDS = torch.randint(2, 30, (4, 11), generator=torch.Generator().manual_seed(3))
+MASK = (torch.arange(11) < torch.tensor(LENGTHS)[:, None]).long()
+TERMS = ["v", "q", "k,v", "m1,ln2", "all", "full", "none"]
+
+
+def classifier(family: str, dtype: torch.dtype, backend: Backend, terms: str = "full") -> Transformer:
+    """Three layers with all parameters redrawn, no dropout."""
+    raw: dict[str, Any] = {"model_type": family, "vocab_size": 34, "hidden_size": 16, "num_hidden_layers": 3}
+    raw |= {"num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 40, "pad_token_id": 1}
+    model, generator = build_model(raw, task="classification", backend=backend), torch.Generator().manual_seed(0)
+    for name, value in model.named_parameters():
+        value.data.normal_(float("norm" in name and name.endswith("weight")), 0.5, generator=generator)
+    freeze_except(model, terms, head=True)
+    model.to(dtype).eval().join()
+    return model
+
+
+def results(model: Transformer) -> dict[str, Tensor]:
+    """Logits, and the gradient of each parameter that trains; b_q's, b_k's and b_v's together, for b_k's is rounding
+    alone (K2)."""
+    ids = IDS.masked_fill(MASK == 0, 1)
+    logits = model.classify(ids, MASK, torch.zeros_like(ids))
+    logits.square().sum().backward()
+    found: dict[str, list[Tensor]] = {"logits": [logits.detach()]}
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            assert value.grad is not None, name
+            shared = "qkv.bias" if name[-6:] in ("q.bias", "k.bias", "v.bias") else name
+            found.setdefault(shared, []).append(value.grad.flatten())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def compare(family: str, terms: str) -> None:
+    """The packed results against the padded ones: in float64, and in float32 against four samples of rounding."""
+    plain, gold = (classifier(family, dtype, "plain", terms) for dtype in (torch.float32, torch.float64))
+    nudged = [in_float64(plain, nudge) for nudge in (1, 2, 3)]
+    plains = [results(model) for model in (plain, *nudged)]
+    exact = results(gold)
+    packed, packed64 = (results(classifier(family, t, "fused", terms)) for t in (torch.float32, torch.float64))
+    assert packed.keys() == exact.keys()
+    for name in exact:
+        assert_same(packed[name], packed64[name], exact[name], [run[name] for run in plains], name)
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_packed_is_padded(family: str, terms: str):
+    compare(family, terms)
+
+
+def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
+    return MIX(q, k, v, None, p)
+
+
+def keeps_garbage(ctx: Any, x: Tensor, places: packing.Places, size: int) -> Tensor:
+    return SPREAD(ctx, x, places._replace(empty=places.empty[:0]), size)
+
+
+def off_in_k(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
+    dq, dk, dv, *rest = MIX_BACKWARD(ctx, do)
+    return dq, None if dk is None else 1.001 * dk, dv, *rest
+
+
+MIX, SPREAD, MIX_BACKWARD = Mix.apply, Spread.forward, Mix.backward
+BUGS: dict[str, tuple[Any, str, Any]] = {
+    "padding is not masked": (Mix, "apply", staticmethod(unmasked)),
+    "padding holds another token's gradient": (Spread, "forward", staticmethod(keeps_garbage)),
+    "a gradient is off by a thousandth": (Mix, "backward", staticmethod(off_in_k)),
+    "the head reads the second token": (
+        Packing,
+        "first",
+        property(lambda self: self.start + 1, lambda self, v: setattr(self, "start", v)),
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_comparison_sees(bug: str, monkeypatch: pytest.MonkeyPatch):
+    owner, name, wrong = BUGS[bug]
+    monkeypatch.setattr(owner, name, wrong, raising=False)
+    with pytest.raises(AssertionError, match="error"):
+        compare("bert", "full")
+
+
+def test_the_derivatives_are_right():
+    """In float64 against differences, dropout included: the same numbers are drawn each time."""
+    places = Packing(MASK, heads=2)
+    x = torch.randn(sum(LENGTHS), 3 * 2 * 4, dtype=torch.float64, requires_grad=True)
+    mask = None if places.mask is None else places.mask.double()
+
+    def attend(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        q, k, v = places.spread(x, 3)
+        return places.collect(Mix.apply(q, k, v, mask, 0.3))
+
+    assert torch.autograd.gradcheck(attend, x)
+
+
+def test_there_and_back_is_the_identity():
+    places, x = Packing(MASK, heads=2), torch.randn(sum(LENGTHS), 8)
+    (grid,) = places.spread(x, 1)
+    assert torch.equal(places.collect(grid), x)
+    assert (grid.transpose(1, 2)[MASK == 0] == 0).all()
+    assert torch.equal(grid.transpose(1, 2)[MASK == 1].flatten(1), x)
+
+
+def reaches(model: Transformer) -> set[str]:
+    """The projections of the lowest block whose result autograd follows."""
+    found, attention = set(), model.blocks[0].attention
+    assert isinstance(attention, Attention)
+    project = attention.project
+
+    def watched(x: Tensor, names: str) -> Tensor:
+        out = project(x, names)
+        found.update(names if out.requires_grad else ())
+        return out
+
+    attention.project = watched  # type: ignore[method-assign]
+    model.classify(IDS, MASK)
+    return found
+
+
+@pytest.mark.parametrize(("terms", "followed"), [("v", "v"), ("q", "q"), ("q,v", "qv"), ("m1", ""), ("none", "")])
+def test_autograd_stops_at_the_lowest_bias_that_trains(terms: str, followed: str):
+    assert reaches(classifier("bert", torch.float32, "fused", terms)) == set(followed)
+
+
+def test_joined_weights_are_the_same_memory_under_the_same_names():
+    apart = classifier("bert", torch.float32, "fused", "full").state_dict()
+    model = classifier("bert", torch.float32, "fused", "v")
+    assert model.state_dict().keys() == apart.keys()
+    assert all(torch.equal(value, apart[name]) for name, value in model.state_dict().items())
+    attention = model.blocks[1].attention
+    before = model.classify(IDS, MASK)
+    attention.k.weight.data.mul_(2)  # type: ignore[union-attr]
+    assert error(model.classify(IDS, MASK), before) > 1e-3
+    model.double()  # the weights move: what was joined is not theirs any more
+    assert model.classify(IDS, MASK).dtype == torch.float64
+
+
+def test_dropout_keeps_each_number_by_itself_with_the_right_probability():
+    """Frequencies within five standard deviations: of one number, and of two neighbours, which share random words."""
+    torch.manual_seed(0)
+    p, size = 0.1, 1_000_000
+    keep = dropout.draw_keep(torch.empty(size), p).double()
+    assert abs(dropout.rounded(p) - p) <= 2**-17
+    for distance in (0, 1, 2, 3, 4):
+        both = (keep * keep.roll(distance)).mean().item()
+        expected = (1 - p) ** (2 if distance else 1)
+        assert abs(both - expected) < 5 * (expected * (1 - expected) / size) ** 0.5 * (2 if distance else 1)
+
+
+def test_dropout_keeps_the_mean_and_its_gradient_is_itself():
+    torch.manual_seed(0)
+    x = torch.ones(1_000_000, dtype=torch.float64, requires_grad=True)
+    y = dropout.Dropout(0.1)(x)
+    assert abs(y.mean().item() - 1) < 5 * (0.1 / 0.9 / len(x)) ** 0.5
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())
+    assert torch.equal(dropout.Dropout(0.1).eval()(x), x)

@@ -1,0 +1,187 @@
+"""Every family computes what transformers computes: hidden states, logits and gradients, on drawn configurations."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from rounding import Unrounded, assert_same, in_float64
+from tiny import CASES, Batch, batch, configurations, load, reference, typical
+from tolerance import error
+from torch import Tensor
+
+from minibeft.families import FAMILIES
+from minibeft.models.config import Backend, Task
+from minibeft.models.layers import Learned
+from minibeft.models.transformer import Transformer
+from minibeft.theory.bounds import unit_roundoff
+
+Run = dict[str, Tensor]
+# Between what rounding does in float64 (1e-15) and what a formula does (1): half of the digits.
+HALF_THE_DIGITS = unit_roundoff(torch.float64) ** 0.5
+# Without shrinking: configurations are small as they are drawn, and a failure should not take minutes to be told.
+EXAMPLES = settings(max_examples=20, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+seeds = st.integers(0, 2**31)
+paddings = st.sampled_from(["none", "left", "right"])
+
+
+def cotangent(x: Tensor, seed: int) -> Tensor:
+    """A fixed random direction: with it as ∂L/∂x, one backward pass tests every gradient."""
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.dtype)
+
+
+def backward(hidden: Tensor, logits: Tensor | None, real: Tensor) -> Run:
+    """Hidden states and logits of the real tokens, after one backward pass through both."""
+    run = {"hidden": hidden[real]}
+    if logits is not None:
+        run["logits"] = logits[real] if logits.ndim == 3 else logits
+    torch.stack([(x * cotangent(x, seed)).sum() for seed, x in enumerate(run.values())]).sum().backward()
+    return {name: x.detach() for name, x in run.items()}
+
+
+def gather(run: Run, gradients: dict[str, Tensor | None]) -> Run:
+    """Add the gradients, those of all layers side by side. Embeddings are left out: transformers does not train the
+    row of the padding token, we do."""
+    parts: dict[str, list[Tensor]] = {}
+    for name, gradient in gradients.items():
+        if gradient is not None and not name.startswith("embed."):
+            template = name.split(".", 2)[2] if name.startswith("blocks.") else name
+            parts.setdefault(template, []).append(gradient.flatten())
+    return run | {name: torch.cat(part) for name, part in parts.items()}
+
+
+def run_ours(model: Transformer, b: Batch) -> Run:
+    """Ours; both runs begin at the same random number."""
+    torch.manual_seed(0)
+    output = model(*b)
+    run = backward(output.hidden, output.logits, b.attention_mask.bool())
+    return gather(run, {name: p.grad for name, p in model.named_parameters()})
+
+
+def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
+    """transformers', with its gradients under our names."""
+    torch.manual_seed(0)
+    types = {} if b.token_type_ids is None else {"token_type_ids": b.token_type_ids}
+    output = model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True, **types)
+    run = backward(output.hidden_states[-1], getattr(output, "logits", None), b.attention_mask.bool())
+    c, parameters = ours.config, dict(model.named_parameters())
+    family = FAMILIES[c.family]
+    prefix = "" if c.task == "hidden" else family.prefix
+    names = {name: family.their_name(name, c.task, prefix) for name, _ in ours.named_parameters()}
+    return gather(run, {name: parameters[theirs].grad for name, theirs in names.items()})
+
+
+def runs(theirs: Any, b: Batch, ours: Transformer) -> tuple[Run, list[Run]]:
+    """Gold, and the runs that sample the rounding error."""
+    golds = [in_float64(theirs, nudge) for nudge in (None, 1, 2, 3)]
+    with Unrounded():
+        gold, *nudged = [run_theirs(model, b, ours) for model in golds]
+    return gold, [run_theirs(theirs, b, ours), *nudged]
+
+
+def assert_same_runs(run: Run, run64: Run, gold: Run, plains: list[Run]) -> None:
+    """Hidden states, logits and every gradient."""
+    assert run.keys() == gold.keys()
+    for name in gold:
+        # b_k's gradient is exactly zero without rotary positions (K2), and b_q's where a query sees one key only: it is
+        # v's gradient that sets the scale of what rounding makes of them.
+        value = name.replace("attention.q", "attention.v").replace("attention.k", "attention.v")
+        beside = [name] if value == name else [name, value]
+        mine, mine64, exact, *others = (torch.cat([r[n] for n in beside]) for r in (run, run64, gold, *plains))
+        assert_same(mine, mine64, exact, others, name)
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_agrees_with_transformers(family: str, task: Task):
+    @EXAMPLES
+    @given(configurations(family, task), seeds, paddings, st.integers(2, 12), st.sampled_from(["fused", "plain"]))
+    def agrees(raw: dict[str, Any], seed: int, padding: str, length: int, backend: Backend):
+        theirs, b = reference(raw, seed), batch(raw, seed, rows=4, length=length, padding=padding)
+        ours, ours64 = (load(theirs, dtype, backend) for dtype in (torch.float32, torch.float64))
+        assert_same_runs(run_ours(ours, b), run_ours(ours64, b), *runs(theirs, b, ours))
+
+    agrees()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float64_in_transformers_is_not_float64(family: str):
+    """Why gold needs Unrounded: all but the encoders round to float32 on the way. Encoders agree without it."""
+    raw = typical(family, "hidden")
+    theirs, b = reference(raw, 3), batch(raw, 3, rows=4, length=8, padding="right")
+    ours64 = load(theirs, torch.float64, "plain")
+    run64, cast = run_ours(ours64, b)["hidden"], run_theirs(in_float64(theirs), b, ours64)["hidden"]
+    with Unrounded():
+        gold = run_theirs(in_float64(theirs), b, ours64)["hidden"]
+    assert error(run64, gold) < HALF_THE_DIGITS
+    assert (error(cast, gold) > HALF_THE_DIGITS) == (family not in ("bert", "roberta"))
+
+
+ENCODER_DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "classifier_dropout": 0.4}
+DROPOUTS: dict[str, dict[str, float]] = {
+    "bert": ENCODER_DROPOUT,
+    "roberta": ENCODER_DROPOUT,
+    "opt": {"dropout": 0.2, "attention_dropout": 0.3},
+    "llama": {"attention_dropout": 0.3},
+    "qwen2": {"attention_dropout": 0.3},
+    "gptj": {"embd_pdrop": 0.2, "attn_pdrop": 0.3, "resid_pdrop": 0.4},
+}
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_training_draws_the_same_dropout(family: str, task: Task):
+    """With the same seed, backend "plain" drops what transformers drops: embeddings, P, after o and MLP, the head."""
+    raw = typical(family, task, **DROPOUTS[family])
+    theirs, b = reference(raw, 5).train(), batch(raw, 5, rows=4, length=8, padding="right")
+    ours, ours64 = (load(theirs, dtype, "plain").train() for dtype in (torch.float32, torch.float64))
+    gold, plains = runs(theirs, b, ours)
+    after = torch.get_rng_state()
+    run = run_ours(ours, b)
+    assert torch.equal(torch.get_rng_state(), after), "another number of random numbers was drawn"
+    assert_same_runs(run, run_ours(ours64, b), gold, plains)
+    ours.eval().zero_grad()
+    assert error(run_ours(ours, b)["hidden"], gold["hidden"]) > 0.01, (
+        "dropout changed nothing: the test would say nothing"
+    )
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_every_parameter_counts(family: str, task: Task):
+    """Parity on random parameters means something for each one of them: a change shows. Except b_k, without rotary
+    positions (K1); and a pooler that is only carried along."""
+    raw = typical(family, task)
+    ours, b = load(reference(raw, 7), torch.float64, "fused"), batch(raw, 7, rows=4, length=8, padding="none")
+    before = ours(*b)[-1 if task != "hidden" else 0].detach()
+    for name, parameter in ours.named_parameters():
+        if task == "hidden" and name.startswith("head."):
+            continue
+        kept = parameter.detach().clone()
+        parameter.data = torch.empty_like(kept).normal_(0.0, 0.5, generator=torch.Generator().manual_seed(11))
+        effect = error(ours(*b)[-1 if task != "hidden" else 0].detach(), before)
+        silent = name.endswith("attention.k.bias") and isinstance(ours.config.positions, Learned)
+        assert (effect < HALF_THE_DIGITS) == silent, f"{name}: effect {effect:.3g}"
+        parameter.data = kept
+
+
+BIASED = [family for family in FAMILIES if family != "gptj"]
+
+
+@pytest.mark.parametrize("bias", "qkvo")
+@pytest.mark.parametrize("family", BIASED)
+def test_dropping_a_bias_breaks_parity(family: str, bias: str):
+    """Trap: on a freshly made model, whose biases are zero, this would pass for every bias. K1: for b_k it does."""
+    raw = typical(family, "hidden")
+    theirs, b = reference(raw, 9), batch(raw, 9, rows=4, length=8, padding="left")
+    ours, ours64 = (load(theirs, dtype, "plain") for dtype in (torch.float32, torch.float64))
+    gold, plains = runs(theirs, b, ours)
+    if family == "qwen2" and bias == "o":
+        assert all(block.attention.o.bias is None for block in ours.blocks)  # type: ignore[union-attr]
+        return
+    for model in (ours, ours64):
+        for block in model.blocks:
+            getattr(block.attention, bias).bias = None
+    run, run64 = run_ours(ours, b)["hidden"], run_ours(ours64, b)["hidden"]
+    holds = bias == "k" and isinstance(ours.config.positions, Learned)
+    with nullcontext() if holds else pytest.raises(AssertionError, match="hidden, float32: error"):
+        assert_same(run, run64, gold["hidden"], [plain["hidden"] for plain in plains], "hidden")

@@ -1,0 +1,38 @@
+"""README.md says what the records say, and names only what is there."""
+
+import re
+
+import typer.core
+import typer.main
+from evidence import BLOCK, ROOT, TABLES, filled, home_of
+
+from minibeft.cli.main import app
+from minibeft.theory.theorems import THEOREMS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_those_of_the_records():
+    assert filled(README) == README, "run: make readme"
+    assert {block[2] for block in BLOCK.finditer(README)} == set(TABLES)
+
+
+def test_every_link_into_the_repository_leads_somewhere():
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_every_command_exists():
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    commands = set(group.commands)
+    used = set(re.findall(r"^minibeft (\w+)", README, re.MULTILINE))
+    assert used
+    assert used <= commands
+
+
+def test_each_theorem_is_named_by_the_tests_that_the_table_links():
+    for name in THEOREMS:
+        text = (ROOT / "tests" / f"{home_of(name)}.py").read_text(encoding="utf-8")
+        assert re.search(rf"(\b|_){name}(\b|_)", text, re.IGNORECASE), f"{home_of(name)}.py does not name {name}"

@@ -1,0 +1,178 @@
+"""Every statement of the catalogue is proved, each hypothesis has its counterexample, and `minibeft prove` says so."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from sympy import Integer, Symbol
+from typer.testing import CliRunner
+
+from minibeft.cli.main import app
+from minibeft.errors import BadInput
+from minibeft.proofs import PROOFS, Counterexample, Report, Step
+from minibeft.proofs.document import document
+from minibeft.proofs.notation import a, d, j, l, m, mu, n, over, q, softmax, v, z
+from minibeft.proofs.printing import MATH, unicode
+from minibeft.proofs.statement import EVERY, Outcome
+from minibeft.proofs.steps import bounded, equal, nonnegative
+from minibeft.theory.theorems import HYPOTHESES, THEOREMS
+
+THEORY = [
+    f"{group}{k}" for group, last in (("K", 7), ("V", 6), ("Q", 7), ("R", 2), ("I", 3)) for k in range(1, last + 1)
+]
+MEASURING = {"K4"}  # imports torch and searches for hostile inputs: some ten seconds
+NEEDS = [(name, key) for name, theorem in THEOREMS.items() for key in theorem.needs]
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, ["prove", *arguments])
+
+
+def reports(*names: str) -> list[Report]:
+    """Undecided reports: what there is to print, without the time that deciding it takes."""
+    return [Report(PROOFS[x].theorem, tuple(Outcome(part, True, "", 0.0) for part in PROOFS[x].parts())) for x in names]
+
+
+def test_the_catalogue_names_the_whole_theory():
+    assert list(THEOREMS) == THEORY
+    assert set(PROOFS) == set(THEORY)
+    assert {name for name, theorem in THEOREMS.items() if theorem.measured} == {"K6", "K7"}
+    assert all(key in HYPOTHESES for _, key in NEEDS)
+    assert set(HYPOTHESES) == {key for _, key in NEEDS}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in MEASURING else ()) for name in THEORY]
+)
+def test_every_statement_is_proved(name: str):
+    report = PROOFS[name].check()
+    assert [x.part.text for x in report.outcomes if not x.ok] == []
+    assert report.unmatched == []
+    assert report.ok
+
+
+def test_statements_about_attention_are_proved_for_every_size():
+    fixed = {"K5", "I1", "R1"}  # scalars; norms; ranks
+    for name in set(THEORY) - fixed:
+        assert any(isinstance(x, Step) and x.scope == EVERY for x in PROOFS[name].parts()), name
+
+
+@pytest.mark.parametrize(("name", "key"), NEEDS)
+def test_dropping_any_hypothesis_shows_its_counterexample(name: str, key: str):
+    result = run(name, "--without", key)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(name)
+    assert f"✓ without {key}" in result.output
+
+
+def test_a_hypothesis_that_is_not_needed_is_refused():
+    for arguments, words in (
+        (("V1", "--without", "unrotated"), "V1 does not need unrotated"),
+        (("K1", "--without", "sunshine"), "known are unrotated"),
+        (("K9",), "known are K1, K2"),
+    ):
+        error = run(*arguments).exception
+        assert isinstance(error, BadInput), arguments
+        assert words in str(error)
+        assert "\n" not in str(error)
+
+
+def test_prove_prints_steps_formulas_and_a_table():
+    result = run("K1", "I2")
+    assert result.exit_code == 0, result.output
+    assert "exp(cᵢ + zᵢⱼ)·μᵢⱼ/(Σₚ (exp(cᵢ + zᵢₚ)·μᵢₚ)) = Pᵢⱼ" in result.output
+    assert result.output.count("✓ without") == len([x for x in PROOFS["K1"].parts() if isinstance(x, Counterexample)])
+    assert result.output.count("proved") >= 2
+
+
+def test_a_failing_step_gives_status_1(monkeypatch):
+    true = PROOFS["I2"]
+    monkeypatch.setitem(PROOFS, "I2", replace(true, claims={"measure": lambda old, new: over(a, new - old) / d}))
+    result = run("I2")
+    assert result.exit_code == 1
+    assert "FAILED" in result.output
+    assert "✗" in result.output
+
+
+def test_json_holds_every_step(tmp_path):
+    file = tmp_path / "proofs.json"
+    assert run("I2", "K7", "--json", str(file)).exit_code == 0
+    first, second = json.loads(file.read_text(encoding="utf-8"))["statements"]
+    assert [first["name"], second["name"]] == ["K7", "I2"]
+    assert [first["status"], second["status"]] == ["measured", "proved"]
+    assert len(second["steps"]) == len(PROOFS["I2"].parts())
+    assert all(step["ok"] and step["text"] and step["formulas"] and step["latex"] for step in second["steps"])
+
+
+def test_an_output_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
+    error = run("I2", "--json", str(tmp_path / "nowhere" / "x.json")).exception
+    assert isinstance(error, BadInput)
+    assert "--json" in str(error)
+
+
+def test_latex_declares_every_character_and_closes_what_it_opens():
+    text = document(reports(*THEORY))
+    assert {char for char in text if ord(char) > 127} <= set(MATH)
+    for environment in ("itemize", "enumerate", "document"):
+        assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}")
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert all(rf"\section*{{{name}. " in text for name in THEORY)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here to compile the document with")
+def test_latex_compiles(tmp_path):
+    (tmp_path / "proofs.tex").write_text(document(reports(*THEORY)), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "proofs.tex"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert result.returncode == 0, result.stdout.decode(errors="replace")[-2000:]
+    assert (tmp_path / "proofs.pdf").stat().st_size > 50_000
+
+
+def test_module_and_command_are_the_same():
+    good = subprocess.run([sys.executable, "-m", "minibeft.proofs", "I2"], capture_output=True, text=True, check=False)
+    assert good.returncode == 0, good.stderr
+    assert "proved" in good.stdout
+    bad = subprocess.run([sys.executable, "-m", "minibeft.proofs", "K9"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("minibeft: prove: no statement is called K9")
+
+
+def test_proofs_need_no_torch():
+    code = (
+        "import sys, minibeft.proofs, minibeft.theory.theorems, minibeft.proofs.prove; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_algebra_refuses_what_is_false():
+    """Identities that look alike and are not, and slacks that may be negative."""
+    false = [
+        (over(j, z[a, j] * q[a, j]), over(j, z[a, j]) * over(j, q[a, j])),
+        (over(j, z[a, j]) ** 2, over(j, z[a, j] ** 2)),
+        (over(j, Integer(1)), n),
+        (over(j, softmax(z[a, j])), m),
+        (over(j, mu[a, j] * v[j, a]), over(j, mu[a, j]) * v[l, a]),
+    ]
+    for left, right in false:
+        assert not equal("false", left, right).decide().ok, (left, right)
+    x, y = Symbol("x", nonnegative=True), Symbol("y", real=True)
+    assert not nonnegative(x - 1)
+    assert not nonnegative(y)
+    assert not nonnegative(x - x**2)
+    assert not bounded("false", x, 1, 1 - x).decide().ok
+
+
+def test_formulas_are_readable():
+    """No sympy spelling is left, and no line is endless."""
+    for name in THEORY:
+        for part in PROOFS[name].parts():
+            for formula in part.formulas if isinstance(part, Step) else ():
+                for line in unicode(formula):
+                    assert len(line) <= 320, f"{name}: {line}"
+                    assert not re.search(r"\*|Sum\(|KroneckerDelta|Derivative|oo\b", line), f"{name}: {line}"

@@ -1,0 +1,100 @@
+"""Two processes train a decoder as one does: the same losses and scores up to rounding, half of the matrices each.
+
+Tolerance: float64 runs differ by what the float32 error of the same run says, scaled by the unit roundoffs' ratio.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sharded_worker import main
+from small_decoder import decoder_settings
+from small_run import small_settings
+from tolerance import assert_close_float64, error
+from torch import Tensor
+
+from minibeft.checkpoints.adapters import load_adapted
+from minibeft.checkpoints.load import load_model
+from minibeft.errors import BadInput
+from minibeft.training import sharded
+from minibeft.training.runs import finetune
+from minibeft.training.settings import Settings
+from minibeft.training.tasks import find_task
+from minibeft.training.train import start
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+HELPERS = Path(__file__).parents[1] / "helpers"
+WORKER = str(HELPERS / "sharded_worker.py")
+
+
+def launch(*command: str) -> None:
+    """In two processes, which torchrun starts."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)}
+    done = subprocess.run([*TORCHRUN, *command], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def alone(settings: Settings, dtype: torch.dtype, file: Path) -> dict[str, Any]:
+    """The same in this process."""
+    main(settings, dtype, file)
+    return json.loads(file.read_text())
+
+
+def tensor(result: dict[str, Any], key: str) -> Tensor:
+    return torch.tensor(result[key], dtype=torch.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "terms"), [("opt", "q,v"), ("llama", "k")])
+def test_two_processes_give_the_losses_of_one(tmp_path, family, terms):
+    settings = decoder_settings(tmp_path, family, terms=terms)
+    launch(WORKER, json.dumps(asdict(settings)), "float64", str(tmp_path / "two"))
+    two = json.loads((tmp_path / "two").read_text())
+    one, single = (alone(settings, dtype, tmp_path / "one") for dtype in (torch.float64, torch.float32))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert 2 * two["held"] == one["held"]
+    for key in ("losses", "logits"):
+        assert_close_float64(tensor(two, key), tensor(one, key), error(tensor(single, key), tensor(one, key)), what=key)
+    rounding = error(tensor(single, "losses"), tensor(one, "losses"))
+    other = alone(replace(settings, eps=1.1e-6), torch.float64, tmp_path / "other")
+    with pytest.raises(AssertionError, match="differ"):  # negative twin: the losses would show a slightly wrong update
+        assert_close_float64(tensor(other, "losses"), tensor(one, "losses"), rounding)
+
+
+@pytest.mark.slow
+def test_the_command_runs_under_torchrun_and_resumes_with_as_many_processes_only(tmp_path):
+    """One folder, written once, which says what one process's says; bfloat16 leaves what trains in float32."""
+    settings = decoder_settings(tmp_path, "llama", terms="v", dtype="bfloat16")
+    words = f"-m minibeft finetune {settings.model} --data {settings.data} --examples 24 --epochs 2 --dtype bfloat16"
+    launch(*words.split(), "--device", "cpu", "--out", str(tmp_path / "out"))
+    record = json.loads((tmp_path / "out" / "seed-0" / "run.json").read_text())
+    assert record["complete"]
+    assert len(record["epochs"]) == 2
+    adapted = load_adapted(settings.model, tmp_path / "out" / "seed-0" / "adapter", dtype=torch.float32)
+    assert any(block.attention.v.bias.any() for block in adapted.blocks)  # type: ignore[union-attr]
+    finetuned = tmp_path / "out" / "seed-0" / "run.json"
+    finetuned.write_text(json.dumps({name: value for name, value in record.items() if name != "complete"}))
+    with pytest.raises(BadInput, match="was begun by 2 processes; resume it with as many"):
+        finetune(replace(settings, learning_rate=None), tmp_path / "out" / "seed-0", progress=lambda step: None)
+
+
+def test_without_torchrun_there_is_one_process():
+    sharded.join()
+    sharded.wait()
+    assert (sharded.processes(), sharded.rank(), sharded.from_all("x")) == (1, 0, ["x"])
+
+
+def test_what_cannot_be_sharded_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharded, "processes", lambda: 2)
+    encoder = small_settings(tmp_path / "encoder")
+    with pytest.raises(BadInput, match="a bert model trains in one process: start it without torchrun"):
+        start(encoder, find_task("sst2"), load_model(encoder.model, task="classification"))
+    decoder = decoder_settings(tmp_path, "opt", terms="full")
+    with pytest.raises(BadInput, match="--terms full trains in one process"):
+        start(decoder, find_task("sst2"), load_model(decoder.model))

@@ -1,0 +1,236 @@
+"""The protocol: exactly what was asked for trains, padding changes nothing, K3 holds, and a seed decides everything.
+
+K6 is K3 seen on a real model; its record is records/reproduce-biases.json.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_run import small_settings
+from tolerance import assert_agrees, assert_close_float64, error
+from torch import nn
+
+from minibeft.checkpoints.load import load_model
+from minibeft.checkpoints.tokenizer import load_tokenizer
+from minibeft.errors import BadInput
+from minibeft.models.config import ModelConfig
+from minibeft.training.batches import Examples, by_length, encode_split, shuffled
+from minibeft.training.settings import MAX_LENGTH, Settings, resolve
+from minibeft.training.tasks import TASKS, find_data, find_task, read_split
+from minibeft.training.train import Run, fit, predict, require_exactly, start
+
+
+def begin(settings: Settings, dtype: torch.dtype = torch.float32) -> Run:
+    model = load_model(settings.model, task="classification", dtype=dtype)
+    return start(settings, find_task(settings.task), model)
+
+
+def examples_of(settings: Settings, split: str = "train"):
+    task = find_task(settings.task)
+    texts = read_split(task, find_data(task, settings.data), split)
+    return encode_split(load_tokenizer(settings.model), texts, max_length=settings.max_length or MAX_LENGTH, pad=0)
+
+
+def train(settings: Settings, dtype: torch.dtype = torch.float32) -> tuple[Run, list[dict]]:
+    run, data = begin(settings, dtype), examples_of(settings)
+    epochs = list(fit(run, data, {"dev": examples_of(settings, "validation")}, lambda step: None))
+    return run, [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in epochs]
+
+
+@given(st.lists(st.integers(1, 128), min_size=1, max_size=700), st.integers(1, 20), st.integers(0, 9), st.booleans())
+def test_an_epoch_shows_every_example_once(lengths, size, epoch, bucketed):
+    batches = shuffled(torch.tensor(lengths), size, seed=0, epoch=epoch, bucketed=bucketed)
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) <= size for batch in batches)
+    assert sorted(torch.cat(by_length(torch.tensor(lengths), size)).tolist()) == list(range(len(lengths)))
+
+
+def test_buckets_save_padding_and_stay_random():
+    lengths = torch.randint(3, 60, (1000,), generator=torch.Generator().manual_seed(0))
+
+    def computed(bucketed: bool) -> int:
+        batches = shuffled(lengths, 16, seed=0, epoch=0, bucketed=bucketed)
+        return sum(len(b) * int(lengths[b].max()) for b in batches)
+
+    real = int(lengths.sum())
+    assert computed(True) < 1.15 * real < 1.5 * real < computed(False)
+    orders = [torch.cat(shuffled(lengths, 16, seed=s, epoch=e, bucketed=True)) for s, e in ((0, 0), (0, 1), (1, 0))]
+    assert not any(torch.equal(orders[i], orders[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_a_batch_is_its_examples_and_nothing_else(tmp_path):
+    data = examples_of(small_settings(tmp_path))
+    batch = data.gather(torch.tensor([3, 0]), 40, torch.device("cpu"))
+    assert batch.input_ids.shape == (2, 40)
+    for row, index in enumerate((3, 0)):
+        real = batch.attention_mask[row].bool()
+        assert int(real.sum()) == data.lengths[index]
+        assert torch.equal(batch.input_ids[row][real], data.ids[index][: data.lengths[index]])
+        assert (batch.input_ids[row][~real] == 0).all()
+
+
+def test_pairs_get_token_types(tmp_path):
+    batch = examples_of(small_settings(tmp_path, task="stsb")).gather(torch.tensor([0]), None, torch.device("cpu"))
+    second = batch.token_type_ids[0] == 1
+    assert second.any()
+    assert batch.input_ids[0][second][-1] == 3  # the last [SEP]
+
+
+@pytest.mark.parametrize("wrong", ["one more", "one less", "none"])
+def test_training_another_set_than_asked_for_fails(wrong):
+    model = nn.Linear(2, 2)
+    asked = dict(model.named_parameters())
+    if wrong == "one more":
+        del asked["weight"]
+    elif wrong == "one less":
+        model.weight.requires_grad_(False)
+    else:
+        model.requires_grad_(False)
+        asked = {}
+    with pytest.raises(RuntimeError, match="nothing would train" if wrong == "none" else "differ in weight"):
+        require_exactly(model, asked)
+
+
+@pytest.mark.parametrize("form", ["plain", "lora", "vera", "vera1d", "dora"])
+def test_only_what_was_asked_for_moves(tmp_path, form):
+    settings = small_settings(tmp_path, terms="q", form=form, rank=2, epochs=1)
+    fresh, (run, _) = begin(settings), train(settings)
+    state = fresh.model.state_dict()
+    moved = {name for name, value in run.model.state_dict().items() if not torch.equal(value, state[name])}
+    assert moved == set(run.trained)
+    assert len([name for name in moved if "attention.q" in name]) >= 2
+
+
+def test_evaluation_does_not_depend_on_padding(tmp_path):
+    """Logits of dynamic padding and of padding to 40, against float64: within twice the plain run's rounding."""
+    settings = small_settings(tmp_path)
+    data = examples_of(settings, "validation")
+    padded = replace(settings, pad="40")
+    gold = predict(begin(padded, torch.float64), data)
+    plain, dynamic = predict(begin(padded), data), predict(begin(settings), data)
+    assert_agrees(dynamic, plain, gold, what="logits")
+    assert torch.equal(dynamic.argmax(1), plain.argmax(1))
+
+
+def test_predictions_come_in_the_examples_order(tmp_path):
+    settings = small_settings(tmp_path)
+    run, data = begin(settings, torch.float64), examples_of(settings, "validation")
+    together, single = predict(run, data), predict(begin(settings), data)
+    for i in (0, 7, len(data) - 1):
+        one = Examples(data.ids[i : i + 1], data.types[i : i + 1], data.lengths[i : i + 1], data.labels[i : i + 1], 0)
+        assert_close_float64(predict(run, one)[0], together[i], error(single, together), what=f"logits of example {i}")
+
+
+def test_evaluation_would_see_padding_that_is_not_masked(tmp_path):
+    """Negative twin: one padding token that the mask lets through moves the logits beyond that."""
+    settings = small_settings(tmp_path)
+    data = examples_of(settings, "validation")
+    gold, plain = predict(begin(settings, torch.float64), data), predict(begin(settings), data)
+    longer = torch.where(data.lengths < data.ids.shape[1], data.lengths + 1, data.lengths)
+    with pytest.raises(AssertionError, match="logits"):
+        assert_agrees(predict(begin(settings), replace(data, lengths=longer)), plain, gold, what="logits")
+
+
+def test_k3_training_the_key_bias_is_training_the_head(tmp_path):
+    """The same metrics at every epoch, and losses that differ by rounding: in float64 by no more than the float32
+    difference scaled by the unit roundoffs. Negative twin: those of b_q and b_v differ by more."""
+
+    def losses(terms: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[dict]]:
+        _, epochs = train(small_settings(tmp_path, terms=terms, epochs=3), dtype)
+        return torch.tensor([epoch["loss"] for epoch in epochs], dtype=torch.float64), [e["dev"] for e in epochs]
+
+    none, metrics = losses("none", torch.float64)
+    single, single_metrics = losses("k", torch.float32)
+    assert single_metrics == losses("none", torch.float32)[1]
+    rounding = error(single, none)
+    key, key_metrics = losses("k", torch.float64)
+    assert key_metrics == metrics
+    assert_close_float64(key, none, rounding, what="losses")
+    for terms in ("q", "v"):
+        with pytest.raises(AssertionError, match="float64 runs differ"):
+            assert_close_float64(losses(terms, torch.float64)[0], none, rounding)
+
+
+def test_a_seed_decides_everything(tmp_path):
+    settings = small_settings(tmp_path)
+    (first, a), (second, b), (_, c) = train(settings), train(settings), train(replace(settings, seed=1))
+    assert a == b != c
+    for name, value in first.trained.items():
+        assert torch.equal(value, second.trained[name])
+
+
+def test_training_learns(tmp_path):
+    run, epochs = train(small_settings(tmp_path, terms="all", epochs=8, dropout=False))
+    assert epochs[-1]["loss"] < 0.8 * epochs[0]["loss"]
+    assert len(run.epochs) == 8
+
+
+def test_bfloat16_keeps_what_trains_in_float32_and_learns_alike(tmp_path):
+    settings = small_settings(tmp_path, terms="v", dropout=False, epochs=4)
+    _, single = train(settings)
+    run, half = train(replace(settings, dtype="bfloat16"))
+    assert all(value.dtype == torch.float32 for value in run.trained.values())
+    assert run.model.get_parameter("blocks.0.attention.v.weight").dtype == torch.bfloat16
+    assert half != single
+    assert half[-1]["loss"] < half[0]["loss"]
+
+
+def test_a_regression_trains(tmp_path):
+    run, epochs = train(small_settings(tmp_path, task="stsb", terms="all", epochs=6, dropout=False))
+    assert run.model.config.labels == 1
+    assert set(epochs[0]["dev"]) == {"pearson", "spearman"}
+    assert "train_accuracy" not in epochs[0]
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+
+
+def test_a_loss_that_is_not_finite_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"not finite in epoch 0; lower --learning-rate"):
+        train(small_settings(tmp_path, terms="full", learning_rate=1e30))
+
+
+def test_the_protocols_values_fill_what_is_not_given():
+    base = Settings("m", "sst2")
+    config = object.__new__(ModelConfig)
+    object.__setattr__(config, "layers", 12)
+    object.__setattr__(config, "family", "bert")
+
+    def filled(task: str = "sst2", **changes) -> Settings:
+        return resolve(replace(base, task=task, **changes), TASKS[task], 5428, config)
+
+    found = filled()
+    assert (found.learning_rate, found.epochs, found.examples, found.batch) == (4e-4, 16, 1000, 16)
+    assert (found.beta1, found.beta2, found.eps, found.weight_decay, found.clip) == (0.9, 0.999, 1e-6, 0.0, 1.0)
+    assert filled(form="lora").epochs == 50
+    assert filled(regime="high").examples == 11000
+    assert filled("wic").examples == 5428
+    assert filled("rte", learning_rate=0.5, epochs=2, examples=7).learning_rate == 0.5
+    assert filled(terms="full").learning_rate == 1e-5
+    object.__setattr__(config, "family", "roberta")
+    assert filled().epochs == 30
+    assert filled("cb", held_out=28).examples == 5400
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"terms": "w"}, "not a bias term"),
+        ({"form": "lore"}, "--form lore: choose among plain"),
+        ({"form": "lora", "terms": "none"}, "needs bias terms"),
+        ({"regime": "tiny"}, "--regime"),
+        ({"dtype": "float16"}, "--dtype"),
+        ({"learning_rate": -1.0}, "--learning-rate -1.0: must be above 0"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"examples": 0}, "--examples 0"),
+        ({"held_out": -1}, "--held-out -1"),
+        ({"beta2": 1.0}, "--beta2"),
+        ({"pad": "64"}, "--pad 64: bucket, longest, or a number of tokens from --max-length 128"),
+        ({"pad": "short"}, "--pad short"),
+        ({"clip": float("nan")}, "--clip nan"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_refused(changes, message):
+    with pytest.raises(BadInput, match=message):
+        Settings("m", "sst2", **changes).check()
