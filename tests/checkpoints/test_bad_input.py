@@ -289,7 +289,7 @@ def test_the_command_line(damage: str, tmp_path: Path):
     name = {"missing": str(tmp_path / "none"), "truncated": str(folder), "offline": "org/name"}[damage]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, "-m", "minibeft.cli.main", "verify", name], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "minibeft", "verify", name], env=environment, capture_output=True, text=True
     )
     assert run.returncode == 2
     assert "Traceback" not in run.stdout + run.stderr

@@ -22,7 +22,7 @@ MATMULS = {"qkv_bias_kernel", "input_grad_kernel"}
 def compiled(chip: int, *options: str) -> list[dict[str, Any]]:
     """What kernel_compile.py says of every binary, from a process without the interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    program = Path(__file__).with_name("kernel_compile.py")
+    program = Path(__file__).parents[1] / "helpers" / "kernel_compile.py"
     command = [sys.executable, str(program), str(chip), *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -49,9 +49,7 @@ def test_quantkeys_prints_and_records(tmp_path, monkeypatch):
 def test_a_refusal_is_one_line_and_status_2(command, tmp_path):
     model = write_checkpoint(tmp_path / "qwen2", "qwen2")
     arguments = [command, str(model), *([str(tmp_path / "out")] if command == "simplify" else [])]
-    done = subprocess.run(
-        [sys.executable, "-m", "minibeft.cli.main", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "minibeft", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("minibeft: ")
     assert "unrotated" in done.stderr
