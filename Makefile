@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: verify test check prove readme clean
+.PHONY: help verify test check prove readme clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 verify: .venv/demo ## load a real BERT and check the theorems on it
 	$(BIN)/minibeft verify
@@ -41,5 +44,5 @@ readme: .venv/test ## rewrite the tables of README.md from records/
 	$(BIN)/pip install -e .[test,kernels,train]
 	@touch $@
 
-clean:
+clean: ## remove what make made
 	rm -rf .venv build *.egg-info
