@@ -21,6 +21,7 @@ from minibeft.theory.bounds import (
     value_shift_bound,
     weights_error,
 )
+from minibeft.theory.draws import Draws
 from minibeft.theory.mechanisms import alone, broken, null_dims
 from minibeft.theory.variants import (
     AttentionSpec,
@@ -93,10 +94,10 @@ class Layer:
 
     @staticmethod
     def random(spec: AttentionSpec, seed: int = 0) -> "Layer":
-        generator = torch.Generator().manual_seed(seed)
+        generator = Draws(seed)
         params = random_parameters(spec, generator)
-        x = torch.randn(2, TOKENS, spec.width, generator=generator, dtype=torch.float64)
-        y = torch.randn(2, SOURCE, spec.width, generator=generator, dtype=torch.float64) if spec.cross else x
+        x = generator.normal(2, TOKENS, spec.width)
+        y = generator.normal(2, SOURCE, spec.width) if spec.cross else x
         return Layer(spec, params, x, y)
 
     def run(self, params: Parameters, *, training: bool = False) -> tuple[Tensor, Tensor]:

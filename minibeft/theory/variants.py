@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.theory.attention import Attended, Mask, masked_softmax, project
+from minibeft.theory.draws import Draws
 from minibeft.theory.rotary import Rotary
 
 REACH = 8  # relative distances are clipped to ±REACH; any function of i − j shows what the theorems say about it
@@ -100,11 +101,11 @@ class Parameters:
     w_gate: Float[Tensor, "HD C"]
 
 
-def random_parameters(spec: AttentionSpec, generator: torch.Generator, dtype=torch.float64) -> Parameters:
+def random_parameters(spec: AttentionSpec, generator: Draws, dtype=torch.float64) -> Parameters:
     """Every parameter drawn anew, biases and gains too; weights keep activations of unit size."""
 
     def normal(*shape: int, std: float = 1.0) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=dtype) * std
+        return generator.normal(*shape, dtype=dtype) * std
 
     h, g, d, c = spec.heads, spec.kv_heads, spec.head_size, spec.width
     streams = 1 if spec.differential is None else 2

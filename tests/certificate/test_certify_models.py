@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from minibeft.certificate.certify import Certificate, certify
 from minibeft.certificate.known import FAMILIES
+from minibeft.theory.draws import Draws
 
 transformers.logging.set_verbosity_error()
 STILL, MOVED = 1e-5, 1e-3
@@ -72,25 +73,25 @@ def build(family: str, **changes: Any) -> tuple[nn.Module, Certificate]:
     """transformers' model with every parameter redrawn, in float64, and the certificate of its config.json."""
     config = transformers.CONFIG_MAPPING[family](**SMALL[family] | changes)
     config._experts_implementation = "eager"  # grouped kernels take no float64
-    torch.manual_seed(0)
+    draws = Draws(0)
     model = transformers.AutoModel.from_config(config, attn_implementation="eager").double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0.0, 0.5)
+            parameter.copy_(draws.normal(*parameter.shape, std=0.5))
     return model, certify(config.to_dict())
 
 
 def run(model: nn.Module, family: str) -> Tensor:
     """Hidden states for fixed inputs."""
-    g = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, 30, (2, 7), generator=g)
+    g = Draws(1)
+    ids = g.integers(3, 30, 2, 7)
     given: dict[str, Any] = {"input_ids": ids}
     if family == "vit":
-        given = {"pixel_values": torch.randn(2, 3, 8, 8, generator=g, dtype=torch.float64)}
+        given = {"pixel_values": g.normal(2, 3, 8, 8)}
     elif family == "t5":
         given["decoder_input_ids"] = ids[:, :5]
     elif family == "whisper":
-        sound = torch.randn(2, 4, 12, generator=g, dtype=torch.float64)
+        sound = g.normal(2, 4, 12)
         given = {"input_features": sound, "decoder_input_ids": ids[:, :5]}
     with torch.no_grad():
         return model(**given).last_hidden_state
@@ -132,11 +133,11 @@ def biases(
     model: nn.Module, certificate: Certificate, family: str, name: str, dims: range | None = None
 ) -> list[Tensor]:
     """One random bias for each attention module, (heads, size), on these dims of each head."""
-    g = torch.Generator().manual_seed(2)
+    g = Draws(2)
     drawn = []
     for spec in shapes(certificate, len(modules(model, family, name))):
         heads = spec.heads if name == "q" else spec.kv_heads
-        b = torch.randn(heads, spec.head_size, generator=g, dtype=torch.float64)
+        b = g.normal(heads, spec.head_size)
         if dims is not None:
             b *= torch.tensor([float(i in dims) for i in range(spec.head_size)], dtype=torch.float64)
         drawn.append(b)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import BeftConfig, PeftModel, get_peft_model
-from tolerance import assert_agrees
+from rounding import Unrounded
+from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -17,6 +18,7 @@ from minibeft.errors import BadInput
 from minibeft.models.biases import add_bias, freeze_except, select
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
+from minibeft.theory.draws import Draws
 
 pytestmark = [  # both from PEFT itself: a name that transformers gave up, and its note on bias-free layers
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -37,9 +39,9 @@ VOCAB = 23
 
 def redraw(module: nn.Module, seed: int) -> None:
     """Every parameter anew: biases and norms too."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Draws(seed)
     for parameter in module.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+        parameter.data = generator.normal(*parameter.shape, dtype=torch.float32) * 0.5
 
 
 @pytest.fixture(params=list(SIZES))
@@ -59,7 +61,7 @@ def in_transformers(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def ids() -> dict[str, Tensor]:
-    tokens = torch.randint(2, VOCAB, (3, 7), generator=torch.Generator().manual_seed(3))
+    tokens = Draws(3).integers(2, VOCAB, 3, 7)
     mask = torch.ones_like(tokens)
     mask[0, 5:] = 0
     return {"input_ids": tokens.masked_fill(mask == 0, 1), "attention_mask": mask}
@@ -79,9 +81,9 @@ def trained(folder: Path, terms: str) -> tuple[Transformer, dict[str, Tensor]]:
         add_bias(model, terms)
     moving = freeze_except(model, terms, head=model.config.task == "classification")
     before = {name: value.detach().clone() for name, value in moving.items()}
-    generator = torch.Generator().manual_seed(1)
+    generator = Draws(1)
     for value in moving.values():
-        value.data += torch.randn(value.shape, generator=generator)
+        value.data += generator.normal(*value.shape, dtype=torch.float32)
     return model, before
 
 
@@ -96,13 +98,19 @@ def peft_model(folder: Path, adapter: Path, dtype: torch.dtype) -> nn.Module:
     return PeftModel.from_pretrained(in_transformers(folder, dtype), adapter).eval()
 
 
+def peft_runs(folder: Path, adapter: Path, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor]]:
+    """The logits in PEFT, of the weights in this type: gold, and the samples of rounding in it."""
+    model = peft_model(folder, adapter, dtype)
+    with Unrounded():
+        return logits(in_float64(model)), samples(logits, model, dtype)
+
+
 @pytest.mark.parametrize("terms", ["v", "q,k", "q,k,v"])
 def test_trained_here_runs_in_peft(base, tmp_path, terms):
     model, before = trained(base, terms)
     adapter = make_adapter(model, before, base=str(base))
     save_adapter(adapter, tmp_path / "adapter")
-    plain = logits(peft_model(base, tmp_path / "adapter", torch.float32))
-    gold = logits(peft_model(base, tmp_path / "adapter", torch.float64).double())
+    gold, plain = peft_runs(base, tmp_path / "adapter")
     assert_agrees(logits(model), plain, gold, what="the trained model")
     assert_agrees(logits(load_adapted(base, tmp_path / "adapter")), plain, gold, what="the adapter loaded here")
     # without the adapter it is another model: each Δ of v and q, and of k where positions are rotary, matters
@@ -120,14 +128,14 @@ def test_trained_in_peft_runs_here(base, tmp_path, terms):
         modules_to_save=["pooler"] if base.name == "bert" else None,
     )
     theirs = get_peft_model(in_transformers(base, torch.float32), config)
-    generator = torch.Generator().manual_seed(1)
+    generator = Draws(1)
     for parameter in theirs.parameters():
         if parameter.requires_grad:
-            parameter.data = torch.randn(parameter.shape, generator=generator)
+            parameter.data = generator.normal(*parameter.shape, dtype=torch.float32)
     theirs.save_pretrained(tmp_path / "adapter")
     ours = load_adapted(base, tmp_path / "adapter")
-    gold = logits(peft_model(base, tmp_path / "adapter", torch.float64).double())
-    assert_agrees(logits(ours), logits(theirs.eval()), gold)
+    gold, plain = peft_runs(base, tmp_path / "adapter")
+    assert_agrees(logits(ours), plain, gold)
 
 
 def test_round_trip_is_exact(base, tmp_path):
@@ -168,23 +176,21 @@ def test_other_biases_travel_too(base, tmp_path, terms):
     """m1 to m3 as BEFT biases, whose names must not match one another's; norms as modules that are saved whole."""
     model, before = trained(base, terms)
     save_adapter(make_adapter(model, before), tmp_path / "adapter")
-    plain = logits(peft_model(base, tmp_path / "adapter", torch.float32))
-    gold = logits(peft_model(base, tmp_path / "adapter", torch.float64).double())
+    gold, plain = peft_runs(base, tmp_path / "adapter")
     assert_agrees(logits(model), plain, gold, what="trained here")
     assert_agrees(logits(load_adapted(base, tmp_path / "adapter")), plain, gold, what="loaded here")
 
 
 def test_bfloat16_keeps_all_of_the_adapter(base, tmp_path):
-    """Added in float32, as PEFT does: against gold it is no worse than PEFT in bfloat16."""
+    """Added in float32, as PEFT does: against gold, the same bfloat16 weights and the same float32 Δ in float64, it
+    errs as bfloat16 does."""
     model, before = trained(base, "v")
     save_adapter(make_adapter(model, before), tmp_path / "adapter")
     ours = load_adapted(base, tmp_path / "adapter", dtype=torch.bfloat16)
     bias = ours.blocks[0].attention.v.bias  # type: ignore[union-attr]
     assert bias.dtype == torch.float32  # type: ignore[union-attr]
-    plain = peft_model(base, tmp_path / "adapter", torch.bfloat16)
-    # gold: the same bfloat16 weights and the same float32 Δ, in float64
-    gold = logits(peft_model(base, tmp_path / "adapter", torch.bfloat16).double())
-    assert_agrees(logits(ours), logits(plain), gold)
+    gold, plain = peft_runs(base, tmp_path / "adapter", torch.bfloat16)
+    assert_agrees(logits(ours), plain, gold)
 
 
 def test_a_head_with_another_number_of_labels(tmp_path):

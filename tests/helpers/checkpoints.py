@@ -16,6 +16,7 @@ from minibeft.checkpoints.tensors import open_tensors
 from minibeft.checkpoints.tokenizer import encode, load_tokenizer
 from minibeft.models.biases import add_bias, freeze_except, terms_of
 from minibeft.models.config import Task
+from minibeft.theory.draws import Draws
 from minibeft.verification.sentences import SENTENCES
 
 WORDS = sorted({word for line in SENTENCES for word in line.replace(".", " .").replace(",", " ,").split()})
@@ -49,9 +50,9 @@ def write_adapter(folder: Path, model: Path, terms: str = "v", *, task: Task | N
         add_bias(tuned, absent)
     moving = freeze_except(tuned, terms, head=tuned.config.task == "classification")
     before = {name: value.detach().clone() for name, value in moving.items()}
-    generator = torch.Generator().manual_seed(7)
+    generator = Draws(7)
     for value in moving.values():
-        value.data += size * torch.randn(value.shape, generator=generator)
+        value.data += size * generator.normal(*value.shape, dtype=torch.float32)
     save_adapter(make_adapter(tuned, before), folder)
     return folder
 

@@ -22,6 +22,7 @@ from minibeft.theory.bounds import (
     value_gradient_bound,
     value_shift_bound,
 )
+from minibeft.theory.draws import Draws
 
 U = unit_roundoff(torch.float64)
 
@@ -44,7 +45,7 @@ def bias_gradients(p: Problem, function: Attend = attend, **changes) -> tuple[Te
     names = ("b_q", "b_k", "b_v")
     leaves = {name: getattr(p, name).clone().requires_grad_() for name in names}
     output = p.run(function, **leaves, **changes).output
-    loss_weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(output)
+    loss_weights = Draws(0).normal(*output.shape).to(output)
     grads = torch.autograd.grad(output, list(leaves.values()), loss_weights)
     d_o = loss_weights.double().unflatten(-1, (p.heads, -1)).transpose(1, 2)
     return d_o, {name: grad.double() for name, grad in zip(names, grads, strict=True)}
@@ -139,7 +140,7 @@ def log_weights_error_of(epsilon: Tensor, eta: Tensor) -> Tensor:
 def check_hull(p: Problem, function: Attend = attend) -> None:
     """Q2: no direction g in which O reaches further than the visible values; tried in eight random ones."""
     v, o = p.exact().v(p.exact().b_v), p.heads_out(function)
-    g = torch.randn(v.shape[-1], 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    g = Draws(0).normal(v.shape[-1], 8)
     values = (v @ g).unsqueeze(2)  # (B, H, 1, S, 8)
     if p.mask64 is not None:
         hidden = p.mask64.isneginf().unsqueeze(-1)

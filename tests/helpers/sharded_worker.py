@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from tolerance import nudge
 from torch.distributed.tensor import DTensor
 
 from minibeft.checkpoints.load import load_model
@@ -14,11 +15,12 @@ from minibeft.training.settings import Settings
 from minibeft.training.train import predict, start, train_step
 
 
-def main(settings: Settings, dtype: torch.dtype, file: Path) -> None:
+def main(settings: Settings, dtype: torch.dtype, file: Path, nudged: int = 0) -> None:
     torch.set_num_threads(1)
     sharded.join()
     loaded = load(settings)
-    run = start(loaded.settings, loaded.task, load_model(settings.model, dtype=dtype))
+    model = load_model(settings.model, dtype=dtype)
+    run = start(loaded.settings, loaded.task, nudge(model, nudged, dtype) if nudged else model)
     matrices = [value for value in run.model.parameters() if value.ndim > 1]
     held = sum((value.to_local() if isinstance(value, DTensor) else value).numel() for value in matrices)
     run.model.train()

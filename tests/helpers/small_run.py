@@ -5,11 +5,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from minibeft.checkpoints.load import build_model
 from minibeft.checkpoints.save import save_model
+from minibeft.theory.draws import Draws
 from minibeft.training.settings import Settings
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -18,12 +18,13 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 def make_model(folder: Path, *, std: float = 0.5) -> Path:
     """A BERT of width 16 with ALL parameters redrawn, as a Hugging Face folder with a word-level tokenizer."""
-    torch.manual_seed(0)
+    draws = Draws(0)
     raw: dict[str, Any] = {"model_type": "bert", "vocab_size": 34, "hidden_size": 16, "num_hidden_layers": 2}
     raw |= {"num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 40}
     model = build_model(raw, task="classification")
     for name, value in model.named_parameters():
-        torch.nn.init.normal_(value, mean=float("norm" in name and name.endswith("weight")), std=std)
+        mean = float("norm" in name and name.endswith("weight"))
+        value.data.copy_(draws.normal(*value.shape, mean=mean, std=std))
     save_model(model, folder)
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]

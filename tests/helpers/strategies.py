@@ -15,6 +15,7 @@ from torch import Tensor
 
 from minibeft.theory.attention import Attended, attend, project
 from minibeft.theory.bounds import unit_roundoff
+from minibeft.theory.draws import Draws
 
 MASKS = ("none", "causal", "padding", "additive", "mixed")
 Attend = Callable[..., Attended]
@@ -61,11 +62,11 @@ class Problem:
 
     def redrawn(self, seed: int, magnitude: float, *names: str) -> "Problem":
         """These biases drawn anew at this magnitude."""
-        g = torch.Generator().manual_seed(seed)
+        g = Draws(seed)
         old = {name: getattr(self, name) for name in names}
         return replace(
             self,
-            **{n: (magnitude * torch.randn(b.shape, generator=g, dtype=torch.float64)).to(b) for n, b in old.items()},
+            **{n: (magnitude * g.normal(*b.shape)).to(b) for n, b in old.items()},
         )
 
     @property
@@ -148,10 +149,10 @@ def problems(
     scale = draw(st.sampled_from((None, 1.0, 0.1)))
     fused = draw(st.booleans())
     big = 10.0 ** draw(st.floats(-3, torch.tensor(magnitude).log10().item()))
-    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    g = Draws(draw(st.integers(0, 2**31)))
 
     def normal(*shape: int, std: float = 1.0) -> Tensor:
-        return (std * torch.randn(*shape, generator=g, dtype=torch.float64)).to(dtype)
+        return (std * g.normal(*shape)).to(dtype)
 
     mask = random_mask(kind, (batch, heads, queries, sources), g, blind=blind)
     return Problem(
@@ -173,7 +174,7 @@ def problems(
     )
 
 
-def random_mask(kind: str, shape: tuple[int, ...], g: torch.Generator, *, blind: bool) -> Tensor | None:
+def random_mask(kind: str, shape: tuple[int, ...], g: Draws, *, blind: bool) -> Tensor | None:
     """An additive mask. Unless `blind`, every row keeps one finite entry."""
     if kind == "none":
         return None
@@ -183,13 +184,13 @@ def random_mask(kind: str, shape: tuple[int, ...], g: torch.Generator, *, blind:
     if kind == "causal":
         hidden = hidden | (gap < 0)
     if kind in ("padding", "mixed"):
-        hidden = hidden | (torch.rand(batch, 1, 1, keys, generator=g) < 0.4)
+        hidden = hidden | (g.uniform(batch, 1, 1, keys) < 0.4)
     mask = torch.zeros(batch, 1, queries, keys, dtype=torch.float64)
     if kind in ("additive", "mixed"):
-        slopes = torch.rand(1, heads, 1, 1, generator=g, dtype=torch.float64)
-        mask = mask - slopes * gap.abs() + torch.randn(batch, 1, queries, keys, generator=g, dtype=torch.float64)
+        slopes = g.uniform(1, heads, 1, 1)
+        mask = mask - slopes * gap.abs() + g.normal(batch, 1, queries, keys)
     if blind:
-        hidden = hidden | (torch.rand(batch, 1, queries, 1, generator=g) < 0.3)
+        hidden = hidden | (g.uniform(batch, 1, queries, 1) < 0.3)
     else:
         hidden = hidden & ~(hidden.all(-1, keepdim=True) & (torch.arange(keys) == 0))
     return mask.masked_fill(hidden, -torch.inf)

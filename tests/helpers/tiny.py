@@ -16,6 +16,7 @@ import minibeft
 from minibeft.families import FAMILIES
 from minibeft.models.config import Backend, Task
 from minibeft.models.transformer import Transformer
+from minibeft.theory.draws import Draws
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -191,15 +192,15 @@ def reference(raw: dict[str, Any], seed: int) -> Any:
 def redraw(model: nn.Module, seed: int) -> None:
     """Every parameter anew: norm weights around 1; biases and embeddings with std 0.5; matrices with std 1/√fan-in, so
     that logits stay of order one: a saturated softmax would hide b_q and b_k."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Draws(seed)
     norms = {id(m.weight) for m in model.modules() if "Norm" in type(m).__name__}
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     for parameter in model.parameters():
         if id(parameter) in norms:
-            parameter.normal_(1.0, 0.2, generator=generator)
+            parameter.copy_(generator.normal(*parameter.shape, mean=1.0, std=0.2))
         else:
             std = parameter.shape[-1] ** -0.5 if id(parameter) in matrices else 0.5
-            parameter.normal_(0.0, std, generator=generator)
+            parameter.copy_(generator.normal(*parameter.shape, std=std))
 
 
 class Batch(NamedTuple):
@@ -212,10 +213,10 @@ class Batch(NamedTuple):
 
 def batch(raw: dict[str, Any], seed: int, *, rows: int, length: int, padding: str) -> Batch:
     """Random tokens; rows of different length with padding on the left, on the right, or (None) none."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Draws(seed)
 
     def integers(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=generator)
+        return generator.integers(low, high, *shape)
 
     pad = raw.get("pad_token_id", 1)
     ids = integers(0, raw["vocab_size"] - 1, rows, length)

@@ -8,6 +8,7 @@ from minibeft.errors import BadInput
 from minibeft.models.biases import BIAS_TERMS, add_bias, count, freeze_except, read_terms, select, term_of, terms_of
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
+from minibeft.theory.draws import Draws
 
 SMALL = {
     "bert": {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16},
@@ -111,7 +112,7 @@ def test_nothing_to_train_is_refused():
 def test_an_added_bias_is_zero_changes_nothing_and_learns(family, terms):
     torch.manual_seed(0)
     model = small(family, "lm")
-    ids = torch.randint(11, (2, 5))
+    ids = Draws(0).integers(0, 11, 2, 5)
     before = model(ids).logits
     added = add_bias(model, terms)
     assert set(added) == set(select(model, terms))

@@ -8,15 +8,16 @@ from torch import Tensor
 from minibeft.models.packed import frozen
 from minibeft.models.packed.frozen import frozen_linear
 from minibeft.theory.bounds import unit_roundoff
+from minibeft.theory.draws import Draws
 
 SHAPES = [((7, 24), 40), ((3, 5, 24), 8), ((1, 300), 9)]
 
 
 def compare(shape: tuple[int, ...], n: int, biased: bool) -> None:
     """Each entry is an inner product of m terms: |error| ≤ m u Σ|terms| to first order (Higham, 2002, §3.1)."""
-    draw = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(size, generator=draw) for size in (shape, (n, shape[-1])))
-    bias = torch.randn(n, generator=draw) if biased else None
+    draw = Draws(0)
+    x, weight = (draw.normal(*size, dtype=torch.float32) for size in (shape, (n, shape[-1])))
+    bias = draw.normal(n, dtype=torch.float32) if biased else None
     with torch.inference_mode():
         ours = frozen_linear(x, weight, bias)
     wide = [None if t is None else t.double() for t in (x, weight, bias)]
@@ -46,9 +47,9 @@ def test_other_types_and_training_take_torchs_way(dtype, monkeypatch):
         pytest.fail("oneDNN was asked")
 
     monkeypatch.setattr(frozen, "product", asked)
-    x, weight = torch.randn(4, 6, dtype=dtype), torch.randn(5, 6, dtype=dtype)
+    x, weight = (Draws(n).normal(n, 6, dtype=dtype) for n in (4, 5))
     with torch.inference_mode():
         assert torch.equal(frozen_linear(x, weight, None), F.linear(x, weight))
     bias = torch.zeros(5, requires_grad=True)
-    frozen_linear(torch.randn(4, 6), torch.randn(5, 6), bias).sum().backward()
+    frozen_linear(torch.ones(4, 6), torch.ones(5, 6), bias).sum().backward()
     assert bias.grad is not None

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from rounding import assert_same, in_float64
-from tolerance import error
+from rounding import assert_same
+from tolerance import error, samples
 from torch import Tensor
 
 from minibeft.checkpoints.load import build_model
@@ -14,9 +14,10 @@ from minibeft.models.config import Backend
 from minibeft.models.packed import dropout, packing
 from minibeft.models.packed.packing import Mix, Packing, Spread
 from minibeft.models.transformer import Attention, Transformer
+from minibeft.theory.draws import Draws
 
 LENGTHS = (5, 11, 1, 8)
-IDS = torch.randint(2, 30, (4, 11), generator=torch.Generator().manual_seed(3))
+IDS = Draws(3).integers(2, 30, 4, 11)
 MASK = (torch.arange(11) < torch.tensor(LENGTHS)[:, None]).long()
 TERMS = ["v", "q", "k,v", "m1,ln2", "all", "full", "none"]
 
@@ -25,9 +26,10 @@ def classifier(family: str, dtype: torch.dtype, backend: Backend, terms: str = "
     """Three layers with all parameters redrawn, no dropout."""
     raw: dict[str, Any] = {"model_type": family, "vocab_size": 34, "hidden_size": 16, "num_hidden_layers": 3}
     raw |= {"num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 40, "pad_token_id": 1}
-    model, generator = build_model(raw, task="classification", backend=backend), torch.Generator().manual_seed(0)
+    model, draws = build_model(raw, task="classification", backend=backend), Draws(0)
     for name, value in model.named_parameters():
-        value.data.normal_(float("norm" in name and name.endswith("weight")), 0.5, generator=generator)
+        mean = float("norm" in name and name.endswith("weight"))
+        value.data.copy_(draws.normal(*value.shape, mean=mean, std=0.5))
     freeze_except(model, terms, head=True)
     model.to(dtype).eval().join()
     return model
@@ -49,15 +51,14 @@ def results(model: Transformer) -> dict[str, Tensor]:
 
 
 def compare(family: str, terms: str) -> None:
-    """The packed results against the padded ones: in float64, and in float32 against four samples of rounding."""
-    plain, gold = (classifier(family, dtype, "plain", terms) for dtype in (torch.float32, torch.float64))
-    nudged = [in_float64(plain, nudge) for nudge in (1, 2, 3)]
-    plains = [results(model) for model in (plain, *nudged)]
-    exact = results(gold)
+    """The packed results against the padded ones, in float32 and in float64."""
+    plain = classifier(family, torch.float64, "plain", terms)
+    exact, singles, doubles = results(plain), samples(results, plain), samples(results, plain, torch.float64)
     packed, packed64 = (results(classifier(family, t, "fused", terms)) for t in (torch.float32, torch.float64))
     assert packed.keys() == exact.keys()
     for name in exact:
-        assert_same(packed[name], packed64[name], exact[name], [run[name] for run in plains], name)
+        drawn = ([run[name] for run in runs] for runs in (singles, doubles))
+        assert_same(packed[name], packed64[name], exact[name], *drawn, name)
 
 
 @pytest.mark.parametrize("terms", TERMS)
@@ -103,7 +104,7 @@ def test_the_comparison_sees(bug: str, monkeypatch: pytest.MonkeyPatch):
 def test_the_derivatives_are_right():
     """In float64 against differences, dropout included: the same numbers are drawn each time."""
     places = Packing(MASK, heads=2)
-    x = torch.randn(sum(LENGTHS), 3 * 2 * 4, dtype=torch.float64, requires_grad=True)
+    x = Draws(4).normal(sum(LENGTHS), 3 * 2 * 4).requires_grad_()
     mask = None if places.mask is None else places.mask.double()
 
     def attend(x: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def test_the_derivatives_are_right():
 
 
 def test_there_and_back_is_the_identity():
-    places, x = Packing(MASK, heads=2), torch.randn(sum(LENGTHS), 8)
+    places, x = Packing(MASK, heads=2), Draws(5).normal(sum(LENGTHS), 8)
     (grid,) = places.spread(x, 1)
     assert torch.equal(places.collect(grid), x)
     assert (grid.transpose(1, 2)[MASK == 0] == 0).all()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from rounding import Unrounded, assert_same, in_float64
+from rounding import Unrounded, assert_same
 from tiny import CASES, Batch, batch, configurations, load, reference, typical
-from tolerance import error
+from tolerance import error, in_float64, samples
 from torch import Tensor
 
 from minibeft.families import FAMILIES
@@ -17,6 +17,7 @@ from minibeft.models.config import Backend, Task
 from minibeft.models.layers import Learned
 from minibeft.models.transformer import Transformer
 from minibeft.theory.bounds import unit_roundoff
+from minibeft.theory.draws import Draws
 
 Run = dict[str, Tensor]
 # Between what rounding does in float64 (1e-15) and what a formula does (1): half of the digits.
@@ -29,7 +30,7 @@ paddings = st.sampled_from(["none", "left", "right"])
 
 def cotangent(x: Tensor, seed: int) -> Tensor:
     """A fixed random direction: with it as ∂L/∂x, one backward pass tests every gradient."""
-    return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.dtype)
+    return Draws(seed).normal(*x.shape, dtype=torch.float32).to(x.dtype)
 
 
 def backward(hidden: Tensor, logits: Tensor | None, real: Tensor) -> Run:
@@ -73,15 +74,17 @@ def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
     return gather(run, {name: parameters[theirs].grad for name, theirs in names.items()})
 
 
-def runs(theirs: Any, b: Batch, ours: Transformer) -> tuple[Run, list[Run]]:
-    """Gold, and the runs that sample the rounding error."""
-    golds = [in_float64(theirs, nudge) for nudge in (None, 1, 2, 3)]
-    with Unrounded():
-        gold, *nudged = [run_theirs(model, b, ours) for model in golds]
-    return gold, [run_theirs(theirs, b, ours), *nudged]
+def runs(theirs: Any, b: Batch, ours: Transformer) -> tuple[Run, list[Run], list[Run]]:
+    """Gold, and the runs that sample the rounding error of float32 and of float64."""
+
+    def run(model: Any) -> Run:
+        with Unrounded():
+            return run_theirs(model, b, ours)
+
+    return run(in_float64(theirs)), samples(run, theirs), samples(run, theirs, torch.float64)
 
 
-def assert_same_runs(run: Run, run64: Run, gold: Run, plains: list[Run]) -> None:
+def assert_same_runs(run: Run, run64: Run, gold: Run, singles: list[Run], doubles: list[Run]) -> None:
     """Hidden states, logits and every gradient."""
     assert run.keys() == gold.keys()
     for name in gold:
@@ -89,8 +92,11 @@ def assert_same_runs(run: Run, run64: Run, gold: Run, plains: list[Run]) -> None
         # v's gradient that sets the scale of what rounding makes of them.
         value = name.replace("attention.q", "attention.v").replace("attention.k", "attention.v")
         beside = [name] if value == name else [name, value]
-        mine, mine64, exact, *others = (torch.cat([r[n] for n in beside]) for r in (run, run64, gold, *plains))
-        assert_same(mine, mine64, exact, others, name)
+
+        def joined(r: Run, beside: list[str] = beside) -> Tensor:
+            return torch.cat([r[n] for n in beside])
+
+        assert_same(joined(run), joined(run64), joined(gold), [*map(joined, singles)], [*map(joined, doubles)], name)
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)
@@ -135,11 +141,11 @@ def test_training_draws_the_same_dropout(family: str, task: Task):
     raw = typical(family, task, **DROPOUTS[family])
     theirs, b = reference(raw, 5).train(), batch(raw, 5, rows=4, length=8, padding="right")
     ours, ours64 = (load(theirs, dtype, "plain").train() for dtype in (torch.float32, torch.float64))
-    gold, plains = runs(theirs, b, ours)
+    gold, singles, doubles = runs(theirs, b, ours)
     after = torch.get_rng_state()
     run = run_ours(ours, b)
     assert torch.equal(torch.get_rng_state(), after), "another number of random numbers was drawn"
-    assert_same_runs(run, run_ours(ours64, b), gold, plains)
+    assert_same_runs(run, run_ours(ours64, b), gold, singles, doubles)
     ours.eval().zero_grad()
     assert error(run_ours(ours, b)["hidden"], gold["hidden"]) > 0.01, (
         "dropout changed nothing: the test would say nothing"
@@ -157,7 +163,7 @@ def test_every_parameter_counts(family: str, task: Task):
         if task == "hidden" and name.startswith("head."):
             continue
         kept = parameter.detach().clone()
-        parameter.data = torch.empty_like(kept).normal_(0.0, 0.5, generator=torch.Generator().manual_seed(11))
+        parameter.data = Draws(11).normal(*kept.shape, std=0.5)
         effect = error(ours(*b)[-1 if task != "hidden" else 0].detach(), before)
         silent = name.endswith("attention.k.bias") and isinstance(ours.config.positions, Learned)
         assert (effect < HALF_THE_DIGITS) == silent, f"{name}: effect {effect:.3g}"
@@ -174,7 +180,7 @@ def test_dropping_a_bias_breaks_parity(family: str, bias: str):
     raw = typical(family, "hidden")
     theirs, b = reference(raw, 9), batch(raw, 9, rows=4, length=8, padding="left")
     ours, ours64 = (load(theirs, dtype, "plain") for dtype in (torch.float32, torch.float64))
-    gold, plains = runs(theirs, b, ours)
+    gold, *drawn = runs(theirs, b, ours)
     if family == "qwen2" and bias == "o":
         assert all(block.attention.o.bias is None for block in ours.blocks)  # type: ignore[union-attr]
         return
@@ -184,4 +190,5 @@ def test_dropping_a_bias_breaks_parity(family: str, bias: str):
     run, run64 = run_ours(ours, b)["hidden"], run_ours(ours64, b)["hidden"]
     holds = bias == "k" and isinstance(ours.config.positions, Learned)
     with nullcontext() if holds else pytest.raises(AssertionError, match="hidden, float32: error"):
-        assert_same(run, run64, gold["hidden"], [plain["hidden"] for plain in plains], "hidden")
+        singles, doubles = ([sample["hidden"] for sample in of] for of in drawn)
+        assert_same(run, run64, gold["hidden"], singles, doubles, "hidden")

@@ -10,15 +10,16 @@ from torch import Tensor
 from minibeft.errors import BadInput
 from minibeft.surgery import quantkeys as module
 from minibeft.surgery.quantkeys import BITS, QUANTISERS, Quantiser, best_shift, free_dims, mean_shift, quantkeys
+from minibeft.theory.draws import Draws
 
 ALL = torch.ones(8, dtype=torch.bool)
 
 
 def keys(seed: int = 0, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     """Keys (B 3, G 2, S 5, D 8) in float64 and which of the tokens are real; `offset` scales a constant per channel."""
-    generator = torch.Generator().manual_seed(seed)
-    k = torch.randn(3, 2, 5, 8, generator=generator, dtype=torch.float64)
-    k += offset * torch.randn(2, 1, 8, generator=generator, dtype=torch.float64)
+    generator = Draws(seed)
+    k = generator.normal(3, 2, 5, 8)
+    k += offset * generator.normal(2, 1, 8)
     real = torch.ones(3, 1, 5, 1, dtype=torch.bool)
     real[0, :, 3:] = False
     return k, real
@@ -91,9 +92,9 @@ def test_the_best_shift_beats_zero_mean_and_neighbours(quantiser: Quantiser):
     best = best_shift(k, real, ALL, quantiser)
     least = loss(best)
     assert least < loss(mean_shift(k, real, ALL)) < loss(torch.zeros_like(best))
-    generator = torch.Generator().manual_seed(2)
+    generator = Draws(2)
     for _ in range(100):
-        step = torch.randn(best.shape, generator=generator, dtype=best.dtype)
+        step = generator.normal(*best.shape, dtype=best.dtype)
         assert loss(best + 0.05 * step) > least * (1 - 1e-3)
 
 

@@ -1,6 +1,7 @@
 """attend() is what the formula says, entry by entry; the fused path agrees; a row that sees nothing is zero."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from checks import rounding
 from hypothesis import given
 from planted import first_key_only, mixed_up_groups, off_by_one, quadruple_b_q, rejects, rotated, thin_rows
 from strategies import Attend, Problem, problems
-from tolerance import assert_agrees, assert_close_float64, error, in_float32
+from tolerance import assert_agrees, in_float64, samples
 
 from minibeft.theory.attention import attend, masked_softmax
 from minibeft.theory.bounds import gamma
+from minibeft.theory.draws import Draws
 from minibeft.theory.rotary import Rotary
 from minibeft.theory.variants import AttentionSpec, attend_variant, position_mask, random_parameters
 
@@ -80,35 +82,32 @@ def test_the_definition_rejects(bug):
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_of_the_two_paths_agree(heads, kv_heads, masked):
-    """float64 plain is the gold, float32 plain the yardstick, float32 fused the candidate, for every argument.
-
-    factor 4: the usual 2, for each of a fused run's two evaluations of the logits (its backward pass makes P anew).
-    """
-    g = torch.Generator().manual_seed(heads + kv_heads)
+    """The fused path in float32 against the plain one in float64, for every argument."""
+    g = Draws(heads + kv_heads)
     shapes = {"x": (2, 9, 12), "w_q": (24, 12), "w_k": (6 * kv_heads, 12), "w_v": (6 * kv_heads, 12), "w_o": (12, 24)}
     shapes |= {"b_q": (24,), "b_k": (6 * kv_heads,), "b_v": (6 * kv_heads,), "b_o": (12,)}
-    values = {
-        name: torch.randn(*s, generator=g, dtype=torch.float64).float() / s[-1] ** 0.5 for name, s in shapes.items()
-    }
-    upstream = torch.randn(2, 9, 12, generator=g, dtype=torch.float64).float()
+    values = {name: g.normal(*s).float() / s[-1] ** 0.5 for name, s in shapes.items()}
+    upstream = g.normal(2, 9, 12).float()
     mask = torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)[None, None] if masked else None
 
-    def gradients(dtype: torch.dtype, *, fused: bool) -> dict[str, torch.Tensor]:
-        t = {name: value.to(dtype).requires_grad_() for name, value in values.items()}
+    def gradients(inputs: Any, *, fused: bool = False) -> dict[str, torch.Tensor]:
+        given, upstream = inputs
+        t = {name: value.clone().requires_grad_() for name, value in given.items()}
         out = attend(
             t["x"], t["w_q"], t["w_k"], t["w_v"], t["w_o"], b_q=t["b_q"], b_k=t["b_k"], b_v=t["b_v"], b_o=t["b_o"],
-            heads=heads, kv_heads=kv_heads, mask=None if mask is None else mask.to(dtype), fused=fused,
+            heads=heads, kv_heads=kv_heads, mask=None if mask is None else mask.to(upstream), fused=fused,
         ).output  # fmt: skip
-        return dict(zip(t, torch.autograd.grad(out, tuple(t.values()), upstream.to(dtype)), strict=True))
+        return dict(zip(t, torch.autograd.grad(out, tuple(t.values()), upstream), strict=True))
 
-    gold, plain = gradients(torch.float64, fused=False), gradients(torch.float32, fused=False)
-    fused = gradients(torch.float32, fused=True)
+    inputs = values, upstream
+    gold, drawn = gradients(in_float64(inputs)), samples(gradients, inputs)
+    plain, fused = gradients(inputs), gradients(inputs, fused=True)
     scale = gold["b_q"].abs().max()
     for name in values:
         if name == "b_k":  # exactly 0: a sum of some hundred roundings, of the size of b_q's gradient
             assert max(g["b_k"].abs().max() for g in (plain, fused)) < gamma(100, 2.0**-24) * scale
         else:
-            assert_agrees(fused[name], plain[name], gold[name], what=name, factor=4.0)
+            assert_agrees(fused[name], [run[name] for run in drawn], gold[name], what=name)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -116,8 +115,8 @@ def test_gradients_of_the_two_paths_agree(heads, kv_heads, masked):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_row_that_sees_nothing_is_zero_and_passes_no_gradient(fused, kv_heads, dtype):
     """Our choice on both paths, and torch's: scaled_dot_product_attention returns 0 there, not NaN and not a mean."""
-    g = torch.Generator().manual_seed(0)
-    t = [torch.randn(*s, generator=g, dtype=torch.float64).to(dtype) for s in ((2, 5, 6), (12, 6), (3 * kv_heads, 6))]
+    g = Draws(0)
+    t = [g.normal(*s).to(dtype) for s in ((2, 5, 6), (12, 6), (3 * kv_heads, 6))]
     x, w_q, w_kv = (value.requires_grad_() for value in t)
     b = torch.ones(3 * kv_heads, dtype=dtype, requires_grad=True)
     mask = torch.zeros(2, 1, 5, 5, dtype=dtype)
@@ -140,8 +139,8 @@ def test_masked_softmax_differs_from_torch_only_in_blind_rows():
 
 def test_absent_is_not_zero():
     """A zero bias is a parameter with a gradient; None is nothing; both give the same output bit for bit."""
-    g = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((1, 3, 4), (4, 4)))
+    g = Draws(0)
+    x, w = (g.normal(*s) for s in ((1, 3, 4), (4, 4)))
     zero = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     with_zero = attend(x, w, w, w, heads=2, b_v=zero).output
     torch.testing.assert_close(with_zero, attend(x, w, w, w, heads=2).output, rtol=0, atol=0)
@@ -157,15 +156,14 @@ def test_absent_is_not_zero():
     AttentionSpec(2, 2, 4, 5, position_bias="learned", window=2),
 ])  # fmt: skip
 def test_attend_variant_without_the_other_mechanisms_is_attend(spec):
-    g = torch.Generator().manual_seed(0)
+    g = Draws(0)
     p = random_parameters(spec, g)
-    x = torch.randn(2, 6, 5, generator=g, dtype=torch.float64)
-    y = torch.randn(2, 6, 5, generator=g, dtype=torch.float64) if spec.cross else None
+    x = g.normal(2, 6, 5)
+    y = g.normal(2, 6, 5) if spec.cross else None
     expected, actual = plain_attend(spec, p, x, y), attend_variant(spec, p, x, y=y)
-    single = plain_attend(spec, in_float32(p), x.float(), None if y is None else y.float())
+    drawn = samples(lambda inputs: plain_attend(spec, *inputs), (p, x, y), torch.float64)
     for name in ("output", "weights"):
-        wanted = getattr(expected, name)
-        assert_close_float64(getattr(actual, name), wanted, error(getattr(single, name), wanted), what=name)
+        assert_agrees(getattr(actual, name), [getattr(run, name) for run in drawn], getattr(expected, name), what=name)
 
 
 def plain_attend(spec, p, x, y):

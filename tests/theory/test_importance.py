@@ -10,6 +10,7 @@ from torch import nn
 
 from minibeft.errors import BadInput
 from minibeft.theory.bounds import gamma, unit_roundoff
+from minibeft.theory.draws import Draws
 from minibeft.training.importance import fisher, mag_angle, magnitude
 
 U = unit_roundoff(torch.float64)
@@ -18,9 +19,9 @@ widths = st.integers(1, 40)
 
 
 def pair(width: int, seed: int, distance: float = 1.0):
-    generator = torch.Generator().manual_seed(seed)
-    b = torch.randn(width, dtype=torch.float64, generator=generator)
-    return b, b + distance * torch.randn(width, dtype=torch.float64, generator=generator)
+    generator = Draws(seed)
+    b = generator.normal(width)
+    return b, b + distance * generator.normal(width)
 
 
 def rounding(b: torch.Tensor, t: torch.Tensor) -> float:
@@ -44,7 +45,7 @@ def test_i1_is_symmetric_and_invariant_to_scale_and_rotation(width, seed, scale)
     assert abs(mag_angle(t, b) - value) <= slack
     assert abs(mag_angle(scale * b, scale * t) - value) <= slack
     # A reflection I − 2vvᵀ/vᵀv is orthogonal up to γ_{2d+6} of the vector's length, on each of four vectors used.
-    v = torch.randn(width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    v = Draws(seed).normal(width)
     turn = lambda x: x - 2 * (v @ x) / (v @ v) * v  # noqa: E731
     assert abs(mag_angle(turn(b), turn(t)) - value) <= slack + 16 * gamma(2 * width + 6, U)
 
@@ -94,13 +95,13 @@ def test_i2_is_not_invariant_to_a_rotation():
 @given(seeds, st.integers(1, 4), st.floats(1e-3, 1e3))
 def test_i3_is_the_mean_square_of_clipped_gradients(seed, batches, size):
     """Linear losses g·p: the gradients are known. At most 1/d each, and Σ d·I ≤ 1 over what is clipped together."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Draws(seed)
     parameters = {
         "a": nn.Parameter(torch.zeros(5)),
         "b": nn.Parameter(torch.zeros(3)),
         "idle": nn.Parameter(torch.zeros(2)),
     }
-    rows = size * torch.randn(batches, 8, generator=generator)
+    rows = size * generator.normal(batches, 8, dtype=torch.float32)
     losses = (row[:5] @ parameters["a"] + row[5:] @ parameters["b"] + 0.0 * parameters["idle"].sum() for row in rows)
     found = fisher(parameters, losses)
     exact = rows.double()

@@ -20,6 +20,7 @@ from minibeft.theory.bounds import (
     value_gradient_bound,
     value_shift_bound,
 )
+from minibeft.theory.draws import Draws
 from minibeft.theory.mechanisms import broken, restore
 from minibeft.theory.theorems import THEOREMS
 from minibeft.theory.variants import without
@@ -106,7 +107,7 @@ def test_V3_through_the_output_projection(p):
     """∂L/∂b_v = W_oᵀ ∂L/∂b_o, summed over the group: no backward pass through the attention."""
     b_v, b_o = p.b_v.clone().requires_grad_(), p.b_o.clone().requires_grad_()
     output = p.run(w_o=p.w_o, b_v=b_v, b_o=b_o).output
-    d_out = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+    d_out = Draws(1).normal(*output.shape, dtype=output.dtype)
     g_v, g_o = torch.autograd.grad(output, (b_v, b_o), d_out)
     by_head = (p.w_o.mT @ g_o).view(p.kv_heads, p.group, -1).sum(1).flatten()
     # Both are sums of B T C H products; P's rows sum to one within the error of two evaluations of its logits.
@@ -137,8 +138,8 @@ def test_V4_b_v_reaches_what_b_o_reaches(p):
     """With as many heads' dims as model dims and no sharing, W_o b_v = s is solved for every shift s of the output."""
     assume(p.kv_heads == p.heads)
     size = p.w_q.shape[0]
-    g = torch.Generator().manual_seed(size)
-    w_o, target = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((size, size), (size,)))
+    g = Draws(size)
+    w_o, target = (g.normal(*shape) for shape in ((size, size), (size,)))
     assume(torch.linalg.cond(w_o) < 1e3)
     b_v = torch.linalg.solve(w_o, target)
     moved = p.run(w_o=w_o, b_v=b_v).output - p.run(w_o=w_o, b_v=None).output
@@ -158,7 +159,7 @@ def test_V4_needs_full_rank_output(heads, kv_heads, size, width):
     w_o = some(layer.params.w_o)
     columns = [layer.heads_of_bias(e).flatten() for e in torch.eye(kv_heads * size, dtype=torch.float64)]
     reachable = w_o @ torch.stack(columns, 1)  # (C, GD)
-    target = torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = Draws(0).normal(width)
     residual = target - reachable @ torch.linalg.lstsq(reachable, target).solution
     assert residual.norm() > 0.05 * target.norm()
 

@@ -8,7 +8,7 @@ import sympy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerance import assert_close_float64, error
+from tolerance import assert_agrees, error, samples
 from torch import Tensor, nn
 
 from minibeft.checkpoints.load import build_model
@@ -16,6 +16,7 @@ from minibeft.errors import BadInput
 from minibeft.models.biases import count, freeze_except
 from minibeft.theory.attention import attend, project
 from minibeft.theory.bounds import gamma, key_bias_effect_bound, key_gradient_bound, unit_roundoff, value_shift_bound
+from minibeft.theory.draws import Draws
 from minibeft.training.reparam import FORMS, DoRA, LoRA, Plus, merge, most_square, reparametrise
 
 U = unit_roundoff(torch.float64)
@@ -27,16 +28,16 @@ forms = pytest.mark.parametrize("form", FORMS)
 
 def make(form: str, width: int, rank: int, seed: int, scale: float = 1 / 8):
     """A bias and its form, both float64; the form as it starts."""
-    bias = torch.randn(width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    bias = Draws(seed).normal(width)
     return bias, FORMS[form](bias, rank, scale, torch.Generator().manual_seed(seed + 1))
 
 
 def redraw(module: nn.Module, seed: int, *, integers: bool = False) -> None:
     """Other values for everything the form holds; small integers make products exact."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Draws(seed)
     for tensor in (*module.parameters(), *module.buffers()):
-        value = torch.randint(-3, 4, tensor.shape, generator=generator)
-        tensor.data.copy_(value if integers else torch.randn(tensor.shape, generator=generator))
+        value = generator.integers(-3, 4, *tensor.shape)
+        tensor.data.copy_(value if integers else generator.normal(*tensor.shape))
 
 
 @given(st.integers(1, 3000))
@@ -78,7 +79,7 @@ def test_r1_lora_reaches_rank_k_and_no_more(width, rank, seed):
     rows, columns = most_square(width)
     step = lora.step(bias).detach().reshape(rows, columns) * 8
     assert sympy.Matrix(step.long().tolist()).rank() <= rank
-    x, y = torch.randn(rows, rank, dtype=torch.float64), torch.randn(rank, columns, dtype=torch.float64)
+    x, y = Draws(seed + 1).normal(rows, rank), Draws(seed + 2).normal(rank, columns)
     lora.A.data, lora.B.data = x.T, y.T
     bound = gamma(rank + 1, U) * (x.abs() @ y.abs())
     assert ((lora.step(bias).reshape(rows, columns) * 8 - x @ y).abs() <= 2 * bound).all()
@@ -134,8 +135,8 @@ def test_r1_dora_needs_a_bias_that_is_not_zero():
 
 def problem(form: str, seed: int) -> tuple[Tensor, dict[str, Any], Tensor, Tensor, Plus, Tensor]:
     """Attention in float64 whose bias under test has width 12 and is made by `form`; q, k and v are given."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(shape, dtype=torch.float64, generator=generator)  # noqa: E731
+    generator = Draws(seed)
+    draw = lambda *shape: generator.normal(*shape)  # noqa: E731
     x, weights = draw(2, 5, 12), {f"w_{n}": draw(12, 12) for n in "qkv"}
     bias, made = make(form, 12, 3, seed)
     redraw(made, seed)
@@ -173,25 +174,27 @@ def test_r2_the_gradient_is_the_jacobian_times_the_biass(form, seed):
     """For b_q, whose gradient is not 0: ∂L/∂θ = Jᵀ ∂L/∂b, so nothing but the bias passes the gradient on."""
     x, weights, _, bias, made, upstream = problem(form, seed)
 
-    def both_ways(dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        cast = {name: weight.to(dtype) for name, weight in weights.items()}
-        made.to(dtype)
+    def loss(b: Tensor, x: Tensor, weights: dict[str, Tensor], upstream: Tensor) -> Tensor:
+        return (attend(x, **weights, b_q=b, heads=3).output * upstream).sum()
 
-        def loss(b: Tensor) -> Tensor:
-            return (attend(x.to(dtype), **cast, b_q=b, heads=3).output * upstream.to(dtype)).sum()
+    def direct(inputs: Any) -> list[Tensor]:
+        made, bias, *rest = inputs
+        return list(torch.autograd.grad(loss(made(bias), *rest), list(made.parameters())))
 
-        b = made(bias.to(dtype)).detach().requires_grad_()
-        (at_bias,) = torch.autograd.grad(loss(b), b)
-        direct = torch.autograd.grad(loss(made(bias.to(dtype))), list(made.parameters()))
-        named = made.named_parameters()
-        jacobians = [torch.autograd.functional.jacobian(replaced(made, n, bias.to(dtype)), p) for n, p in named]
-        chained = [(at_bias @ j.reshape(12, -1)).reshape(j.shape[1:]) for j in jacobians]  # type: ignore[union-attr]
-        return list(zip(direct, chained, strict=True))
+    def chained(inputs: Any) -> list[Tensor]:
+        made, bias, *rest = inputs
+        b = made(bias).detach().requires_grad_()
+        (at_bias,) = torch.autograd.grad(loss(b, *rest), b)
+        jacobians = [
+            torch.autograd.functional.jacobian(replaced(made, name, bias), parameter)
+            for name, parameter in made.named_parameters()
+        ]
+        return [(at_bias @ j.reshape(12, -1)).reshape(j.shape[1:]) for j in jacobians]  # type: ignore[union-attr]
 
-    double, single = both_ways(torch.float64), both_ways(torch.float32)
-    for (direct, chained), pair in zip(double, single, strict=True):
-        worst = max(error(value, direct) for value in pair)
-        assert_close_float64(direct, chained, worst)
+    inputs = made, bias, x, weights, upstream
+    rounding = zip(*samples(direct, inputs, torch.float64), strict=True)
+    for one, other, drawn in zip(direct(inputs), chained(inputs), rounding, strict=True):
+        assert_agrees(other, drawn, one)
 
 
 @forms
@@ -207,11 +210,11 @@ def test_r2_v1_holds_for_a_reparametrised_value_bias(form, seed):
 
 
 def small_bert():
-    torch.manual_seed(0)
+    draws = Draws(0)
     raw = {"model_type": "bert", "vocab_size": 11, "hidden_size": 12, "num_hidden_layers": 2}
     model = build_model({**raw, "num_attention_heads": 3, "intermediate_size": 8}, task="classification").eval()
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
+        parameter.data.copy_(draws.normal(*parameter.shape, std=0.5))
     return model
 
 
@@ -223,8 +226,9 @@ def test_a_model_trains_the_form_alone_and_merges_it(form):
     trained = reparametrise(model, [name for name in chosen if name not in head], form, rank=2)
     assert {n for n, p in model.named_parameters() if p.requires_grad} == head | set(trained)
     assert count(trained) == 2 * {"lora": 14, "vera": 5, "vera1d": 1, "dora": 15}[form]
+    draws = Draws(1)
     for value in trained.values():
-        nn.init.normal_(value)
+        value.data.copy_(draws.normal(*value.shape))
     ids = torch.arange(10).reshape(2, 5)
     before, bias = model(ids).logits, model.blocks[1].attention.v.bias.clone()  # type: ignore[union-attr]
     merge(model)

@@ -12,6 +12,7 @@ from minibeft.checkpoints.find import MINILM_PACKAGE
 from minibeft.cli import main as cli
 from minibeft.models import transformer as model
 from minibeft.theory import attention
+from minibeft.theory.draws import Draws
 from minibeft.verification import probe
 from minibeft.verification.findings import Report
 from minibeft.verification.verify import STEPS, verify
@@ -33,9 +34,10 @@ del CONFIGS["opt"]["intermediate_size"]
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A checkpoint of the family, every parameter redrawn: biases too, which would otherwise be zero."""
     tiny = minibeft.build_model(CONFIGS[request.param])
-    torch.manual_seed(0)
+    draws = Draws(0)
     for name, value in tiny.named_parameters():
-        value.data.normal_(std=0.5).add_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        mean = float("norm" in name and name.endswith("weight"))
+        value.data.copy_(draws.normal(*value.shape, mean=mean, std=0.5))
     minibeft.save_model(tiny, tmp_path / request.param)
     return tmp_path / request.param
 
