@@ -1,8 +1,29 @@
 """The one error that a user's input can raise: a single line that names the file, the key and the remedy."""
 
+LONGEST_LINE, LONGEST_WORD = 300, 80
+
 
 class BadInput(Exception):
     """Input that minibeft refuses. The command line prints its text and exits with status 2, without a traceback."""
 
     def __init__(self, text: str):
-        super().__init__(" ".join(text.splitlines()))
+        super().__init__(one_line(text))
+
+
+def one_line(text: str) -> str:
+    """The text on one line that a terminal shows and does not obey: names come from files, and a name may hold escape
+    sequences."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
+def shortened(line: str) -> str:
+    """At most 300 characters: long paths lose their middle first, since their ends tell which file it is."""
+    if len(line) > LONGEST_LINE:
+        line = " ".join(cut(word, LONGEST_WORD) for word in line.split(" "))
+    return cut(line, LONGEST_LINE)
+
+
+def cut(text: str, longest: int) -> str:
+    """The text without its middle, where it is longer than that."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"

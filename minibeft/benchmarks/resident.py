@@ -46,7 +46,7 @@ def peak_in_process(name: str, settings: Settings) -> int:
     """The same in a fresh process."""
     if not RESET.exists():
         raise BadInput("peak memory is read from /proc, which this system has not; run the benchmark on Linux")
-    command = [sys.executable, "-m", "minibeft.benchmarks.resident", name, str(torch.get_num_threads())]
+    command = [sys.executable, "-P", "-m", "minibeft.benchmarks.resident", name, str(torch.get_num_threads())]
     done = subprocess.run(command, input=json.dumps(settings.as_json()), capture_output=True, text=True)
     if done.returncode:
         raise BadInput(f"{name}: training in a process of its own failed: {done.stderr.strip().splitlines()[-1]}")

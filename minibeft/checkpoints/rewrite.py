@@ -5,6 +5,7 @@ those bytes copied through a small buffer, with the new ones in their places: wh
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,15 +20,18 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from minibeft.checkpoints.tensors import read_json
+from minibeft.checkpoints.tensors import read_json, weight_map
 from minibeft.errors import BadInput
 
+log = logging.getLogger("minibeft")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The subfolder where merge keeps what unmerge needs, and what rounding lost; another edit makes it out of date.
 MERGED = "merge"
 BEFORE, RESIDUAL = f"{MERGED}/before.safetensors", f"{MERGED}/residual.safetensors"
-# The same weights in another format would no longer be the same model, so only safetensors is carried over.
-WEIGHTS = "*.safetensors *.bin *.bin.index.json *.h5 *.msgpack *.ot *.onnx *.pt *.pth *.gguf".split()
+# The same weights in another format would no longer be the same model, so of the other files only those are carried
+# over that hold no weights: by the end of their names, since formats for weights have no end.
+CARRIED = ".json .jsonl .txt .md .model .jinja .yaml .yml .csv .tsv .png .jpg .svg .pdf .py .bib .cff .license".split()
+NAMES = ("license", "notice", "readme", "citation")
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -74,7 +78,7 @@ def shards(folder: Path) -> dict[str, str]:
     if (folder / SINGLE).is_file():
         return {name: SINGLE for name in read_header(folder / SINGLE)[0] if name != "__metadata__"}
     if (folder / INDEX).is_file():
-        return dict(read_json(folder / INDEX)["weight_map"])
+        return weight_map(folder / INDEX)
     raise BadInput(f"{folder}: has no safetensors; load it and write it again with save_model, then give that folder")
 
 
@@ -96,13 +100,45 @@ def rewrite_folder(source: Path, target: Path, edit: Edit) -> None:
 
 
 def copy_others(source: Path, target: Path) -> None:
-    """Copy what holds no weights: tokenizer, model card, subfolders. Contents alone, so a read-only folder will do."""
+    """Copy what holds no weights: tokenizer, model card, subfolders. Contents alone, so a read-only folder will do.
+
+    What is left out is said in the log: weights in other formats, which would be those of the old model, and links
+    that lead out of the folder.
+    """
+    left = []
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
         stale = inside.parts[0] == MERGED or any(part.startswith(".") for part in inside.parts)
-        if file.is_file() and not stale and not any(file.match(pattern) for pattern in WEIGHTS):
+        if stale or not file.is_file() or file.name in (SINGLE, INDEX) or is_shard(file):
+            continue
+        if carried(file) and stays_inside(file, source):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / inside)
+        else:
+            left.append(str(inside))
+    if (source / INDEX).is_file():
+        shutil.copyfile(source / INDEX, target / INDEX)
+    if left:
+        log.warning("left out, because they may hold the old weights or lie elsewhere: %s", ", ".join(left))
+
+
+def is_shard(file: Path) -> bool:
+    """Weights that rewrite_folder writes itself."""
+    return file.suffix == ".safetensors" and re.search(r"-\d+-of-\d+$", file.stem) is not None
+
+
+def carried(file: Path) -> bool:
+    """Whether a file is known to hold no weights."""
+    named = not file.suffix and file.name.lower().startswith(NAMES)
+    return named or (file.suffix.lower() in CARRIED and not file.name.endswith(".bin.index.json"))
+
+
+def stays_inside(file: Path, folder: Path) -> bool:
+    """Whether a file lies in the folder, links followed; the hub's cache, whose files are links to the blobs beside
+    the folder's snapshots, counts as inside."""
+    real, home = file.resolve(), folder.resolve()
+    cache = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    return cache or real.is_relative_to(home)
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

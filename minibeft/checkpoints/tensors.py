@@ -48,20 +48,26 @@ def open_tensors(folder: Path, *, keep: bool = True) -> dict[str, Lazy]:
 
 def read_shards(index: Path, reader: Callable[[Path, bool], dict[str, Lazy]], keep: bool) -> dict[str, Lazy]:
     """The union of the shards that the index names; each tensor must be where the index says."""
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
-        raise BadInput(f"{index}: has no weight_map from tensors to files; download it again")
-    shards: dict[str, dict[str, Lazy]] = {}
-    for shard in sorted(set(where.values())):
-        if Path(shard).name != shard or not (index.parent / shard).is_file():
-            raise BadInput(f"{index}: names the shard {shard}, which is not in the folder; download it again")
-        shards[shard] = reader(index.parent / shard, keep)
+    where = weight_map(index)
+    shards = {shard: reader(index.parent / shard, keep) for shard in sorted(set(where.values()))}
     for name, shard in where.items():
         if name not in shards[shard]:
             raise BadInput(
                 f"{index.parent / shard}: lacks {name}, which {index.name} says it holds; download both again"
             )
     return {name: shards[shard][name] for name, shard in where.items()}
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor name → the shard that holds it, as an index says. A shard is a file of the index's own folder: any other
+    name would let a stranger's index choose what is read, and what a copy of the folder writes."""
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
+        raise BadInput(f"{index}: has no weight_map from tensors to files; download it again")
+    for shard in sorted(set(where.values())):
+        if not shard or "\0" in shard or Path(shard).name != shard or not (index.parent / shard).is_file():
+            raise BadInput(f"{index}: names the shard {shard}, which is not in the folder; download it again")
+    return where
 
 
 def read_safetensors(file: Path, keep: bool = True) -> dict[str, Lazy]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+import minibeft
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
 from minibeft.cli.console import Json, Model, err, out, run, write_json
@@ -18,19 +19,21 @@ app = typer.Typer(
     help="What the attention biases b_q, b_k and b_v of a transformer do: proofs, measurements and tools.",
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of a defect")] = False,
 ) -> None:
     """What all commands share."""
     if version:
-        from importlib.metadata import version as installed
-
-        out.print(installed("minibeft"))
-        raise typer.Exit
+        out.print(minibeft.__version__, highlight=False)
+    elif context.invoked_subcommand is None:
+        out.print(context.get_help(), markup=False, highlight=False)
 
 
 @app.command()

@@ -9,6 +9,7 @@ FACTOR times as much as the old one does, and one rounding more.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,14 @@ class Difference:
     allowed: float
 
     @property
+    def finite(self) -> bool:
+        """Whether there is something to compare: an infinite allowance would explain everything."""
+        return isfinite(self.value) and isfinite(self.allowed)
+
+    @property
     def within(self) -> bool:
-        return self.value <= self.allowed
+        """Whether rounding explains it."""
+        return self.finite and self.value <= self.allowed
 
 
 @dataclass(frozen=True)

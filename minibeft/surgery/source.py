@@ -115,6 +115,10 @@ def write_verified(
         written = load_model(ready, task=intended.config.task)
         agreement = compare(intended, written, exact, batch)
         for difference in (agreement.exact, agreement.written):
+            if not difference.finite:
+                raise BadInput(
+                    f"{out}: was not written; in {difference.dtype} outputs overflow, so nothing is verified"
+                )
             if not difference.within:
                 raise BadInput(
                     f"{out}: was not written; in {difference.dtype} its outputs differ from the model's by "

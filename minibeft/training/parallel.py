@@ -28,6 +28,7 @@ def finetune_in_processes(
 
     The first error cancels what has not begun and is raised when the runs under way have come to their end.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # a child would otherwise import what lies in the current folder before torch
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     listener = Thread(target=lambda: [notify(*item) for item in iter(queue.get, None)])

@@ -1,6 +1,7 @@
 """What verify found: a check for each statement, and the report that holds them."""
 
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from minibeft.verification.measure import Measurement
@@ -19,6 +20,11 @@ class Check:
     @property
     def worst(self) -> Measurement:
         return max(self.measurements, key=lambda m: m.ratio)
+
+    @property
+    def measurable(self) -> bool:
+        """Whether all that was measured is finite; an overflow says nothing about the statement."""
+        return all(isfinite(m.value) and isfinite(m.allowed) for m in self.measurements)
 
     @property
     def verdict(self) -> str:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.tokenizer import encode, has_tokenizer, load_tokenizer
+from minibeft.errors import BadInput
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
 from minibeft.verification.findings import Report
@@ -49,6 +50,11 @@ def verify(
     progress("the whole model in float64")
     report.checks += whole_model(model, single, effects(model, batch, seed))
     report.checks.sort(key=lambda check: check.theorem)
+    for check in report.checks:
+        if not check.measurable:
+            raise BadInput(
+                f"{name}: {check.theorem} cannot be measured, because its numbers overflow; the weights are too large"
+            )
     return report
 
 

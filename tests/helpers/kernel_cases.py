@@ -94,6 +94,24 @@ class Case:
 
 
 @dataclass(frozen=True)
+class PairSums:
+    """Takes a rotation's place where sizes are asked for: both members of a pair become their sum, which no turn of
+    them exceeds."""
+
+    dims: int
+    interleaved: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        turned, rest = x[..., : self.dims], x[..., self.dims :]
+        a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
+        turned = torch.stack((a + b, a + b), -1).flatten(-2) if self.interleaved else torch.cat((a + b, a + b), -1)
+        return torch.cat((turned, rest), -1)
+
+    def inverse(self) -> "PairSums":
+        return self
+
+
+@dataclass(frozen=True)
 class Drawn:
     """The tensors of a case, in one type."""
 
@@ -101,7 +119,7 @@ class Drawn:
     weights: Triple
     biases: OptionalTriple
     grads: Triple
-    rotation: Rotation | None
+    rotation: Any  # Rotation, None, or PairSums
     heads: int
 
     def to(self, dtype: torch.dtype) -> "Drawn":
@@ -113,10 +131,11 @@ class Drawn:
         return self._map(lambda t: t.to(dtype), rotation)
 
     def absolute(self) -> "Drawn":
-        """Every number without its sign, and nothing turned: what results are sums of, at most √2 of it."""
-        return self._map(torch.abs, None)
+        """Every number without its sign, and sums in place of turns: no smaller than the sum of a result's terms."""
+        turn = None if self.rotation is None else PairSums(self.rotation.dims, self.rotation.interleaved)
+        return self._map(torch.abs, turn)
 
-    def _map(self, f: Callable[[Tensor], Tensor], rotation: Rotation | None) -> "Drawn":
+    def _map(self, f: Callable[[Tensor], Tensor], rotation: Any) -> "Drawn":
         def each(tensors: Iterable[Tensor | None]) -> Any:
             return tuple(t if t is None else f(t) for t in tensors)
 
@@ -124,18 +143,17 @@ class Drawn:
 
 
 def rounding_bound(gold: Tensor, size: Tensor, terms: int, dtype: torch.dtype, turned: bool) -> Tensor:
-    """How far an entry may lie from the exact one: √2 (γ_{n+6} + u') size + u (|gold| + the same), entry by entry.
+    """How far an entry may lie from the exact one: (γ_{n+6} + u') size + u (|gold| + the same), entry by entry.
 
     n terms are summed in the accumulator's type, float32 at least, in any order, and then a bias, two products, a sum
-    and an angle's two roundings (Higham's bound; size is the sum of the terms without their signs, √2 since a turn
-    adds two entries). u' is for operands that are `turned` before they are multiplied, and rounded to the type again;
-    u is for the one rounding when the result is stored. Both are twice that where Triton's interpreter casts to
-    bfloat16, because it truncates.
+    and an angle's two roundings (Higham's bound; size is the sum of the terms without their signs). u' is for operands
+    that are `turned` before they are multiplied, and rounded to the type again; u is for the one rounding when the
+    result is stored. Both are twice that where Triton's interpreter casts to bfloat16, because it truncates.
     """
     wide = torch.promote_types(dtype, torch.float32)
     truncates = DEVICE.type == "cpu" and dtype == torch.bfloat16
     cast = (1 + truncates) * unit_roundoff(dtype)
-    inner = 2**0.5 * (gamma(terms + 6, unit_roundoff(wide)) + turned * (dtype != wide) * cast) * size
+    inner = (gamma(terms + 6, unit_roundoff(wide)) + turned * (dtype != wide) * cast) * size
     return inner + cast * (gold.abs() + inner)
 
 
