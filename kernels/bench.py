@@ -3,7 +3,6 @@
 No number is printed for a shape and type whose results are wrong. Shares are of ceilings measured in the same run.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,10 @@ from minibeft.kernels.dispatch import on_kernels
 from minibeft.kernels.gate import check
 from minibeft.kernels.shapes import SHAPES, SMALL, TYPES, Shape
 from minibeft.kernels.timing import copy_ceiling, input_sets, matmul_ceiling, median_seconds
+from minibeft.show.console import out
+from minibeft.show.files import require_place, write, write_json
+from minibeft.show.grid import Grid
+from minibeft.show.plot import as_png, require_matplotlib
 from minibeft.show.record import provenance
 
 REPEATS = 100
@@ -86,16 +89,16 @@ def contests(several: list[Inputs], device: torch.device) -> Iterator[Contest]:
     yield "column sum", "torch.sum", [i.torch_sum for i in several]
 
 
-def report(rows: list[Row]) -> None:
-    """One line each row; numbers only where there are ceilings to hold them against."""
-    for row in rows:
-        line = f"{row['shape']:28} {row['dtype']:8} {row['direction']:10} {row['contestant']:9}"
-        if "copy_share" in row:
-            line += f" {row['times_fused']:6.2f}× fused"
+def grid(rows: list[Row]) -> Grid:
+    """One shape in one type; numbers only where there are ceilings to hold them against."""
+    header, cells = ["direction", "contestant"], [[row["direction"], row["contestant"]] for row in rows]
+    if all("copy_share" in row for row in rows):
+        header += ["× fused", "µs", "TFLOP/s", "of a matmul", "GB/s", "of a copy"]
+        for cell, row in zip(cells, rows, strict=True):
             tflops, gbs = row["operations"] / row["seconds"] / 1e12, row["bytes"] / row["seconds"] / 1e9
-            line += f"  {row['seconds'] * 1e6:9.1f} µs  {tflops:6.1f} TFLOP/s ({row['matmul_share']:4.0%} of a matmul)"
-            line += f"  {gbs:6.0f} GB/s ({row['copy_share']:4.0%} of a copy)"
-        print(line, flush=True)
+            cell += [f"{row['times_fused']:.2f}", f"{row['seconds'] * 1e6:.1f}", f"{tflops:.1f}"]
+            cell += [f"{row['matmul_share']:.0%}", f"{gbs:.0f}", f"{row['copy_share']:.0%}"]
+    return Grid(f"{rows[0]['shape']}, {rows[0]['dtype']}", header, cells)
 
 
 def run(bench: Bench, shapes: tuple[Shape, ...]) -> Row:
@@ -105,7 +108,7 @@ def run(bench: Bench, shapes: tuple[Shape, ...]) -> Row:
         for dtype in TYPES:
             check(shape, dtype, bench.device)
             measured = bench.measure(shape, dtype)
-            report(measured)
+            out.print(grid(measured))
             rows += measured
     on_gpu = bench.device.type == "cuda"
     return provenance() | {
@@ -124,11 +127,9 @@ def refuse(device: torch.device, small: bool, json_path: Path | None, png_path: 
         raise BadInput(f"--device {device}: torch sees no GPU here; {trial}")
     if device.type != "cuda" and not (small and on_kernels(torch.empty(0, device=device))):
         raise BadInput(f"--device {device}: only a GPU can be measured; {trial}")
-    for path in (json_path, png_path):
-        if path is not None and not path.parent.is_dir():
-            raise BadInput(f"{path}: the folder {path.parent} does not exist, make it first")
+    require_place(json_path, png_path)
     if png_path is not None:
-        chart.require_matplotlib()
+        require_matplotlib()
 
 
 def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda", small: bool = False) -> Row:
@@ -147,13 +148,14 @@ def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda"
             }
             ceilings["copy"] = copy_ceiling(where, 4 << 30, REPEATS)
             for name, value in ceilings.items():
-                print(f"ceiling {name}: {value / 1e12:.2f} T{'B' if name == 'copy' else 'FLOP'}/s")
+                out.print(f"ceiling {name}: {value / 1e12:.2f} T{'B' if name == 'copy' else 'FLOP'}/s")
             record = run(Bench(where, ceilings, REPEATS), shapes)
     else:
-        print("interpreter on the CPU, a trial run: these were right, and ran; their times say nothing about a GPU")
+        out.print("interpreter on the CPU, a trial run: these were right, and ran; their times say nothing about a GPU")
         record = run(Bench(where, {}, 1), shapes)
     if json_path is not None:
-        json_path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(json_path, record)
     if png_path is not None:
-        chart.draw(record, png_path)
+        size = 11, 3.4 * len(chart.directions(record))
+        write(png_path, as_png(lambda figure: chart.draw(figure, record), size))
     return record

@@ -1,5 +1,8 @@
 """The one error that a user's input can raise: a single line that names the file, the key and the remedy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 LONGEST_LINE, LONGEST_WORD = 300, 80
 
 
@@ -27,3 +30,12 @@ def cut(text: str, longest: int) -> str:
     """The text without its middle, where it is longer than that."""
     half = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
+@contextmanager
+def needs(packages: str, extra: str, what: str) -> Iterator[None]:
+    """Around imports of an optional part: where one fails, BadInput says how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        raise BadInput(f"{what} needs {packages}: pip install 'minibeft[{extra}]'") from error

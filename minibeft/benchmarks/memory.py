@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from rich.table import Table
 from torch import Tensor, nn
 
 from minibeft.benchmarks.peers import from_pretrained, require_peers
@@ -159,17 +158,3 @@ def measure(model: str, batch: int, length: int) -> dict[str, Any]:
             }
         )
     return {"model": model, "batch": batch, "tokens": length, "rows": rows}
-
-
-def render(record: dict[str, Any]) -> Table:
-    """MiB by kind of module."""
-    title = f"kept for the backward pass, {record['batch']} sequences of {record['tokens']} tokens, float32, MiB"
-    table = Table(title=title, box=None, padding=(0, 0, 0, 1))
-    for head in ("", *KINDS, "all", "of full"):
-        table.add_column(head, justify="right" if head else "left", no_wrap=True)
-    most = max(row["bytes"] for row in record["rows"])
-    for row in record["rows"]:
-        sizes = [f"{row['by_kind'][kind] / 2**20:.1f}" for kind in KINDS]
-        whole = f"{row['bytes'] / 2**20:.1f}", f"{row['bytes'] / most:.0%}"
-        table.add_row(row["way"], *sizes, *whole)
-    return table

@@ -15,29 +15,22 @@ from torch import Tensor
 
 from minibeft.checkpoints.adapters import their_names
 from minibeft.checkpoints.find import find
-from minibeft.errors import BadInput
+from minibeft.errors import BadInput, needs
 from minibeft.training.batches import Batch, Examples, shuffled
 from minibeft.training.loading import Loaded, load
 from minibeft.training.settings import Settings
 from minibeft.training.train import EVALUATION_BATCH, autocast, loss_of, predict, start, train_step
 
 CPU = torch.device("cpu")
-OURS, SAME_ORDER, COMPILED = "minibeft", "minibeft, their order", "minibeft, compiled"
-PEFT, OFFICIAL = "transformers + peft", "official"
-PADS = {
-    OURS: "bucket",
-    COMPILED: "bucket",
-    SAME_ORDER: "longest",
-    PEFT: "longest",
-}  # the official way pads to the longest that is allowed
+OURS, SAME_ORDER, PEFT, OFFICIAL = SIDES = "minibeft", "minibeft, their order", "transformers + peft", "official"
+# How each pads; the official way to the longest that is allowed.
+PADS = {OURS: "bucket", SAME_ORDER: "longest", PEFT: "longest"}
 
 
 def require_peers() -> None:
     """BadInput when transformers or peft is not installed."""
-    try:
+    with needs("transformers and peft", "bench", "the benchmark"):
         import peft  # noqa: F401
-    except ModuleNotFoundError as missing:
-        raise BadInput("the benchmark compares with transformers and peft: pip install 'minibeft[bench]'") from missing
 
 
 class Side(Protocol):
@@ -167,5 +160,5 @@ def from_pretrained(model: str | Path, attention: str) -> Any:
 
 def make(name: str, settings: Settings) -> Side:
     """The contestant of this name."""
-    settings = replace(settings, pad=PADS.get(name) or str(settings.max_length), compile=name == COMPILED)
-    return Ours(settings) if name in (OURS, SAME_ORDER, COMPILED) else Theirs(settings, adapter=name == PEFT)
+    settings = replace(settings, pad=PADS.get(name) or str(settings.max_length))
+    return Ours(settings) if name in (OURS, SAME_ORDER) else Theirs(settings, adapter=name == PEFT)

@@ -1,4 +1,4 @@
-"""What `minibeft bench train` prints: rates, ratios with their ranges, shares of the ceiling, memory.
+"""What `minibeft bench train` and `bench memory` print, and the chart.
 
 times: minibeft is n × as fast as the row's contestant (range over the rounds).
 ours is: its peak of memory above the weights is n × the contestant's.
@@ -6,49 +6,84 @@ ceiling: the share of a large matrix product's speed that the operations without
 start: two updates and an evaluation before the first round.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from minibeft.benchmarks.peers import OFFICIAL, OURS, PEFT
+from minibeft.show.grid import Grid
 
-from minibeft.benchmarks.peers import OURS
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
 
-def table_of(title: str, unit: str, rows: list[Row]) -> Table:
-    """One kind of measurement; columns for what its rows have."""
-    memory = "peak_bytes_above_weights" in rows[0]
-    heads = ["", f"{unit}/s", "times"] + ["ceiling", "memory", "ours is", "start"] * memory
-    table = Table(title=title, box=None, padding=(0, 0, 0, 1))
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", no_wrap=True)
-    ours = next(row for row in rows if row["side"] == OURS)
-    for row in rows:
-        rate, times = row["rate"]["median"], row["minibeft_is_times_as_fast"]
-        span = f"({times['min']:.1f}–{times['max']:.1f})"
-        cells = [row["side"], f"{rate:.1f}", f"{times['median']:.2f} × {span}"]
-        if memory:
-            peak = row["peak_bytes_above_weights"]
-            cells += [f"{row['share_of_matmul_ceiling']:.0%}", f"{peak / 2**20:.0f} MiB"]
-            cells.append(f"{ours['peak_bytes_above_weights'] / peak:.2f} ×")
-            cells.append(f"{row['seconds_to_start']:.0f} s")
-        table.add_row(*cells)
-    return table
-
-
-def tables(record: Row) -> list[Table | str]:
-    """Everything that the record says, in the order in which it was measured."""
-    parts: list[Table | str] = []
+def render(record: Row) -> Iterator[Grid | str]:
+    """Everything that the record of bench train says, in the order in which it was measured."""
     for one in record["by_dtype"]:
         for what in ("training", "evaluation"):
-            rows = [row for row in one["rows"] if row["what"] == what]
-            parts.append(table_of(f"{what}, {one['dtype']}", "examples", rows))
-        parts.append(f"a matrix product in {one['dtype']}: {one['matmul_ceiling'] / 1e9:.0f} GFLOP/s")
-    parts.append(table_of("loading", "times", record["load"]))
-    for what in ("examples", "layers"):
-        line = record["scaling"][what]
-        parts.append(
-            f"cost by {what}: {line['seconds_each']:.3g} s each + {line['seconds_at_zero']:.3g} s, "
-            f"R² = {line['r_squared']:.4f}"
+            yield rates(f"{what}, {one['dtype']}", "examples", [row for row in one["rows"] if row["what"] == what])
+        yield f"a matrix product in {one['dtype']}: {one['matmul_ceiling'] / 1e9:.0f} GFLOP/s"
+    yield rates("loading", "times", record["load"])
+    for what, line in record["scaling"].items():
+        if what != "side":
+            cost = f"{line['seconds_each']:.3g} s each + {line['seconds_at_zero']:.3g} s"
+            yield f"cost by {what}: {cost}, R² = {line['r_squared']:.4f}"
+
+
+def rates(title: str, unit: str, rows: list[Row]) -> Grid:
+    """One kind of measurement; columns for what its rows have."""
+    memory = "peak_bytes_above_weights" in rows[0]
+    header = ["", f"{unit}/s", "times", *["ceiling", "memory", "ours is", "start"] * memory]
+    ours, cells = next(row for row in rows if row["side"] == OURS), []
+    for row in rows:
+        times = row["minibeft_is_times_as_fast"]
+        span = f"({times['min']:.1f}–{times['max']:.1f})"
+        cells.append([row["side"], f"{row['rate']['median']:.1f}", f"{times['median']:.2f} × {span}"])
+        if memory:
+            peak = row["peak_bytes_above_weights"]
+            cells[-1] += [f"{row['share_of_matmul_ceiling']:.0%}", f"{peak / 2**20:.0f} MiB"]
+            cells[-1] += [f"{ours['peak_bytes_above_weights'] / peak:.2f} ×", f"{row['seconds_to_start']:.0f} s"]
+    return Grid(title, header, cells)
+
+
+def memory_grid(record: Row) -> Grid:
+    """MiB that autograd keeps, by kind of module."""
+    rows, most = record["rows"], max(row["bytes"] for row in record["rows"])
+    kinds = list(rows[0]["by_kind"])
+    cells = [
+        (
+            row["way"],
+            *(f"{row['by_kind'][kind] / 2**20:.1f}" for kind in kinds),
+            f"{row['bytes'] / 2**20:.1f}",
+            f"{row['bytes'] / most:.0%}",
         )
-    return parts
+        for row in rows
+    ]
+    title = f"kept for the backward pass, {record['batch']} sequences of {record['tokens']} tokens, float32, MiB"
+    return Grid(title, ("", *kinds, "all", "of full"), cells)
+
+
+def chart(figure: "Figure", record: Row) -> None:
+    """Bars with their range over the rounds: how many times as fast minibeft is; its cost as points with their line."""
+    ratios, *lines = figure.subplots(1, 3, width_ratios=[2, 1, 1])
+    rows = [(one["dtype"], row) for one in record["by_dtype"] for row in one["rows"]]
+    rows += [("", row) for row in record["load"]]
+    bars = [(kind, row) for kind, row in rows if row["side"] in (PEFT, OFFICIAL)]
+    for at, (_, row) in enumerate(bars):
+        found = row["minibeft_is_times_as_fast"]
+        middle = found["median"]
+        ratios.barh(at, middle, xerr=[[middle - found["min"]], [found["max"] - middle]], color="C0", capsize=2)
+    names = [f"{' '.join((row['what'], kind)).strip()}, {row['side']}" for kind, row in bars]
+    ratios.set_yticks(range(len(bars)), names, fontsize=7)
+    ratios.invert_yaxis()
+    ratios.axvline(1.0, color="black", linewidth=0.8, marker="")
+    ratios.set_xlabel("minibeft is × as fast")
+    for axes, what in zip(lines, ("examples", "layers"), strict=True):
+        line = record["scaling"][what]
+        x, y = zip(*line["points"], strict=True)
+        axes.plot(x, y, "o")
+        axes.plot([0, max(x)], [line["seconds_at_zero"] + n * line["seconds_each"] for n in (0, max(x))], marker="")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(what if what == "examples" else "top layers that train b_v")
+        axes.set_ylabel("seconds per pass")

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor.config
 
 from minibeft.benchmarks import scaling
 from minibeft.benchmarks.agreement import require_same_losses
 from minibeft.benchmarks.cost import least_operations
 from minibeft.benchmarks.peers import (
-    COMPILED,
-    OFFICIAL,
     OURS,
     PEFT,
     SAME_ORDER,
+    SIDES,
     Ours,
     Side,
     batches,
@@ -36,12 +34,11 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.kernels.chart import require_matplotlib
 from minibeft.kernels.timing import matmul_ceiling
+from minibeft.show.files import require_place
+from minibeft.show.plot import require_matplotlib
 from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
-from minibeft.training.train import has_compiler
 
-SIDES = (OURS, SAME_ORDER, COMPILED, PEFT, OFFICIAL)
 CEILING_SIZE = 1024
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -49,12 +46,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: examples a pass, rounds in which each contestant makes one pass, types, contestants."""
+    """How much is measured: examples a pass, rounds in which each contestant makes one pass, types."""
 
     settings: Settings
     rounds: int = 5
     dtypes: Sequence[str] = tuple(DTYPES)
-    sides: Sequence[str] = SIDES
 
 
 def plan(
@@ -64,9 +60,7 @@ def plan(
     if wrong := sorted(set(dtypes) - DTYPES.keys()):
         raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}")
     require_peers()
-    for file in files:
-        if file is not None and not file.parent.is_dir():
-            raise BadInput(f"{file}: the folder {file.parent} does not exist, make it first")
+    require_place(*files)
     if files[-1] is not None:
         require_matplotlib()
     raw = read_json(find(model) / "config.json")
@@ -74,8 +68,12 @@ def plan(
     settings = Settings(
         model, "sst2", data=data, examples=examples, evaluated=examples, max_length=longest, device="cpu"
     )
-    sides = SIDES if has_compiler() else tuple(side for side in SIDES if side != COMPILED)
-    return Plan(settings, rounds, dtypes, sides)
+    return Plan(settings, rounds, dtypes)
+
+
+def steps_of(plan: Plan) -> int:
+    """How often bench says what it does next."""
+    return 5 * len(plan.dtypes) + 2
 
 
 def take_turns(passes: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
@@ -122,14 +120,12 @@ def one_pass(side: Side) -> Callable[[int], None]:
 
 
 def seconds_to_start(side: Side) -> float:
-    """Of two updates and an evaluation, in which libraries are loaded and, the first time, compilers run: what they
-    made for an earlier process is not taken."""
+    """Of two updates and an evaluation, in which libraries are loaded."""
     begun = time.perf_counter()
     side.set_dropout(side.settings.dropout)
-    with torch._inductor.config.patch(force_disable_caches=True):
-        for indices in batches(side, 0)[:2]:
-            side.step(indices)
-        side.evaluate()
+    for indices in batches(side, 0)[:2]:
+        side.step(indices)
+    side.evaluate()
     return time.perf_counter() - begun
 
 
@@ -137,10 +133,10 @@ def compare(plan: Plan, dtype: str, say: Say) -> Row:
     """Agreement, training, evaluation and peak memory in one type."""
     settings = replace(plan.settings, dtype=dtype)
     say(f"{dtype}: the first updates")
-    starts = {name: seconds_to_start(make(name, settings)) for name in plan.sides}
+    starts = {name: seconds_to_start(make(name, settings)) for name in SIDES}
     say(f"{dtype}: do all compute the same?")
-    agreement = require_same_losses({name: make(name, settings) for name in plan.sides}, settings)
-    sides = {name: make(name, settings) for name in plan.sides}
+    agreement = require_same_losses({name: make(name, settings) for name in SIDES}, settings)
+    sides = {name: make(name, settings) for name in SIDES}
     for side in sides.values():
         seconds_to_start(side)
     kind, cpu = DTYPES[dtype], torch.device("cpu")

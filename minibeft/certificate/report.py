@@ -1,28 +1,23 @@
-"""A certificate as tables for the terminal: one for each kind of attention, then the reasons and the measurements."""
+"""A certificate for the terminal: a table for each kind of attention, with the reasons and the measurements."""
 
 from collections.abc import Iterator
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from minibeft.certificate.certify import Certificate, Finding, Verdict
+from minibeft.show.grid import Grid
 
 COLOURS = {"null": "dim", "foldable": "cyan", "limited": "yellow", "active": "bold green", "unknown": "bold red"}
 
 
-def render(certificate: Certificate) -> Iterator[RenderableType]:
+def render(certificate: Certificate) -> Iterator[Grid | str]:
     """The verdicts, or why there are none."""
-    yield Text(f"{certificate.model}: {certificate.model_type}", style="bold")
+    yield f"{certificate.model}: {certificate.model_type}"
     if certificate.unclear is not None:
-        yield Text(f"unknown: {certificate.unclear}", style=COLOURS["unknown"])
+        yield f"unknown: {certificate.unclear}"
         return
-    for group in alike(certificate):
-        yield verdicts_table(group)
-    yield Text(
+    yield from map(verdicts_grid, alike(certificate))
+    yield (
         "Measured in float64 on a small random layer with the same attention; allowed is what the statement and "
-        "rounding leave. A number above it is a counterexample.",
-        style="dim",
+        "rounding leave. A number above it is a counterexample."
     )
 
 
@@ -35,23 +30,15 @@ def alike(certificate: Certificate) -> list[list[Finding]]:
     return list(groups.values())
 
 
-def verdicts_table(group: list[Finding]) -> Table:
+def verdicts_grid(group: list[Finding]) -> Grid:
     """One row a bias. Numbers are those of the group's first kind of attention."""
     title = "; ".join(f"{f.site.name} ({layer_range(f.site.layers)})" for f in group)
-    table = Table(title=title, title_justify="left")
-    table.add_column("bias", style="bold", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("by", no_wrap=True)
-    table.add_column("why", ratio=1)
-    table.add_column("measured", justify="right", no_wrap=True)
-    table.add_column("allowed", justify="right", no_wrap=True)
+    rows = []
     for verdict in group[0].verdicts.values():
-        numbers = ("", "")
-        if verdict.witness is not None:
-            numbers = (f"{verdict.witness.value:.2g}", f"{verdict.witness.allowed:.2g}")
-        status = Text(verdict.status, style=COLOURS[verdict.status])
-        table.add_row(f"b_{verdict.bias}", status, verdict.theorem, why(verdict), *numbers)
-    return table
+        found = verdict.witness
+        numbers = ("", "") if found is None else (f"{found.value:.2g}", f"{found.allowed:.2g}")
+        rows.append((f"b_{verdict.bias}", verdict.status, verdict.theorem, why(verdict), *numbers))
+    return Grid(title, ("bias", "verdict", "by", "why", "measured", "allowed"), rows, styles=COLOURS)
 
 
 def layer_range(layers: tuple[int, ...]) -> str:
@@ -64,18 +51,12 @@ def layer_range(layers: tuple[int, ...]) -> str:
     return f"layers {layers[0]} to {layers[-1]}" if step == 1 else f"layers {layers[0]}, {layers[1]}, …, {layers[-1]}"
 
 
-def why(verdict: Verdict) -> Text:
-    """The reason; the verdict on parts of a head; what each broken hypothesis costs alone; the notes."""
-    text = Text(verdict.reason)
-    for part in verdict.dims:
-        text.append(f"\n{part.status} on dims {part.first} to {part.last} of each head", style=COLOURS[part.status])
-    witness = verdict.witness
+def why(verdict: Verdict) -> str:
+    """The reason; then the verdict on parts of a head, what each broken hypothesis costs alone, and the notes."""
+    lines, witness = [verdict.reason], verdict.witness
+    lines += [f"{part.status} on dims {part.first} to {part.last} of each head" for part in verdict.dims]
     if witness is not None:
-        text.append(f"\nmeasured: {witness.measures}", style="dim")
-        for key, value in witness.by_hypothesis.items():
-            text.append(f"\n  {value:.2g} where '{key}' alone is broken", style="dim")
-        for name, value in witness.details.items():
-            text.append(f"\n  {name}: {value:.2g}", style="dim")
-    for note in verdict.notes:
-        text.append(f"\n{note}", style="italic")
-    return text
+        lines.append(f"measured: {witness.measures}")
+        lines += [f"  {value:.2g} where '{key}' alone is broken" for key, value in witness.by_hypothesis.items()]
+        lines += [f"  {name}: {value:.2g}" for name, value in witness.details.items()]
+    return "\n".join([*lines, *verdict.notes])

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from minibeft.errors import BadInput
 
@@ -37,9 +38,14 @@ def find(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if name == "minilm":
         return find_minilm()
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
-        return download(HUB.get(name, name))
+    if is_hub_id(name):
+        return download_model(HUB.get(name, name))
     raise BadInput(f"{name}: no such folder; give a Hugging Face folder, a hub id such as org/name, or minilm")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this can be a repository's name: one or two words."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.startswith(".")
 
 
 def find_minilm() -> Path:
@@ -62,28 +68,32 @@ def check_digest(file: Path, sha256: str) -> None:
         raise BadInput(f"{file}: sha256 is {found}, must be {sha256}; reinstall the package that carries it")
 
 
-def download(name: str) -> Path:
-    """A hub repository's folder in the local cache, downloaded when it is not there and the hub may be asked."""
+def download_model(name: str) -> Path:
+    """A hub model's folder: its safetensors, or where it has none its pickles."""
+    folder = download(name, *SAFE)
+    return folder if any(folder.glob("*.safetensors")) else download(name, *SAFE, "pytorch_model*.bin")
+
+
+def download(name: str, *patterns: str, kind: Literal["model", "dataset"] = "model", instead: str = "a folder") -> Path:
+    """The folder in the local cache that has a hub repository's files of these patterns, downloaded where they are not
+    there and the hub may be asked; BadInput that says why there is none, and what to give instead."""
     # Imported here: it costs a second, and a folder on disk does not need it.
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=SAFE))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*SAFE, "pytorch_model*.bin"]))
+        return Path(snapshot_download(name, repo_type=kind, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError as error:
         offline = constants.HF_HUB_OFFLINE
         reason = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached ({why(error.__cause__ or error)})"
-        remedy = "give a folder, or download it once with a connection"
+        remedy = f"give {instead}, or download it once with a connection"
         raise BadInput(f"{name}: no such folder, not in the hub's cache, and {reason}; {remedy}") from error
     except HFValidationError as error:
-        raise BadInput(f"{name}: no such folder, and no hub id ({why(error)}); give a folder or org/name") from error
+        raise BadInput(f"{name}: no such folder, and no hub id ({why(error)}); give {instead} or org/name") from error
     except (HfHubHTTPError, OSError) as error:
         raise BadInput(
             f"{name}: no such folder, and the hub does not give it ({why(error)}); check the name and your access"
         ) from error
-    return folder
 
 
 def why(error: BaseException) -> str:

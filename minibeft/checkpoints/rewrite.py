@@ -22,6 +22,7 @@ from torch import Tensor
 
 from minibeft.checkpoints.tensors import read_json, weight_map
 from minibeft.errors import BadInput
+from minibeft.show.files import write_json
 
 log = logging.getLogger("minibeft")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -139,11 +140,6 @@ def stays_inside(file: Path, folder: Path) -> bool:
     real, home = file.resolve(), folder.resolve()
     cache = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
     return cache or real.is_relative_to(home)
-
-
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """As transformers writes its JSON."""
-    file.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_index(folder: Path, where: Mapping[str, str]) -> None:

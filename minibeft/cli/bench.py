@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import Json, Model, err, out, write_json
+from minibeft.cli.console import Json, Model, save, tell
 from minibeft.cli.training import Data
 
 app = typer.Typer(help="Measure against the real peers, in one run.", no_args_is_help=True)
@@ -37,18 +37,20 @@ def train(
 ) -> None:
     """Time fine-tuning b_v for SST-2, evaluation and loading against transformers + PEFT and the official way; measure
     peak memory. Nothing is reported when the contestants' losses differ by more than rounding."""
-    from minibeft.benchmarks.chart import draw
-    from minibeft.benchmarks.report import tables
-    from minibeft.benchmarks.train import bench, plan
+    from minibeft.benchmarks.report import chart, render
+    from minibeft.benchmarks.train import bench, plan, steps_of
+    from minibeft.show.files import write
+    from minibeft.show.plot import as_png
+    from minibeft.show.progress import steps
 
     asked = plan(model, data, examples=examples, rounds=rounds, dtypes=dtypes.split(","), files=(json_file, png))
-    record = bench(asked, say=lambda line: err.print(f"{line} …", highlight=False))
-    for part in tables(record):
-        out.print(part)
+    with steps("bench train", steps_of(asked)) as begin:
+        record = bench(asked, begin)
+    tell(*render(record))
     if png is not None:
-        draw(record, png)
-        out.print(f"wrote {png}")
-    write_json(json_file, record)
+        write(png, as_png(lambda figure: chart(figure, record), size=(13, 4)))
+        tell(f"wrote {png}")
+    save(json_file, record)
 
 
 @app.command()
@@ -59,8 +61,9 @@ def memory(
     json_file: Json = None,
 ) -> None:
     """List what a training step keeps for its backward pass: bias-only against LoRA and all parameters."""
-    from minibeft.benchmarks.memory import measure, render
+    from minibeft.benchmarks.memory import measure
+    from minibeft.benchmarks.report import memory_grid
 
     record = measure(model, batch, length)
-    out.print(render(record))
-    write_json(json_file, record)
+    tell(memory_grid(record))
+    save(json_file, record)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import Json, Model, out, write_json
+from minibeft.cli.console import Json, Model, save, tell
 
 app = typer.Typer()
 
@@ -20,9 +20,8 @@ def inspect(model: Model, json_file: Json = None) -> None:
     from minibeft.surgery.report import render_inspection
 
     inspection = inspect(model)
-    for part in render_inspection(inspection):
-        out.print(part)
-    write_json(json_file, inspection.as_json())
+    tell(*render_inspection(inspection))
+    save(json_file, inspection.as_json())
 
 
 @app.command()
@@ -32,10 +31,9 @@ def simplify(model: Model, folder: Out, text: Text = None, json_file: Json = Non
     from minibeft.surgery.simplify import simplify
 
     done = simplify(model, folder, text=text)
-    for part in render_simplified(done):
-        out.print(part)
-    out.print(f"wrote {folder}")
-    write_json(json_file, done.as_json())
+    tell(*render_simplified(done))
+    tell(f"wrote {folder}")
+    save(json_file, done.as_json())
 
 
 @app.command()
@@ -53,10 +51,9 @@ def merge(
     from minibeft.surgery.report import render_merged
 
     done = merge(adapter, model, folder, into_output=fold, residual=residual, text=text)
-    for part in render_merged(done):
-        out.print(part)
-    out.print(f"wrote {folder}")
-    write_json(json_file, done.as_json())
+    tell(*render_merged(done))
+    tell(f"wrote {folder}")
+    save(json_file, done.as_json())
 
 
 @app.command()
@@ -65,7 +62,7 @@ def unmerge(model: Model, folder: Out) -> None:
     from minibeft.surgery.merge import unmerge
 
     unmerge(model, folder)
-    out.print(f"wrote {folder}")
+    tell(f"wrote {folder}")
 
 
 @app.command()
@@ -75,6 +72,5 @@ def quantkeys(model: Model, text: Text = None, json_file: Json = None) -> None:
     from minibeft.surgery.report import render_study
 
     study = quantkeys(model, text=text)
-    for part in render_study(study):
-        out.print(part)
-    write_json(json_file, study.as_json())
+    tell(*render_study(study))
+    save(json_file, study.as_json())

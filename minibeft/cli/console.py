@@ -1,7 +1,6 @@
-"""What the command line's modules share: the two streams, common arguments, and the record of a run."""
+"""What the command line's modules share: common arguments, the record of a run, and how a command ends."""
 
 import io
-import json
 import logging
 import os
 import signal
@@ -12,26 +11,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from minibeft.errors import BadInput, one_line, shortened
-
-# Of several processes that torchrun started, the first one speaks.
-_quiet = os.environ.get("RANK", "0") != "0"
-out = Console(quiet=_quiet)
-err = Console(stderr=True, quiet=_quiet)
+from minibeft.show.console import err, out
+from minibeft.show.files import write_json
+from minibeft.show.grid import Grid
+from minibeft.show.record import provenance
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file")]
 
 
-def write_json(file: Path | None, value: dict[str, Any]) -> None:
+def tell(*parts: Grid | str) -> None:
+    """Print tables, and lines between them."""
+    for part in parts:
+        out.print(part, markup=False, highlight=False, emoji=False)
+
+
+def save(file: Path | None, value: dict[str, Any]) -> None:
     """Write the record, with the command and the versions that made it; None writes nothing."""
     if file is not None:
-        from minibeft.show.record import provenance
-
-        file.write_text(json.dumps(provenance() | value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        out.print(f"wrote {file}")
+        write_json(file, provenance() | value)
+        tell(f"wrote {file}")
 
 
 # Beside 0 and 1, a theorem that is violated: input that is refused, a defect of minibeft, and Ctrl-C, as shells say.

@@ -1,17 +1,14 @@
 """The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import minibeft
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
-from minibeft.cli.console import Json, Model, err, out, run, write_json
+from minibeft.cli.console import Json, Model, run, save, tell
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
 
@@ -29,11 +26,14 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of a defect")] = False,
 ) -> None:
-    """What all commands share."""
+    """Without a command: the version where it is asked for, else the help."""
     if version:
-        out.print(minibeft.__version__, highlight=False)
+        tell(minibeft.__version__)
     elif context.invoked_subcommand is None:
-        out.print(context.get_help(), markup=False, highlight=False)
+        typer.echo(context.get_help())
+    else:
+        return
+    raise typer.Exit
 
 
 @app.command()
@@ -44,25 +44,15 @@ def verify(
     seed: Annotated[int, typer.Option(help="of the redrawn biases")] = 0,
 ) -> None:
     """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
+    from minibeft.show.progress import steps
     from minibeft.verification.report import render
     from minibeft.verification.verify import STEPS, verify
 
-    with steps(f"verify {model}", STEPS) as progress:
-        report = verify(model, task=as_task(task), seed=seed, progress=progress)
-    for part in render(report):
-        out.print(part)
-    write_json(json_file, report.as_json())
+    with steps(f"verify {model}", STEPS) as begin:
+        report = verify(model, task=as_task(task), seed=seed, progress=begin)
+    tell(*render(report))
+    save(json_file, report.as_json())
     raise typer.Exit(0 if report.ok else 1)
-
-
-@contextmanager
-def steps(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr; call what it gives with the name of each step as it begins."""
-    columns = SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[step]}")
-    with Progress(*columns, console=err) as bar:
-        line = bar.add_task(title, total=total + 1, step="")
-        yield lambda step: bar.update(line, advance=1, step=step)
-        bar.update(line, completed=total + 1, step="done")
 
 
 @app.command()
@@ -76,9 +66,8 @@ def certify(
     from minibeft.certificate.report import render
 
     certificate = certify(model, prefix=prefix)
-    for part in render(certificate):
-        out.print(part)
-    write_json(json_file, certificate.as_json())
+    tell(*render(certificate))
+    save(json_file, certificate.as_json())
 
 
 @app.command()

@@ -1,20 +1,22 @@
 """Commands that train: finetune, rank and reproduce."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minibeft.cli.console import Model, err, out
+from minibeft.cli.console import Model, err, tell
+
+if TYPE_CHECKING:
+    from minibeft.training.settings import Settings
 
 app = typer.Typer()
 
 Data = Annotated[
     str | None, typer.Option(envvar="MINIBEFT_DATA", help="a folder of TSV or Parquet files; default: the hub")
 ]
-TaskName = Annotated[
-    str,
-    typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb or wic; of a decoder: sst2, rte, cb or boolq"),
+Task = Annotated[
+    str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb, wic; a decoder: sst2, rte, cb, boolq")
 ]
 Regime = Annotated[str, typer.Option(help="low, medium or high: how many training examples")]
 Examples = Annotated[int | None, typer.Option(help="training examples, instead of the regime's")]
@@ -33,9 +35,7 @@ RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
 @app.command()
 def finetune(
     model: Model = "minilm",
-    task: Annotated[
-        str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb, wic; a decoder: sst2, rte, cb, boolq")
-    ] = "sst2",
+    task: Task = "sst2",
     data: Data = None,
     terms: Annotated[str, typer.Option(help="q, k, v, m1, m2, m3, ln1, ln2 (some: q,v), or all, none, full")] = "v",
     form: Annotated[str, typer.Option(help="plain, lora, vera, vera1d or dora")] = "plain",
@@ -60,7 +60,6 @@ def finetune(
     max_length: Tokens = None,
     dtype: Dtype = "float32",
     backend: Backend = "fused",
-    compile: Annotated[bool, typer.Option("--compile", help="the MLPs with torch.compile")] = False,
     device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time")] = 1,
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS")] = None,
@@ -68,52 +67,45 @@ def finetune(
     """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
     from dataclasses import fields, replace
 
-    from minibeft.training.seeds import finetune_all, lines, read_seeds, save_seeds, summary, trainable
+    from minibeft.show.progress import progress
+    from minibeft.training.seeds import finetune_all, read_seeds, save_seeds, summary, trainable
     from minibeft.training.settings import Settings
 
     given = locals()
     settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name != "seed"})
     name = "-".join([Path(model).name, task, terms] + [form] * (form != "plain"))
     folder = folder or Path("runs") / name
-    runs = [(replace(settings, seed=seed), folder / f"seed-{seed}") for seed in read_seeds(seeds)]
-    with lines(err, [f"{name} seed {run.seed}" for run, _ in runs]) as notify:
-        records = finetune_all(runs, jobs=jobs, notify=notify, announce=lambda run: err.print(trainable(run)))
+    runs = [(f"{name} seed {s}", replace(settings, seed=s), folder / f"seed-{s}") for s in read_seeds(seeds)]
+    with progress() as lines:
+        records = finetune_all(runs, lines, jobs=jobs, announce=lambda run: err.print(trainable(run)))
     save_seeds(folder, records)
-    out.print(summary(records))
-    out.print(f"wrote {folder}")
+    tell(summary(records), f"wrote {folder}")
 
 
 @app.command()
 def rank(
     model: Model = "minilm",
-    task: Annotated[str, typer.Option(help="as in finetune")] = "sst2",
+    task: Task = "sst2",
     data: Data = None,
     regime: Regime = "low",
     examples: Examples = None,
     epochs: Epochs = None,
     seed: Annotated[int, typer.Option(help="of head, order and dropout")] = 0,
-    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/rank-MODEL-TASK")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/reproduce-MODEL-TASK")] = None,
 ) -> None:
-    """Rank the bias terms by Mag+Angle, Magnitude and Fisher, with a heat map, and show how far b_k drifts in vain."""
-    from minibeft.training.rank import DRIFTS, rank, tables
-    from minibeft.training.seeds import lines
+    """Rank the bias terms by Mag+Angle, Magnitude and Fisher, with heat maps, and show how far b_k drifts in vain:
+    `reproduce ranking` with one seed."""
     from minibeft.training.settings import Settings
 
-    settings = Settings(model, task, data, regime=regime, examples=examples, epochs=epochs, seed=seed)
-    folder = folder or Path("runs") / f"rank-{Path(model).name}-{task}"
-    names = ["all", *(f"k, {name}" for name in DRIFTS)]
-    with lines(err, names) as notify:
-        record = rank(settings, folder, lambda name, step: notify(names.index(name), step))
-    for table in tables(record):
-        out.print(table)
-    out.print(f"wrote {folder}")
+    base = Settings(model, task, data, regime=regime, examples=examples, epochs=epochs)
+    raise typer.Exit(run_table("ranking", base, folder, seeds=[seed]))
 
 
 @app.command()
 def reproduce(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="biases, reparam, bias-free, ranking or regimes")],
     model: Annotated[str, typer.Option(help="a Hugging Face folder, a hub id, or minilm")] = "minilm",
-    task: Annotated[str, typer.Option(help="as in finetune")] = "sst2",
+    task: Task = "sst2",
     data: Data = None,
     seeds: Annotated[str, typer.Option(help="of head, order and dropout")] = "0-4",
     rates: Annotated[str, typer.Option(help="searched for each row's own; none: the protocol's rate only")] = RATES,
@@ -135,24 +127,20 @@ def reproduce(
     from dataclasses import fields
 
     from minibeft.reproduce.plan import read_rates
-    from minibeft.reproduce.reproduce import reproduce
     from minibeft.training.seeds import read_seeds
     from minibeft.training.settings import Settings
 
     given = locals()
     base = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
-    folder = folder or Path("runs") / f"reproduce-{Path(model).name}-{task}"
-    record, tables = reproduce(
-        table,
-        base,
-        folder,
-        seeds=read_seeds(seeds),
-        rates=read_rates(rates),
-        held_out=judges,
-        jobs=jobs,
-        console=err,
-    )
-    for grid in tables:
-        out.print(grid.rich())
-    out.print(f"wrote {folder}/{table}.json, .md and .html")
-    raise typer.Exit(0 if record["ok"] else 1)
+    search = {"rates": read_rates(rates), "held_out": judges}
+    raise typer.Exit(run_table(table, base, folder, seeds=read_seeds(seeds), **search, jobs=jobs))
+
+
+def run_table(table: str, base: "Settings", folder: Path | None, **options: Any) -> int:
+    """Run a table of the paper and print it; the exit status."""
+    from minibeft.reproduce.reproduce import reproduce
+
+    folder = folder or Path("runs") / f"reproduce-{Path(base.model).name}-{base.task}"
+    record, tables = reproduce(table, base, folder, **options)
+    tell(*tables, f"wrote {folder}/{table}.json, .md and .html")
+    return 0 if record["ok"] else 1

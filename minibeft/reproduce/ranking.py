@@ -3,42 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from minibeft.errors import BadInput
+from minibeft.errors import needs
 from minibeft.reproduce import paper
-from minibeft.reproduce.plots import Plot, as_svg, style
-from minibeft.reproduce.report import Grid, drift_grid, seeds, spread_of
+from minibeft.reproduce.measures import Scores, drift, drifting, scores_of
+from minibeft.reproduce.report import drift_grid, seeds, spread_of
 from minibeft.reproduce.series import Series
-from minibeft.reproduce.summary import key_bias, shared_settings
-from minibeft.show.record import provenance
-from minibeft.training.rank import Scores, drift, drifting, heat_maps, scores_of
+from minibeft.reproduce.summary import heading
+from minibeft.show.grid import Grid
+from minibeft.show.plot import Plot, as_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Record = dict[str, Any]
 TITLES = {"mag_angle": "Mag+Angle", "magnitude": "Magnitude", "fisher": "Fisher"}
 
 
-def rank_over_seeds(series: Series, seeds: Sequence[int], *, jobs: int, console: Console) -> Record:
+def rank_over_seeds(series: Series, seeds: Sequence[int], *, jobs: int) -> Record:
     """The record: for each measure the scores of every seed, {term: [layer, …]}; b_k's drift with the first seed."""
     together = [replace(series.base, terms="all", seed=seed) for seed in seeds]
     alone = drifting(replace(series.base, seed=seeds[0]))
-    series.run([*together, *alone.values()], jobs=jobs, console=console)
+    series.run([*together, *alone.values()], jobs=jobs)
     by_seed = [scores_of(run, series.place(run)) for run in together]
-    first = series.records[together[0]]
-    return {
-        "table": "ranking",
-        "model": series.base.model,
-        "task": series.base.task,
-        "seeds": list(seeds),
-        "settings": shared_settings(first),
-        "digests": first["digests"],
+    return heading("ranking", series, seeds) | {
         "scores": {measure: [scores[measure] for scores in by_seed] for measure in TITLES},
-        "key_bias": key_bias(series.base.model),
         "drift": {name: drift(run, series.place(run)) for name, run in alone.items()},
         "ok": True,
-    } | provenance()
+    }
 
 
 def ranking_grids(record: Record) -> list[Grid]:
@@ -75,10 +68,8 @@ def scores_grid(record: Record) -> Grid:
 
 def orders_grid(record: Record) -> Grid:
     """The order that each measure gives, and Spearman's correlation with the paper's."""
-    try:
+    with needs("scipy", "train", "comparing orders"):
         from scipy.stats import spearmanr
-    except ImportError as error:
-        raise BadInput("comparing orders needs scipy; run: pip install 'minibeft[train]'") from error
     rows = []
     for measure, title in TITLES.items():
         here = order_of(record, measure)
@@ -101,8 +92,23 @@ def over_seeds(by_seed: Sequence[Scores]) -> Scores:
 
 
 def ranking_plots(record: Record) -> list[Plot]:
-    """The heat map of the means over the seeds."""
-    with style():
-        svg = as_svg(heat_maps({m: over_seeds(by_seed) for m, by_seed in record["scores"].items()}), "heat")
+    """The heat maps of the means over the seeds."""
+    scores = {measure: over_seeds(by_seed) for measure, by_seed in record["scores"].items()}
+    layers = len(next(iter(scores["fisher"].values())))
+    size = 1.5 + 0.55 * layers, 3.2 * len(scores)
+    svg = as_svg(lambda figure: heat_maps(figure, scores, layers), "heat", size)
     orders = "; ".join(f"{TITLES[m]}: {' > '.join(order_of(record, m))}" for m in TITLES)
     return [Plot("Importance by layer", svg, f"Heat maps of importance by term and layer. {orders}.")]
+
+
+def heat_maps(figure: "Figure", scores: dict[str, Scores], layers: int) -> None:
+    """One panel a measure: terms from most to least important, a column a layer and one for the mean."""
+    for axes, (measure, by_term) in zip(figure.subplots(len(scores), 1), scores.items(), strict=True):
+        terms = sorted(by_term, key=lambda term: -mean(by_term[term]))
+        rows = [[*by_term[term], mean(by_term[term])] for term in terms]
+        image = axes.imshow(rows, cmap="Blues", aspect="auto")
+        axes.set(title=measure, yticks=range(len(terms)), yticklabels=terms, xticks=range(layers + 1))
+        axes.set_xticklabels([*map(str, range(1, layers + 1)), "mean"])
+        for row, values in enumerate(rows):
+            axes.text(layers + 0.6, row, f"{values[-1]:.3g}", va="center", fontsize=8)
+        figure.colorbar(image, ax=axes, pad=0.12)

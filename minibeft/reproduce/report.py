@@ -1,37 +1,13 @@
 """A table's record as tables: the paper's figures beside the measured, the verdicts, K3, the search."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from rich.table import Table as Rich
-
 from minibeft.reproduce import paper
+from minibeft.show.grid import Grid
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table to print, whatever the medium; note: what to know when reading it."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    note: str = ""
-
-    def rich(self) -> Rich:
-        """For the terminal."""
-        table = Rich(*self.header, title=self.title, caption=self.note or None, box=None, title_justify="left")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def markdown(self) -> str:
-        """For a README or an issue."""
-        lines = [f"| {' | '.join(row)} |" for row in (self.header, ("---",) * len(self.header), *self.rows)]
-        return "\n".join([*lines, *(["", self.note] if self.note else [])])
 
 
 def grids(record: Record) -> list[Grid]:
@@ -147,7 +123,13 @@ def sameness(record: Record) -> Grid:
         for s in record["same"]
     ]
     header = ("same run (K3)", "where", "holds", "largest difference", "rounding allows", "epochs of same metrics")
-    return Grid("training b_k is training without it", header, rows, "of any number that trained, b_k itself left out")
+    return Grid(
+        "training b_k is training without it",
+        header,
+        rows,
+        "of any number that trained, b_k itself left out",
+        {"NO": "bold red"},
+    )
 
 
 def free(record: Record) -> Grid:
@@ -167,7 +149,7 @@ def drift_grid(record: Record) -> Grid:
     """How far b_k moves, which its rank is made of, and what that does."""
     rows = [
         (name, f"{row['moved']:.2e}", f"{row['effect']:.1e}", str(row["predictions_changed"]))
-        for name, row in record["drift"].items()
+        for name, row in record.get("drift", {}).items()
     ]
     null = record["key_bias"]["status"] == "null"
     title = "b_k moves by rounding noise (K5), to no effect (K1)" if null else "b_k moves, and has an effect (K4)"
@@ -187,18 +169,3 @@ def search(record: Record) -> Grid:
         rows.append((s["row"], *(f"{100 * score:.1f}" for _, score in s["scores"]), f"{s['best']:g}{edge}"))
     note = "held-out training examples, the first seed; edge: the best rate may lie beyond the grid"
     return Grid("the search for each row's own learning rate", ("trained", *rates, "best"), rows, note)
-
-
-def markdown(record: Record, grids: Sequence[Grid]) -> str:
-    """All tables as Markdown."""
-    parts = [f"# {record['table']}: {record['model']} on {record['task']}"]
-    parts += [f"## {grid.title}\n\n{grid.markdown()}" for grid in grids]
-    return "\n\n".join([*parts, made_by(record)]) + "\n"
-
-
-def made_by(record: Record) -> str:
-    """Command, versions and machine."""
-    machine, versions = record["machine"], record["versions"]
-    return (
-        f"{record['command']}; torch {versions['torch']}, {machine['cores']} cores ({machine['cpu']}), {record['date']}"
-    )

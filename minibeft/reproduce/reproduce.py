@@ -5,18 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from minibeft.reproduce.page import page
 from minibeft.reproduce.plan import Table, at, find_table, protocol_runs, search_runs
 from minibeft.reproduce.plots import plots
 from minibeft.reproduce.ranking import rank_over_seeds, ranking_grids, ranking_plots
-from minibeft.reproduce.report import Grid, grids, markdown
+from minibeft.reproduce.report import grids
 from minibeft.reproduce.same import Same, compare
 from minibeft.reproduce.series import Series, open_series
-from minibeft.reproduce.summary import as_lines, key_bias, summarise
+from minibeft.reproduce.summary import key_bias, summarise
 from minibeft.reproduce.tuning import searched
-from minibeft.training.runs import write
+from minibeft.show.files import write, write_json
+from minibeft.show.grid import Grid
+from minibeft.show.page import markdown, page
+from minibeft.show.plot import Plot
+from minibeft.show.record import made_by
 from minibeft.training.settings import Settings
 
 Record = dict[str, Any]
@@ -28,10 +29,9 @@ def reproduce(
     folder: Path,
     *,
     seeds: Sequence[int],
-    rates: Sequence[float],
-    held_out: int,
-    jobs: int,
-    console: Console,
+    rates: Sequence[float] = (),
+    held_out: int = 0,
+    jobs: int = 1,
 ) -> tuple[Record, list[Grid]]:
     """Run what the table needs in this folder; returns its record, and the tables to print.
 
@@ -44,26 +44,26 @@ def reproduce(
     base = replace(base, regime=plan.regimes_of(base)[-1])
     with open_series(base, folder, held_out=held_out if rates else 0) as series:
         if table == "ranking":
-            record = rank_over_seeds(series, seeds, jobs=jobs, console=console)
-            tables, pictures = ranking_grids(record), ranking_plots(record)
+            record = rank_over_seeds(series, seeds, jobs=jobs)
         else:
-            record = run_rows(plan, series, seeds, rates, held_out, jobs=jobs, console=console)
-            tables, pictures = grids(record), plots(record)
-        write(folder / f"{table}.json", as_lines(record))
-        write(folder / f"{table}.md", markdown(record, tables).encode())
-        write(folder / f"{table}.html", page(record, tables, pictures).encode())
+            record = run_rows(plan, series, seeds, rates, held_out, jobs=jobs)
+        tables, pictures = shown(record)
+        title, note = f"{table}: {base.model} on {base.task}", made_by(record)
+        write_json(folder / f"{table}.json", record)
+        write(folder / f"{table}.md", markdown(title, tables, note).encode())
+        write(folder / f"{table}.html", page(title, tables, pictures, note).encode())
         return record, tables
 
 
+def shown(record: Record) -> tuple[list[Grid], list[Plot]]:
+    """A record's tables and plots."""
+    if record["table"] == "ranking":
+        return ranking_grids(record), ranking_plots(record)
+    return grids(record), plots(record)
+
+
 def run_rows(
-    plan: Table,
-    series: Series,
-    seeds: Sequence[int],
-    rates: Sequence[float],
-    held_out: int,
-    *,
-    jobs: int,
-    console: Console,
+    plan: Table, series: Series, seeds: Sequence[int], rates: Sequence[float], held_out: int, *, jobs: int
 ) -> Record:
     """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed."""
     protocol = protocol_runs(series.base, plan, seeds)
@@ -71,10 +71,9 @@ def run_rows(
         row: search_runs(series.base, row, rates, seed=seeds[0], held_out=held_out)
         for row in (plan.rows if rates else ())
     }
-    series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs, console=console)
+    series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs)
     searches = [searched(row, runs, series.records) for row, runs in grid.items()]
-    own = [at(series.base, s.row, learning_rate=s.best, seed=seed) for seed in seeds for s in searches]
-    series.run(own, jobs=jobs, console=console)
+    series.run([at(series.base, s.row, learning_rate=s.best, seed=seed) for seed in seeds for s in searches], jobs=jobs)
     null = key_bias(series.base.model)["status"] == "null"
     return summarise(plan, series, seeds, searches, list(compared(plan, series)) if null else [])
 

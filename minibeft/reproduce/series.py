@@ -2,22 +2,21 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.reproduce.plan import name_of
-from minibeft.training.parallel import finetune_in_processes
-from minibeft.training.runs import RECORD, as_bytes, begun, load, write
+from minibeft.show.files import write_json
+from minibeft.show.progress import progress
+from minibeft.training.loading import load
+from minibeft.training.runs import RECORD, begun
+from minibeft.training.seeds import finetune_all
 from minibeft.training.settings import Settings
-from minibeft.training.train import Step
 
 SERIES = "series.json"
 # What the runs of a series may differ in: what a table compares.
@@ -38,16 +37,15 @@ class Series:
         self.base, self.folder, self.digests = base, folder, digests
         self.records: dict[Settings, Record] = {}
 
-    def run(self, runs: Iterable[Settings], *, jobs: int, console: Console) -> None:
+    def run(self, runs: Iterable[Settings], *, jobs: int) -> None:
         """Bring these runs to their end, `jobs` at a time and begun in this order; finished ones are only read."""
         runs = list(dict.fromkeys(runs))
         self.records |= {settings: found for settings in runs if (found := self.finished(settings))}
         left = [settings for settings in runs if settings not in self.records]
-        with overall(console, [name_of(settings) for settings in left], done=len(runs) - len(left)) as (notify, ended):
-            places = [(settings, self.place(settings)) for settings in left]
-            for number, record in finetune_in_processes(places, jobs=jobs, notify=notify) if left else ():
-                self.records[left[number]] = record
-                ended(number)
+        work = [(name_of(settings), settings, self.place(settings)) for settings in left]
+        with progress() as lines:
+            found = finetune_all(work, lines, jobs=jobs, before=len(runs) - len(left))
+        self.records |= dict(zip(left, found, strict=True))
 
     def place(self, settings: Settings) -> Path:
         """The run's folder."""
@@ -82,7 +80,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Seri
         if begun(folder, SERIES):
             require_same(folder, read_json(folder / SERIES), mine)
         else:
-            write(folder / SERIES, as_bytes(mine))
+            write_json(folder / SERIES, mine)
         protocol = replace(base, learning_rate=resolved.learning_rate, eps=resolved.eps)
         yield Series(protocol, folder, digests)
 
@@ -117,34 +115,3 @@ def locked(folder: Path) -> Iterator[None]:
         raise BadInput(f"{folder}: another minibeft is at work there; wait for it or choose another folder") from error
     finally:
         os.close(handle)
-
-
-@contextmanager
-def overall(
-    console: Console, names: list[str], *, done: int
-) -> Iterator[tuple[Callable[[int, Step], None], Callable[[int], None]]]:
-    """Runs done of all and the time left, with a line for each run under way; gives (notify, ended)."""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
-    with Progress(*columns, console=console, speed_estimate_period=600) as bar:
-        total = done + len(names)
-        whole = bar.add_task("runs", total=total, completed=done, text=f"{done} of {total}")
-        lines: dict[int, TaskID] = {}
-        parts = dict.fromkeys(range(len(names)), 0.0)
-
-        def notify(number: int, step: Step) -> None:
-            if number not in lines:
-                lines[number] = bar.add_task(names[number], total=step.epochs * step.total, text="")
-            completed = step.epoch * step.total + step.done
-            text = f"epoch {step.epoch + 1}/{step.epochs}  loss {step.loss:.4f}  {step.rate:.0f} examples/s"
-            bar.update(lines[number], completed=completed, text=text)
-            parts[number] = completed / (step.epochs * step.total)
-            bar.update(whole, completed=done + sum(parts.values()))
-
-        def ended(number: int) -> None:
-            parts[number] = 1.0
-            if number in lines:
-                bar.remove_task(lines.pop(number))
-            ready = done + sum(part == 1.0 for part in parts.values())
-            bar.update(whole, completed=done + sum(parts.values()), text=f"{ready} of {total}")
-
-        yield notify, ended

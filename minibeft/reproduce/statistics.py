@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import mean, stdev
 
-from minibeft.errors import BadInput
+from minibeft.errors import BadInput, needs
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,8 @@ def t_test(differences: Sequence[float]) -> float:
     """Student's two-sided p; differences that are all equal leave it nothing to estimate: 1 if they are 0, else 0."""
     if len(set(differences)) == 1:
         return float(differences[0] == 0)
-    try:
+    with needs("scipy", "train", "the paired test"):
         from scipy.stats import ttest_1samp
-    except ImportError as error:
-        raise BadInput("the paired test needs scipy; run: pip install 'minibeft[train]'") from error
     return float(ttest_1samp(differences, 0.0).pvalue)  # type: ignore[union-attr]
 
 

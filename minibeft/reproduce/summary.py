@@ -1,7 +1,5 @@
 """The record of a table: every run's metrics by epoch, the cells, the verdicts; all that its pages are drawn from."""
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.tensors import read_json
+from minibeft.reproduce.measures import drift
 from minibeft.reproduce.plan import Row, Table, at, name_of
 from minibeft.reproduce.same import Same, metrics_of
 from minibeft.reproduce.series import LOCAL, Series
@@ -16,7 +15,6 @@ from minibeft.reproduce.statistics import least_p, paired
 from minibeft.reproduce.tuning import Search
 from minibeft.show.record import provenance
 from minibeft.training.pretrain import PRETRAINING
-from minibeft.training.rank import drift
 from minibeft.training.settings import Settings
 
 Record = dict[str, Any]
@@ -40,24 +38,31 @@ def summarise(
         own = [at(base, search.row, learning_rate=search.best, seed=seed) for seed in seeds]
         cells.append(cell_of(series, search.row, "own", own))
     first = next(iter(series.records.values()))
-    return {
-        "table": table.name,
-        "model": base.model,
-        "task": base.task,
+    return heading(table.name, series, seeds) | {
         "metric": metric_of(first["epochs"][-1])[1],
-        "seeds": list(seeds),
-        "settings": shared_settings(first),
-        "digests": first["digests"],
         "cells": cells,
         "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
         "verdicts": verdicts(table, cells),
         "least_p": least_p(len(seeds)),
-        "key_bias": key_bias(base.model),
         "drift": drifts(table, series, seeds),
         "same": [one._asdict() | {"ok": one.ok} for one in same],
         "ok": all(one.ok for one in same),
         "runs": dict(sorted((name_of(settings), compact(run)) for settings, run in series.records.items())),
-        **origin(base.model),
+    }
+
+
+def heading(table: str, series: Series, seeds: Sequence[int]) -> Record:
+    """What every record says first: what was run on what, and by what."""
+    first = next(iter(series.records.values()))
+    return {
+        "table": table,
+        "model": series.base.model,
+        "task": series.base.task,
+        "seeds": list(seeds),
+        "settings": shared_settings(first),
+        "digests": first["digests"],
+        "key_bias": key_bias(series.base.model),
+        **origin(series.base.model),
         **provenance(),
     }
 
@@ -133,9 +138,3 @@ def compact(record: Record) -> Record:
         columns[split] = {metric: [float(f"{e[split][metric]:.6g}") for e in epochs] for metric in metrics}
     varied = {name: record["settings"][name] for name in VARIED}
     return varied | {"seconds": round(sum(epoch["seconds"] for epoch in epochs))} | columns
-
-
-def as_lines(record: Record) -> bytes:
-    """JSON with a list of numbers on one line, so that a record of many runs can still be read and compared."""
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    return (re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n").encode()

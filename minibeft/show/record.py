@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,10 +15,9 @@ PACKAGES = ("minibeft", "torch", "numpy", "sympy", "triton", "transformers", "pe
 
 def provenance() -> dict[str, Any]:
     """Command line, date, package versions and the machine; no host or user name."""
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     versions = {"python": platform.python_version()} | {name: found for name in PACKAGES if (found := installed(name))}
     return {
-        "command": command,
+        "command": " ".join([program(), *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "versions": versions,
         "machine": {
@@ -25,6 +25,18 @@ def provenance() -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },
     }
+
+
+def program() -> str:
+    """What was typed before the arguments: minibeft, or python -m and a module's name."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+
+
+def made_by(record: Mapping[str, Any]) -> str:
+    """A record's command, versions and machine, as a line under its tables."""
+    machine, torch = record["machine"], record["versions"]["torch"]
+    return f"{record['command']}; torch {torch}, {machine['cores']} cores ({machine['cpu']}), {record['date']}"
 
 
 def installed(name: str) -> str | None:

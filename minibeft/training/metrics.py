@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from minibeft.errors import BadInput
+from minibeft.errors import needs
 
 Metric = Literal["accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"]
 
@@ -16,11 +16,9 @@ def score(metric: Metric, predicted: np.ndarray, labels: np.ndarray) -> float:
     """
     if metric == "accuracy":  # without scikit-learn, whose import takes a second
         return float(np.mean(predicted == labels))
-    try:
+    with needs("scikit-learn and scipy", "train", f"the metric {metric}"):
         from scipy.stats import pearsonr, spearmanr
         from sklearn.metrics import f1_score, matthews_corrcoef
-    except ImportError as error:
-        raise BadInput(f"the metric {metric} needs: pip install 'minibeft[train]'") from error
     if metric in ("pearson", "spearman"):
         if np.ptp(predicted) == 0 or np.ptp(labels) == 0:
             return 0.0

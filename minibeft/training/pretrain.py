@@ -8,7 +8,6 @@ with a byte-level BPE tokenizer trained on the same sentences. They are no good 
 OPT b_k must change nothing (K1), on the GPT-J it may (K4). OUT is a Hugging Face checkpoint; a seed decides its bits.
 """
 
-import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -18,16 +17,17 @@ import torch
 import torch.nn.functional as F
 import typer
 from jaxtyping import Float, Int
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from minibeft.checkpoints.load import build_model
-from minibeft.checkpoints.rewrite import new_folder, write_json
+from minibeft.checkpoints.rewrite import new_folder
 from minibeft.checkpoints.save import save_model
-from minibeft.cli.console import err, out, run
 from minibeft.models.biases import count
 from minibeft.models.transformer import Transformer
+from minibeft.show.console import out
+from minibeft.show.files import write_json
+from minibeft.show.progress import progress
 from minibeft.show.record import provenance
 from minibeft.training.tasks import find_data, find_task, read_split
 
@@ -146,23 +146,16 @@ def pretrain(
         streams = {split: stream_of(tokenizer, kind, sentences) for split, sentences in texts.items()}
         torch.manual_seed(seed)
         model = build_model({"model_type": kind.value, "vocab_size": VOCABULARY, **CONFIGS[kind]}, task="lm")
-        columns = TextColumn(kind.value), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
-        with Progress(*columns, console=err) as bar:
-            line = bar.add_task(kind.value, total=steps, text="")
-            for loss in train(model, streams["train"], steps, seed):
-                bar.update(line, advance=1, text=f"loss {loss:.3f}")
+        with progress() as lines:
+            for step, loss in enumerate(train(model, streams["train"], steps, seed), 1):
+                lines.show(kind.value, step, steps, f"loss {loss:.3f}")
         save_model(model, ready)
         tokenizer.save(str(ready / "tokenizer.json"))
         write_json(ready / "tokenizer_config.json", tokenizer_config(kind))
         record = {"parameters": count(dict(model.named_parameters())), "steps": steps, "seed": seed}
         record |= {"validation_nats_per_token": held_out_loss(model, streams["validation"])}
-        write_json(ready / PRETRAINING, record | provenance() | {"command": command()})
+        write_json(ready / PRETRAINING, record | provenance())
     out.print(f"wrote {folder}: " + ", ".join(f"{name} {value:.6g}" for name, value in record.items()))
-
-
-def command() -> str:
-    """The command line, as it is typed."""
-    return " ".join(["python -m minibeft.training.pretrain", *sys.argv[1:]])
 
 
 def sentences_of(data: str | None, split: str) -> list[str]:
@@ -179,4 +172,6 @@ def tokenizer_config(kind: Kind) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from minibeft.cli.console import run
+
     run(lambda: typer.run(pretrain))

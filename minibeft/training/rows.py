@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minibeft.errors import BadInput
+from minibeft.errors import BadInput, needs
 
 Row = dict[str, Any]
 
@@ -35,11 +35,9 @@ def read_tsv(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
 
 def read_parquet(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
     """Through pyarrow, which the extra `train` installs."""
-    try:
+    with needs("pyarrow", "train", f"{file}: Parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise BadInput(f"{file}: reading Parquet needs pyarrow; run: pip install 'minibeft[train]'") from error
     try:
         opened = pyarrow.parquet.ParquetFile(file)
         require_columns(file, opened.schema_arrow.names, columns)

@@ -1,13 +1,11 @@
 """A run's folder: settings and results in run.json, the state to resume from, the adapter, the curves.
 
-Every file is written beside its place and then renamed, so that a kill at any moment leaves the last whole epoch. A run
-that is resumed ends with the same bits as one that was not interrupted: the state holds what trains, the optimiser and
-torch's random streams, and the order of the data depends on seed and epoch alone.
+A kill at any moment leaves the last whole epoch (show/files.py). A run that is resumed ends with the same bits as one
+that was not interrupted: the state holds what trains, the optimiser and torch's random streams, and the order of the
+data depends on seed and epoch alone.
 """
 
 import io
-import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +19,11 @@ from minibeft.checkpoints.adapters import is_linear, make_adapter, save_adapter,
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
+from minibeft.show import files
+from minibeft.show.plot import as_png
 from minibeft.show.record import provenance
 from minibeft.training import sharded
+from minibeft.training.curves import draw_curves
 from minibeft.training.loading import load
 from minibeft.training.reparam import merge
 from minibeft.training.settings import Settings
@@ -52,10 +53,10 @@ def finetune(
     if sharded.rank():
         progress = announce = silent
     announce(run)
-    write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
+    write_record(run, folder, record)
     for _ in fit(run, loaded.train, loaded.valid, progress):
         write(folder / STATE, state_of(run))
-        write(folder / RECORD, as_bytes(record | {"epochs": run.epochs} | provenance()))
+        write_record(run, folder, record)
     return finish(run, folder, record)
 
 
@@ -112,8 +113,6 @@ def restore(run: Run, folder: Path) -> None:
 
 def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Write what was trained, the adapter and the curves, then the record that says complete."""
-    from minibeft.training.curves import draw_curves
-
     merge(run.model)
     names, state = their_names(run.model), dict(run.model.named_parameters())
     tensors = {names[name]: state[name].detach().float().cpu().contiguous() for name in run.before}
@@ -124,38 +123,27 @@ def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         adapter = make_adapter(run.model, before, base=run.settings.model)
         saved = {name: value.float() for name, value in adapter.saved.items()}
         save_adapter(replace(adapter, saved=saved), folder / ADAPTER)
-    write(folder / CURVES, draw_curves(run.epochs, run.task))
-    record = record | {"epochs": run.epochs, "complete": True} | provenance()
-    write(folder / RECORD, as_bytes(record))
+    write(folder / CURVES, as_png(lambda figure: draw_curves(figure, run.epochs, run.task), size=(8, 3)))
+    return write_record(run, folder, record | {"complete": True})
+
+
+def write_record(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write run.json as the run stands, and return what it holds."""
+    record = record | {"epochs": run.epochs} | provenance()
+    write_json(folder / RECORD, record)
     return record
 
 
-def as_bytes(record: dict[str, Any]) -> bytes:
-    """JSON as it is written everywhere here."""
-    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def write(file: Path, content: bytes) -> None:
-    """Replace the file in one step; BadInput when it cannot be written, and then the old one is still there. Of several
-    processes that train together the first one writes."""
-    if sharded.rank():
-        return
-    new = beside(file)
-    try:
-        with new.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(file)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        why = error.strerror or str(error)
-        raise BadInput(f"{file}: cannot be written ({why}); make room and run the same command: it resumes") from error
+    """Of several processes that train together the first one writes."""
+    if not sharded.rank():
+        files.write(file, content)
 
 
-def beside(file: Path) -> Path:
-    """Where a file is written before it takes its place."""
-    return file.with_name(f".{file.name}.new")
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """The same of an object."""
+    if not sharded.rank():
+        files.write_json(file, value)
 
 
 def begun(folder: Path, record: str) -> bool:
@@ -163,7 +151,7 @@ def begun(folder: Path, record: str) -> bool:
     leaves the record beside its place: that is not begun."""
     if (folder / record).is_file():
         return True
-    if folder.exists() and any(path != beside(folder / record) for path in folder.iterdir()):
+    if folder.exists() and any(path != files.beside(folder / record) for path in folder.iterdir()):
         raise BadInput(f"{folder}: is not empty and holds no {record}; choose another folder, nothing was written")
     return False
 

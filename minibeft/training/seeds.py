@@ -1,19 +1,16 @@
-"""Several runs, one after the other or in parallel processes, with one progress line each."""
+"""Several runs, one after the other or in parallel processes, and what came of them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
-from minibeft.training.parallel import Notify, finetune_in_processes
-from minibeft.training.runs import as_bytes, describe, finetune, write
+from minibeft.show.grid import Grid
+from minibeft.show.progress import Lines
+from minibeft.training.parallel import finetune_in_processes
+from minibeft.training.runs import Announce, describe, finetune, silent, write_json
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step
 
@@ -34,60 +31,53 @@ def read_seeds(text: str) -> list[int]:
 
 
 def finetune_all(
-    runs: list[tuple[Settings, Path]], *, jobs: int, notify: Notify, announce: Callable[[Run], None]
+    runs: Sequence[tuple[str, Settings, Path]], lines: Lines, *, jobs: int, before: int = 0, announce: Announce = silent
 ) -> list[dict[str, Any]]:
-    """The records of all runs, in order. With jobs > 1 each runs in a process of its own, cores shared out evenly.
+    """The records of all runs, each with its name and folder, in order.
 
-    notify gets the run's number and where it is. announce gets the first run before it begins, where jobs is 1.
+    jobs      with more than 1 each runs in a process of its own, that many at a time, cores shared out evenly
+    lines     show each run under way, and all together with those that were done before
+    announce  gets the first run before it begins, where jobs is 1
     """
-    if jobs > 1:
-        records = dict(finetune_in_processes(runs, jobs=jobs, notify=notify))
+    shares, total = [0.0] * len(runs), before + len(runs)
+
+    def notify(number: int, step: Step) -> None:
+        shares[number] = step.share
+        lines.show(runs[number][0], step.share, 1.0, str(step))
+        lines.show("runs", before + sum(shares), total, f"{before + sum(share == 1 for share in shares)} of {total}")
+        if step.share == 1:
+            lines.end(runs[number][0])
+
+    if jobs > 1 and runs:
+        places = [(settings, folder) for _, settings, folder in runs]
+        records = dict(finetune_in_processes(places, jobs=jobs, notify=notify))
         return [records[number] for number in range(len(runs))]
     return [
-        finetune(settings, folder, progress=lambda step, i=i: notify(i, step), announce=announce if i == 0 else skip)
-        for i, (settings, folder) in enumerate(runs)
+        finetune(settings, folder, progress=lambda step, i=i: notify(i, step), announce=silent if i else announce)
+        for i, (_, settings, folder) in enumerate(runs)
     ]
 
 
-def skip(run: Run) -> None:
-    """Announce nothing."""
-
-
-@contextmanager
-def lines(console: Console, names: list[str]) -> Iterator[Notify]:
-    """A progress line a run: epoch, loss, accuracy, examples/s, time left."""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
-        rows = [bar.add_task(name, total=None, text="") for name in names]
-
-        def notify(number: int, s: Step) -> None:
-            accuracy = "" if s.accuracy is None else f"  accuracy {s.accuracy:.3f}"
-            text = f"epoch {s.epoch + 1}/{s.epochs}  loss {s.loss:.4f}{accuracy}  {s.rate:.0f} examples/s"
-            bar.update(rows[number], total=s.epochs * s.total, completed=s.epoch * s.total + s.done, text=text)
-
-        yield notify
-
-
-def trainable(run: Run) -> Table:
+def trainable(run: Run) -> Grid:
     """What trains, by name, and how many numbers."""
-    table = Table("trains", "shape", "numbers", box=None)
-    for name, shape, size in describe(run.trained):
-        table.add_row(name, shape, f"{size:,}")
-    table.add_row("in all", "", f"{count(run.trained):,}")
-    return table
+    rows = [(name, shape, f"{size:,}") for name, shape, size in describe(run.trained)]
+    return Grid("", ("trains", "shape", "numbers"), [*rows, ("in all", "", f"{count(run.trained):,}")])
 
 
-def summary(records: list[dict[str, Any]]) -> Table:
+def summary(records: Sequence[dict[str, Any]]) -> Grid:
     """The last epoch's metrics, a row a seed, and mean ± standard deviation over several."""
     last = [record["epochs"][-1] for record in records]
-    keys = [(split, metric) for split, value in last[0].items() if isinstance(value, dict) for metric in value]
-    table = Table("seed", *(f"{split} {metric}" for split, metric in keys), box=None)
-    for record, epoch in zip(records, last, strict=True):
-        table.add_row(str(record["settings"]["seed"]), *(f"{epoch[split][metric]:.4f}" for split, metric in keys))
+    columns = {
+        f"{split} {metric}": [epoch[split][metric] for epoch in last]
+        for split, metrics in last[0].items()
+        if isinstance(metrics, dict)
+        for metric in metrics
+    }
+    seeds = [str(record["settings"]["seed"]) for record in records]
+    rows = [(seed, *(f"{score:.4f}" for score in row)) for seed, *row in zip(seeds, *columns.values(), strict=True)]
     if len(last) > 1:
-        columns = [[epoch[split][metric] for epoch in last] for split, metric in keys]
-        table.add_row("mean ± std", *(f"{mean(column):.4f} ± {stdev(column):.4f}" for column in columns))
-    return table
+        rows.append(("mean ± std", *(f"{mean(scores):.4f} ± {stdev(scores):.4f}" for scores in columns.values())))
+    return Grid("", ("seed", *columns), rows)
 
 
 def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:
@@ -95,4 +85,4 @@ def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:
     shared = {name: value for name, value in records[0]["settings"].items() if name != "seed"}
     last = [{"seed": record["settings"]["seed"]} | record["epochs"][-1] for record in records]
     made = {name: records[-1][name] for name in ("command", "date", "versions", "machine")}
-    write(folder / SEEDS, as_bytes({"settings": shared, "digests": records[0]["digests"], "last": last} | made))
+    write_json(folder / SEEDS, {"settings": shared, "digests": records[0]["digests"], "last": last} | made)

@@ -34,7 +34,6 @@ class Settings:
     data_seed  draws the training subset; seed: head, order and dropout
     pad        "bucket": batches of like lengths; "longest": random ones, padded to their longest; or a number of tokens
     dtype      bfloat16 computes under autocast; what trains stays float32
-    compile    the MLPs with torch.compile: seconds to minutes at the start, and on a CPU nothing gained
     """
 
     model: str
@@ -63,7 +62,6 @@ class Settings:
     max_length: int | None = None
     dtype: str = "float32"
     backend: Backend = "fused"
-    compile: bool = False
     device: str = "auto"
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minibeft.checkpoints.find import download
 from minibeft.errors import BadInput
 from minibeft.training.metrics import Metric
 from minibeft.training.rows import Row, read_rows
@@ -111,25 +112,12 @@ def find_task(name: str) -> Task:
 def find_data(task: Task, data: str | Path | None) -> Path:
     """The folder of the task's files: DATA/<task> or DATA itself; the hub's files when no folder is given."""
     if data is None:
-        return download(task)
+        instead = "a folder with --data or MINIBEFT_DATA"
+        return download(task.hub, f"{task.name}/*.parquet", kind="dataset", instead=instead) / task.name
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise BadInput(f"--data {folder}: no such folder; it must hold {task.name}/train.tsv or train.parquet")
     return folder / task.name if (folder / task.name).is_dir() else folder
-
-
-def download(task: Task) -> Path:
-    """The task's Parquet files from the hub, in the local cache."""
-    from huggingface_hub import snapshot_download  # costs a second
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        root = snapshot_download(task.hub, repo_type="dataset", allow_patterns=[f"{task.name}/*.parquet"])
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise BadInput(
-            f"{task.name}: the hub's {task.hub} cannot be reached; give a folder with --data or MINIBEFT_DATA"
-        ) from error
-    return Path(root) / task.name
 
 
 def find_files(folder: Path, split: str) -> list[Path]:

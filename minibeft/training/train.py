@@ -6,8 +6,6 @@ dropout from torch's stream, which starts at the seed after the model is built. 
 only draw the same numbers, which is theorem K3's hypothesis "same-randomness".
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 
 from minibeft.errors import BadInput
 from minibeft.models.biases import add_missing, freeze_except
-from minibeft.models.layers import MLP
 from minibeft.models.transformer import Transformer
 from minibeft.training import sharded
 from minibeft.training.batches import Data, Scorable, by_length, shuffled
@@ -36,7 +33,8 @@ EVALUATION_BATCH = 64
 
 
 class Step(NamedTuple):
-    """Where a run is: for progress bars. accuracy is None for a regression; rate is in examples a second."""
+    """Where a run is: epoch of epochs, in it `done` examples of `total`. accuracy is None for a regression; rate is in
+    examples per second."""
 
     epoch: int
     epochs: int
@@ -45,6 +43,15 @@ class Step(NamedTuple):
     loss: float
     accuracy: float | None
     rate: float
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done."""
+        return (self.epoch * self.total + self.done) / (self.epochs * self.total)
+
+    def __str__(self) -> str:
+        accuracy = "" if self.accuracy is None else f"  accuracy {self.accuracy:.3f}"
+        return f"epoch {self.epoch + 1}/{self.epochs}  loss {self.loss:.4f}{accuracy}  {self.rate:.0f} examples/s"
 
 
 @dataclass
@@ -74,8 +81,6 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
         hold_in_bfloat16(model)
     sharded.place(model, trained.values(), settings.device)
     model.join()
-    if settings.compile:
-        compile_maps(model, settings.device)
     assert settings.learning_rate is not None
     optimizer = torch.optim.AdamW(
         [{"params": list(trained.values())}],  # as a group, for then it may be empty
@@ -87,22 +92,6 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
     )
     torch.manual_seed(settings.seed + 1_000_003 * sharded.rank())
     return Run(settings, task, model, trained, before, optimizer, [])
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
-    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
-
-
-def compile_maps(model: nn.Module, device: str) -> None:
-    """torch.compile on the MLPs, two thirds of the operations, for any number of tokens."""
-    if device == "cpu" and not has_compiler():
-        raise BadInput(
-            "--compile: torch needs a C++ compiler for it, g++ or the one that CXX names; install it or do without"
-        )
-    for module in model.modules():
-        if isinstance(module, MLP):
-            module.compile(dynamic=True)
 
 
 def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.Parameter]:

@@ -1,58 +1,45 @@
-"""What verify found, as tables for the terminal."""
+"""What verify found, for the terminal."""
 
 from collections.abc import Iterator
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from minibeft.verification.findings import Report
+from minibeft.show.grid import Grid
+from minibeft.verification.findings import Check, Report
 
 COLOURS = {"holds": "green", "VIOLATED": "bold red", "fails, as it must": "yellow", "not seen to fail": "yellow"}
 
 
-def render(report: Report) -> Iterator[RenderableType]:
+def render(report: Report) -> Iterator[Grid | str]:
     """The norms of the biases, a row for each check, and one closing sentence."""
-    yield Text(f"{report.model}: a {report.family} model, {len(report.norms)} layers", style="bold")
-    yield norms_table(report)
-    yield checks_table(report)
-    yield Text(report.reason)
+    yield f"{report.model}: a {report.family} model, {len(report.norms)} layers"
+    yield norms_grid(report)
+    yield checks_grid(report)
+    yield report.reason
     violated = sum(check.verdict == "VIOLATED" for check in report.checks)
     if violated:
-        yield Text(f"{violated} of {len(report.checks)} checks are violated.", style="bold red")
+        yield f"{violated} of {len(report.checks)} checks are violated."
     else:
-        yield Text(f"All {len(report.checks)} checks came out as the theory says.", style="bold green")
+        yield f"All {len(report.checks)} checks came out as the theory says."
 
 
-def norms_table(report: Report) -> Table:
+def norms_grid(report: Report) -> Grid:
     """Norms by layer; a dash where the model has no such bias."""
-    table = Table(title="Norms of the attention biases", min_width=40)
-    table.add_column("layer", justify="right")
-    for name in "qkv":
-        table.add_column(f"‖b_{name}‖", justify="right")
-    for index, row in enumerate(report.norms):
-        table.add_row(str(index), *("–" if (n := row[name]) is None else f"{n:.4f}" for name in "qkv"))
-    if any(value is None for row in report.norms for value in row.values()):
-        table.caption = "– : absent; zero biases were added for the checks"
-    return table
+    norms = [["–" if (norm := row[name]) is None else f"{norm:.4f}" for name in "qkv"] for row in report.norms]
+    note = "– : absent; zero biases were added for the checks" if any("–" in row for row in norms) else ""
+    rows = [(str(layer), *row) for layer, row in enumerate(norms)]
+    return Grid("Norms of the attention biases", ("layer", "‖b_q‖", "‖b_k‖", "‖b_v‖"), rows, note)
 
 
-def checks_table(report: Report) -> Table:
+def checks_grid(report: Report) -> Grid:
     """The worst layer of each check: what was measured, what the theorem and the rounding allow, their ratio."""
-    table = Table(
-        title="What the theorems say, measured",
-        caption="the worst layer of each; allowed is what the theorem and the rounding of the arithmetic leave",
-    )
-    table.add_column("", style="bold")
-    table.add_column("statement", ratio=1)
-    for name in ("measured", "allowed", "ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for check in report.checks:
-        worst = check.worst
-        where = "" if worst.layer < 0 else f" [dim](layer {worst.layer})[/dim]"
-        note = f"\n[dim]{check.note}[/dim]" if check.note else ""
-        numbers = (f"{worst.value:.1e}", f"{worst.allowed:.1e}", f"{worst.ratio:.2g}")
-        verdict = Text(check.verdict, style=COLOURS[check.verdict])
-        table.add_row(check.theorem, f"{check.what}{where}{note}", *numbers, verdict)
-    return table
+    header = ("", "statement", "measured", "allowed", "ratio", "verdict")
+    note = "the worst layer of each; allowed is what the theorem and the rounding of the arithmetic leave"
+    return Grid("What the theorems say, measured", header, [row_of(check) for check in report.checks], note, COLOURS)
+
+
+def row_of(check: Check) -> tuple[str, ...]:
+    """One check at its worst layer."""
+    worst = check.worst
+    where = f" (layer {worst.layer})" if worst.layer >= 0 else ""
+    note = f"\n{check.note}" if check.note else ""
+    numbers = (f"{worst.value:.1e}", f"{worst.allowed:.1e}", f"{worst.ratio:.2g}")
+    return check.theorem, f"{check.what}{where}{note}", *numbers, check.verdict

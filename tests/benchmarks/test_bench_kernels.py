@@ -102,13 +102,13 @@ def test_refuses_what_it_cannot_measure(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(BadInput, match="does not exist, make it first"):
         bench(json_path=tmp_path / "no" / "k.json", png_path=None, device="cpu", small=True)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(BadInput, match=r"needs the package matplotlib: pip install 'minibeft\[bench\]'"):
+    with pytest.raises(BadInput, match=r"needs matplotlib: pip install 'minibeft\[train\]'"):
         bench(json_path=None, png_path=tmp_path / "k.png", device="cpu", small=True)
 
 
-def test_draws_a_bar_chart(record: dict, tmp_path: Path):
+def test_draws_a_bar_chart(record: dict):
     pytest.importorskip("matplotlib", reason="the chart is for the extra [bench]")
     from minibeft.kernels.chart import draw
+    from minibeft.show.plot import as_png
 
-    draw(record, tmp_path / "k.png")
-    assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
+    assert as_png(lambda figure: draw(figure, record)).startswith(b"\x89PNG")

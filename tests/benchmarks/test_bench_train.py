@@ -8,23 +8,20 @@ from small_run import small_settings
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from minibeft.benchmarks import agreement, peers, train
+from minibeft.benchmarks import agreement, peers
 from minibeft.benchmarks.cost import least_operations
 from minibeft.benchmarks.memory import keeps, measure, minibeft
-from minibeft.benchmarks.peers import COMPILED, OFFICIAL, OURS, PEFT, SAME_ORDER, make
+from minibeft.benchmarks.peers import OFFICIAL, OURS, PEFT, SAME_ORDER, make
 from minibeft.benchmarks.scaling import straight
-from minibeft.benchmarks.train import Plan, rows_of, take_turns
+from minibeft.benchmarks.train import rows_of, take_turns
 from minibeft.cli.main import app
 from minibeft.errors import BadInput
 from minibeft.models.biases import select
-from minibeft.training import train as training
-from minibeft.training.train import has_compiler
 
 pytest.importorskip("peft")
 # transformers and torch's compiler warn of their own names.
 IGNORED = ("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 pytestmark = pytest.mark.filterwarnings(*IGNORED)
-COMPILERS = {COMPILED} if has_compiler() else set()
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +140,8 @@ def test_the_command_writes_all_that_it_measured(root, tmp_path):
     assert [one["dtype"] for one in record["by_dtype"]] == ["bfloat16"]
     for one in record["by_dtype"]:
         rows = {(row["what"], row["side"]): row for row in one["rows"]}
-        assert {side for what, side in rows if what == "training"} == {OURS, SAME_ORDER, PEFT, OFFICIAL} | COMPILERS
-        assert {side for what, side in rows if what == "evaluation"} == {OURS, PEFT, OFFICIAL} | COMPILERS
+        assert {side for what, side in rows if what == "training"} == {OURS, SAME_ORDER, PEFT, OFFICIAL}
+        assert {side for what, side in rows if what == "evaluation"} == {OURS, PEFT, OFFICIAL}
         assert all(row["seconds_to_start"] > 0 for (what, _), row in rows.items() if what == "training")
         assert rows["training", OURS]["minibeft_is_times_as_fast"]["median"] == 1.0
         assert "ceiling" in result.output
@@ -157,7 +154,7 @@ def test_the_command_writes_all_that_it_measured(root, tmp_path):
     ("more", "message"),
     [
         (["--dtype", "float8"], "--dtype float8: must be some of float32,bfloat16"),
-        (["--json", "nowhere/x.json"], "the folder nowhere does not exist"),
+        (["--json", "nowhere/x.json"], "name a file in a folder that exists"),
         (["--examples", "400"], "fewer than the 400 examples asked for"),
     ],
 )
@@ -172,15 +169,3 @@ def test_it_needs_the_peers(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(BadInput, match="pip install 'minibeft\\[bench\\]'"):
         peers.require_peers()
-
-
-def test_without_a_compiler_there_is_one_line_and_one_contestant_less(root, monkeypatch):
-    monkeypatch.setattr(training.shutil, "which", lambda _: None)
-    with pytest.raises(BadInput, match="needs a C\\+\\+ compiler"):
-        make(COMPILED, small_settings(root))
-    asked = train.plan(str(root / "model"), None, examples=16, rounds=1, dtypes=["float32"], files=(None, None))
-    assert set(asked.sides) == {OURS, SAME_ORDER, PEFT, OFFICIAL}
-
-
-def test_all_contestants_are_measured_by_default():
-    assert set(Plan.__dataclass_fields__["sides"].default) == {OURS, SAME_ORDER, COMPILED, PEFT, OFFICIAL}

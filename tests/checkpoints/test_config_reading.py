@@ -116,8 +116,9 @@ def test_a_hub_id_that_cannot_be_reached(monkeypatch):
     def offline(*_: Any, **__: Any):
         raise LocalEntryNotFoundError("no network here")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(BadInput, match=r"some/model: no such folder, not in the cache, .*no network here"):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(BadInput, match=r"some/model: no such folder, not in the hub's cache, .*no network here"):
         certify("some/model")
 
 
@@ -127,10 +128,10 @@ def test_a_hub_id_downloads_the_configuration_alone(monkeypatch, tmp_path):
     folder(tmp_path, config=OPT)
     asked = []
 
-    def download(repository: str, file: str) -> str:
-        asked.append((repository, file))
-        return str(tmp_path / file)
+    def download(repository: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, repo_type, allow_patterns))
+        return str(tmp_path)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert certify("some/model").verdict("k").status == "null"
-    assert asked == [("some/model", "config.json")]
+    assert asked == [("some/model", "model", ["config.json", "adapter_config.json"])]

@@ -21,8 +21,10 @@ from minibeft.checkpoints.adapters import load_adapted
 from minibeft.checkpoints.load import load_model
 from minibeft.cli.main import app
 from minibeft.errors import BadInput
+from minibeft.show.files import write
+from minibeft.show.progress import Lines
 from minibeft.training.loading import load
-from minibeft.training.runs import finetune, write
+from minibeft.training.runs import finetune
 from minibeft.training.seeds import finetune_all, read_seeds
 from minibeft.training.settings import Settings
 from minibeft.training.train import Step
@@ -187,7 +189,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(BadInput, match=r"run\.json: cannot be written \(File too large\); make room .* it resumes"):
+        with pytest.raises(
+            BadInput, match=r"run\.json: cannot be written \(File too large\); make room or choose another place"
+        ):
             write(file, b"new" * 1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -199,16 +203,27 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
 def test_parallel_processes_give_the_same_as_one_after_the_other(tmp_path):
     settings = small_settings(tmp_path)
 
-    def all_seeds(jobs: int, seen: list[int]) -> list[str]:
-        runs = [(replace(settings, seed=seed), tmp_path / f"jobs-{jobs}" / f"seed-{seed}") for seed in (0, 1)]
-        records = finetune_all(
-            runs, jobs=jobs, notify=lambda number, step: seen.append(number), announce=lambda run: None
-        )
-        return [outcome(record) for record in records]
+    def all_seeds(jobs: int, seen: "Seen") -> list[str]:
+        folder = tmp_path / f"jobs-{jobs}"
+        runs = [(f"seed {seed}", replace(settings, seed=seed), folder / f"seed-{seed}") for seed in (0, 1)]
+        return [outcome(record) for record in finetune_all(runs, seen, jobs=jobs)]
 
-    one, two = [], []
+    one, two = Seen(), Seen()
     assert all_seeds(1, one) == all_seeds(2, two)
-    assert set(one) == set(two) == {0, 1}
+    assert one.last == two.last == {"seed 0": (1, 1), "seed 1": (1, 1), "runs": (2, 2)}
+
+
+class Seen(Lines):
+    """Progress that is only remembered: how much of how much each line has come to."""
+
+    def __init__(self):
+        self.last: dict[str, tuple[float, float]] = {}
+
+    def show(self, name: str, done: float, total: float, text: str = "") -> None:
+        self.last[name] = done, total
+
+    def end(self, name: str) -> None:
+        assert name in self.last
 
 
 def test_seeds_are_read():

@@ -1,9 +1,10 @@
-"""A record as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+"""Tables and plots as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
 
+from collections.abc import Iterable
 from html import escape
 
-from minibeft.reproduce.plots import Plot
-from minibeft.reproduce.report import Grid, Record, made_by
+from minibeft.show.grid import Grid
+from minibeft.show.plot import Plot
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -18,10 +19,9 @@ svg { width: 100%; height: auto; }
 """.strip()
 
 
-def page(record: Record, grids: list[Grid], plots: list[Plot]) -> str:
+def page(title: str, grids: Iterable[Grid], plots: Iterable[Plot], note: str) -> str:
     """The whole page."""
-    title = f"{record['table']}: {record['model']} on {record['task']}"
-    parts = [section(grid) for grid in grids] + [figure(plot) for plot in plots]
+    parts = [grid.html() for grid in grids] + [figure(plot) for plot in plots]
     return "\n".join(
         (
             "<!DOCTYPE html>",
@@ -30,22 +30,18 @@ def page(record: Record, grids: list[Grid], plots: list[Plot]) -> str:
             f"<style>{STYLE}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
             *parts,
-            f'<p class="note">{escape(made_by(record))}</p>',
+            f'<p class="note">{escape(note)}</p>',
             "</body></html>\n",
         )
     )
-
-
-def section(grid: Grid) -> str:
-    """A table with its heading and note."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in grid.header)
-    rows = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in grid.rows)
-    note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
-    return f'<h2>{escape(grid.title)}</h2>\n<div class="wide">{table}</div>\n{note}'
 
 
 def figure(plot: Plot) -> str:
     """A plot that says in words what it shows to those who do not see it."""
     svg = plot.svg.replace("<svg", f'<svg role="img" aria-label="{escape(plot.alt)}"', 1)
     return f"<figure><h2>{escape(plot.title)}</h2>\n{svg}\n</figure>"
+
+
+def markdown(title: str, grids: Iterable[Grid], note: str) -> str:
+    """The same tables as Markdown."""
+    return "\n\n".join([f"# {title}", *(f"## {grid.title}\n\n{grid.markdown()}" for grid in grids), note]) + "\n"

@@ -1,0 +1,60 @@
+"""The command line without a command, and the package's front: version, help, names, and how fast it is there."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import minibeft
+from minibeft.cli.main import app
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_without_a_command_there_is_help(words):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0
+    for command in ("verify", "certify", "prove", "simplify", "finetune", "rank", "reproduce", "bench"):
+        assert command in done.output
+
+
+def test_every_command_has_help():
+    for words in ("verify", "rank", "reproduce", "bench", "bench train"):
+        done = CliRunner().invoke(app, [*words.split(), "-h"])
+        assert done.exit_code == 0
+        assert "Usage" in done.output
+
+
+def test_the_version():
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output.strip()) == (0, minibeft.__version__)
+
+
+def test_a_wrong_command_is_refused():
+    assert CliRunner().invoke(app, ["verfy"]).exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["--version"], []])
+def test_the_module_is_the_command(words):
+    done = subprocess.run([sys.executable, "-m", "minibeft", *words], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip() == minibeft.__version__) == bool(words)
+
+
+def test_the_public_names():
+    """Each is there, once, where dir() shows it."""
+    assert sorted(minibeft.__all__) == sorted(minibeft.HOMES)
+    assert {*minibeft.__all__, "__version__"} <= set(dir(minibeft))
+    for name in minibeft.__all__:
+        assert getattr(minibeft, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'lod_model'"):
+        _ = minibeft.lod_model  # type: ignore[attr-defined]
+
+
+def test_the_import_is_light():
+    """Less than 50 ms of this process's own time, the least of five processes; and no torch."""
+    code = "import sys, time; begun = time.process_time(); import minibeft; print(time.process_time() - begun)"
+    code += "; print('torch' in sys.modules)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    seconds, torch = zip(*(run.stdout.split() for run in runs), strict=True)
+    assert min(map(float, seconds)) < 0.05
+    assert set(torch) == {"False"}
