@@ -1,16 +1,17 @@
 """A table for every medium: terminal, Markdown, HTML."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
 NUMBER = re.compile(r"[+−-]?\d|–$")
-# In the terminal a column of entries up to this long is never broken into lines.
+# Entries up to this long are short: in the terminal they are not broken into lines while others can be.
 SHORT = 20
 
 
@@ -28,25 +29,46 @@ class Grid:
     note: str = ""
     styles: Mapping[str, str] = field(default_factory=dict)
 
-    def __rich__(self) -> Table:
-        """For the terminal: numbers flush right, long texts in lines of what is left of the width."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """For the terminal: numbers flush right, headings and long texts broken into lines to fit its width."""
+        gap, widths = self.widths(options.max_width)
         table = Table(
-            title=self.title or None,
+            title=f"\n{self.title}" if self.title else None,
             caption=self.note or None,
             title_justify="left",
             caption_justify="left",
             box=SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,
+            padding=(0, gap - 1, 0, 0),
         )
-        for name, *column in zip(self.header, *self.rows, strict=True):
-            firsts = [cell.partition("\n")[0] for cell in column]
-            number = any(firsts) and all(NUMBER.match(first) for first in firsts if first)
-            short = all(len(line) <= SHORT for cell in column for line in cell.split("\n"))
-            table.add_column(Text(name), justify="right" if number else "left", no_wrap=short)
+        for width, name, *cells in zip(widths, self.header, *self.rows, strict=True):
+            firsts = [first for cell in cells if (first := cell.partition("\n")[0])]
+            number = bool(firsts) and all(map(NUMBER.match, firsts))
+            table.add_column(Text(name), justify="right" if number else "left", width=width, overflow="fold")
         for row in self.rows:
             table.add_row(*map(self.styled, row))
-        return table
+        yield table
+
+    def widths(self, room: int) -> tuple[int, list[int]]:
+        """The gap between columns and the width of each. Where there is too little room the widest gives way first, and
+        short entries are not broken unless nothing else helps."""
+        columns = [[name, *cells] for name, *cells in zip(self.header, *self.rows, strict=True)]
+        words = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+        lines = [[len(line) for cell in column[1:] for line in cell.split("\n")] for column in columns]
+        whole = [max(len(column[0]), *sizes, 1) for column, sizes in zip(columns, lines, strict=True)]
+        unbroken = [max(word, *(s for s in sizes if s <= SHORT), 1) for word, sizes in zip(words, lines, strict=True)]
+        short = [1 if word > SHORT else word for word in words]
+        for gap, least in ((2, unbroken), (1, unbroken), (1, short)):
+            widths = list(whole)
+            while sum(widths) + gap * (len(widths) - 1) > room:
+                over = [i for i, width in enumerate(widths) if width > least[i]]
+                if not over:
+                    break
+                widths[max(over, key=lambda i: widths[i])] -= 1
+            else:
+                return gap, widths
+        return 1, short
 
     def styled(self, cell: str) -> Text:
         """A cell in the terminal: the first line in its style, the details dim."""

@@ -99,7 +99,7 @@ def test_refuses_what_it_cannot_measure(monkeypatch: pytest.MonkeyPatch, tmp_pat
         bench(json_path=None, png_path=None)
     with pytest.raises(BadInput, match="only a GPU can be measured; TRITON_INTERPRET=1"):
         bench(json_path=None, png_path=None, device="cpu")
-    with pytest.raises(BadInput, match="does not exist, make it first"):
+    with pytest.raises(BadInput, match="name a file in a folder that exists"):
         bench(json_path=tmp_path / "no" / "k.json", png_path=None, device="cpu", small=True)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(BadInput, match=r"needs matplotlib: pip install 'minibeft\[train\]'"):

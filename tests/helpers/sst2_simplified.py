@@ -16,7 +16,7 @@ import transformers
 from minibeft.show.record import provenance
 from minibeft.surgery.merge import merge
 from minibeft.surgery.simplify import simplify
-from minibeft.training.seeds import finetune_all
+from minibeft.training.runs import finetune
 from minibeft.training.settings import Settings
 from minibeft.training.tasks import find_data, find_task, read_split
 
@@ -24,7 +24,7 @@ from minibeft.training.tasks import find_data, find_task, read_split
 def make_classifier(data: str, folder: Path, **settings: Any) -> Path:
     """minilm with b_v and head trained on SST-2, written as a transformers checkpoint."""
     run = Settings("minilm", "sst2", data, terms="v", device="cpu", **settings)
-    finetune_all([(run, folder / "run")], jobs=1, notify=lambda *_: None, announce=lambda _: None)
+    finetune(run, folder / "run", progress=lambda _: None)
     merge(folder / "run" / "adapter", "minilm", folder / "classifier")
     return folder / "classifier"
 
