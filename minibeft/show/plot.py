@@ -34,7 +34,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
 
 
-def drawn(draw: Draw, size: tuple[float, float], look: dict[str, Any], **file: Any) -> bytes:
+def drawn(draw: Draw, size: tuple[float, float], look: dict[Any, Any], **file: Any) -> bytes:
     """The figure as a file's bytes."""
     require_matplotlib()
     from cycler import cycler
@@ -63,7 +63,9 @@ def as_png(draw: Draw, size: tuple[float, float] = (8, 4)) -> bytes:
 
 def as_svg(draw: Draw, name: str, size: tuple[float, float] = (8, 4)) -> str:
     """An inline SVG element in the page's font and colour, without links; its ids begin with `name`."""
-    look = dict.fromkeys(INKED, INK) | dict.fromkeys(CLEAR, "none") | {"svg.fonttype": "none", "svg.hashsalt": name}
+    look: dict[Any, Any] = (
+        dict.fromkeys(INKED, INK) | dict.fromkeys(CLEAR, "none") | {"svg.fonttype": "none", "svg.hashsalt": name}
+    )
     svg = drawn(draw, size, look, format="svg", metadata={"Date": None, "Creator": None}).decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
