@@ -20,7 +20,7 @@ LOOSE = 1e-3
 def effect_and_bound(q, k, v, b_k) -> "tuple[torch.Tensor, torch.Tensor]":
     """max |O(b_k) − O(0)| as computed in the inputs' type, and the bound; one of each for every candidate."""
     from minibeft.theory.attention import mix
-    from minibeft.theory.bounds import key_bias_effect_bound, unit_roundoff
+    from minibeft.theory.bounds import Arithmetic, key_bias_effect_bound, unit_roundoff
 
     with_bias, _ = mix(q, k + b_k, v, fused=False)
     without, _ = mix(q, k, v, fused=False)
@@ -31,10 +31,7 @@ def effect_and_bound(q, k, v, b_k) -> "tuple[torch.Tensor, torch.Tensor]":
         exact[2],
         exact[1].abs(),
         exact[3],
-        mask=None,
-        scale=q.shape[-1] ** -0.5,
-        u=unit_roundoff(q.dtype),
-        roundings=1,
+        Arithmetic(None, q.shape[-1] ** -0.5, unit_roundoff(q.dtype), roundings=1),
     )
     return (with_bias.double() - without.double()).abs().amax((-2, -1)), bound.flatten()
 

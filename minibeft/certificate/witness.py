@@ -6,7 +6,6 @@ witnessed, above it the number is a counterexample. Where several hypotheses are
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,10 @@ from torch import Tensor
 
 from minibeft.theory.attention import project
 from minibeft.theory.bounds import (
+    Arithmetic,
+    evaluation_error,
     key_bias_effect_bound,
+    logit_error,
     oscillation,
     unit_roundoff,
     value_fold_bound,
@@ -23,6 +25,7 @@ from minibeft.theory.bounds import (
 )
 from minibeft.theory.draws import Draws
 from minibeft.theory.mechanisms import alone, broken, null_dims
+from minibeft.theory.statements import double_differences
 from minibeft.theory.variants import (
     AttentionSpec,
     Parameters,
@@ -111,8 +114,8 @@ class Layer:
         assert bias is not None
         return bias.view(-1, self.spec.head_size).repeat_interleave(self.spec.heads // self.spec.kv_heads, 0)
 
-    def rounding(self) -> dict[str, Any]:
-        """The arguments of the bounds on P: queries, keys without b_k, |y||W_k|ᵀ, mask, scale and unit roundoff."""
+    def rounding(self) -> tuple[Tensor, Tensor, Tensor, Arithmetic]:
+        """What the bounds on P ask for: queries, keys without b_k, |y||W_k|ᵀ, and the arithmetic."""
         spec, params, group = self.spec, self.params, self.spec.heads // self.spec.kv_heads
         streams = params.w_q.shape[0] // (spec.heads * spec.head_size)
         q = project(self.x, params.w_q, params.b_q, streams * spec.heads)
@@ -120,16 +123,17 @@ class Layer:
         k_abs = project(self.y.abs(), params.w_k.abs(), None, streams * spec.kv_heads).repeat_interleave(group, 1)
         mask = position_mask(spec, params, q.shape[2], k.shape[2]).repeat(streams, 1, 1)[None]
         scale = spec.head_size**-0.5 if spec.scale is None else spec.scale
-        return {"q": q, "k": k, "k_abs": k_abs, "mask": mask, "scale": scale, "u": U, "roundings": spec.width + 1}
+        return q, k, k_abs, Arithmetic(mask, scale, U, spec.width + 1)
 
     def key_rounding(self) -> float:
         """K4: what adding b_k may do to the heads' outputs through rounding alone."""
-        spec, given = self.spec, self.rounding()
+        spec, (q, k, k_abs, arithmetic) = self.spec, self.rounding()
         v = project(self.y, self.params.w_v, self.params.b_v, spec.kv_heads)
-        streams = given["q"].shape[1] // spec.heads
+        streams = q.shape[1] // spec.heads
         v = v.repeat_interleave(spec.heads // spec.kv_heads, 1).repeat(1, streams, 1, 1)
         bias = self.heads_of_bias(self.params.b_k).unsqueeze(1)
-        return key_bias_effect_bound(**given, v=v, b_k=bias).max().item() * (1 + abs(spec.differential or 0.0))
+        moved = key_bias_effect_bound(q, k, v, k_abs, bias, arithmetic).max().item()
+        return moved * (1 + abs(spec.differential or 0.0))
 
     def fold_rounding(self) -> float:
         """V2: what folding b_v may do to the layer's output through rounding alone."""
@@ -138,9 +142,10 @@ class Layer:
         assert params.b_o is not None
         v_abs = project(self.y.abs(), params.w_v.abs(), None, spec.kv_heads).repeat_interleave(group, 1)
         bias = self.heads_of_bias(params.b_v)
-        shift = value_shift_bound(v_abs, bias.unsqueeze(1), u=U, roundings=spec.width + 1).amax((0, 2)).flatten()
+        arithmetic = Arithmetic(None, 1.0, U, spec.width + 1)
+        shift = value_shift_bound(v_abs, bias.unsqueeze(1), arithmetic).amax((0, 2)).flatten()
         o_abs = 2 * v_abs.amax((0, 2)).flatten()  # O is a mean of the values; 2 leaves room for its own rounding
-        return value_fold_bound(shift, o_abs, params.w_o, bias.flatten(), params.b_o, u=U).max().item()
+        return value_fold_bound(shift, o_abs, params.w_o, bias.flatten(), params.b_o, arithmetic).max().item()
 
 
 def key_effect(layer: Layer, dims: range | None = None) -> float:
@@ -212,12 +217,9 @@ def value_witness(spec: AttentionSpec) -> Witness:
 
 
 def double_difference(before: Tensor, after: Tensor) -> float:
-    """Q4: how much log P_ij − log P_ij' − log P_kj + log P_kj' changes at most, over keys that both rows see."""
-    change = after.log() - before.log()  # (B, H, T, S), nan where hidden
-    rows = change.unsqueeze(-2) - change.unsqueeze(-3)  # (B, H, T, T, S), one query against another
-    rows = rows.masked_fill(rows.isnan() | rows.isinf(), torch.nan)
-    high, low = rows.nan_to_num(-torch.inf).amax(-1), rows.nan_to_num(torch.inf).amin(-1)
-    return (high - low).clamp_min(0.0).nan_to_num(0.0).max().item()
+    """Q4: how much log P_ij − log P_il − log P_rj + log P_rl changes at most, over keys that both rows see."""
+    change = after.log() - before.log()  # (B, H, T, S)
+    return double_differences(change.masked_fill(~change.isfinite(), torch.nan)).max().item()
 
 
 def query_witness(spec: AttentionSpec) -> Witness:
@@ -243,7 +245,8 @@ def query_witness(spec: AttentionSpec) -> Witness:
     limit = torch.tanh(oscillation((after.log() - before.log()).nan_to_num(nan=0.0), hidden) / 4)
     resolved = limit > RESOLVED
     distance = (after - before).abs().sum(-1) / 2
-    slack = 2 * weights_error(**layer.rounding()).max().item() / RESOLVED
+    q, k, k_abs, arithmetic = layer.rounding()
+    slack = 2 * weights_error(logit_error(q, k_abs, arithmetic), evaluation_error(q, k, arithmetic)).max() / RESOLVED
     alive = {h: double_difference(*weights(alone(spec, "q", h))) for h in broken(spec, "q")}
     ratio = (distance / limit)[resolved].max().item()
-    return Witness("max TV(P(0), P(b_q)) / tanh(osc/4)", ratio, 1.0 + slack, alive, details)
+    return Witness("max TV(P(0), P(b_q)) / tanh(osc/4)", ratio, 1.0 + slack.item(), alive, details)

@@ -29,7 +29,8 @@ from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
 from minibeft.surgery.equivalence import read_sentences
 from minibeft.theory.attention import attention_weights
-from minibeft.verification.probe import Layer, probe
+from minibeft.theory.instance import Instance
+from minibeft.verification.probe import probe
 
 BITS = (8, 4, 3)
 STEPS = 150  # of descent on a convex function; on the demo model doubling it changes the key error by less than 1/1000
@@ -175,7 +176,7 @@ def quantkeys(model: str | Path, *, text: Path | None = None) -> Study:
     for quantiser in QUANTISERS:
         shifts = {"zero": [], "mean": [], "best": []}
         for layer in found:
-            k = layer.keys(layer.arguments["b_k"])
+            k = keys_of(layer)
             shifts["zero"].append(k.new_zeros(k.shape[1], 1, k.shape[3]))
             shifts["mean"].append(mean_shift(k, reals[0], free))
             shifts["best"].append(best_shift(k, reals[0], free, quantiser))
@@ -186,14 +187,18 @@ def quantkeys(model: str | Path, *, text: Path | None = None) -> Study:
     return Study(str(model), int(free.sum()), len(free), found_on, measured_on, tuple(rows))
 
 
+def keys_of(layer: Instance) -> Float[Tensor, "B G S D"]:
+    """The keys as they are cached: with b_k, turned where positions are rotary, one for each key-value head."""
+    return layer.k(layer.b_k)[:, :: layer.group].to(layer.x)
+
+
 def errors_of(
-    layer: Layer, shift: Float[Tensor, "G 1 D"], real: Bool[Tensor, "B 1 S 1"], quantiser: Quantiser, bits: int
+    layer: Instance, shift: Float[Tensor, "G 1 D"], real: Bool[Tensor, "B 1 S 1"], quantiser: Quantiser, bits: int
 ) -> tuple[float, ...]:
     """Six sums over one layer: squared key error, entries, total variation, rows, squared output error and output."""
-    a = layer.arguments
-    q, k, v = layer.queries(a["b_q"]), layer.keys(a["b_k"]), layer.grouped(layer.values(a["b_v"]))
+    q, k, v = layer.q(layer.b_q).to(layer.x), keys_of(layer), layer.v(layer.b_v).to(layer.x)
     stored = quantiser(k - shift, real, bits)
-    p, changed = (attention_weights(q, keys, layer.mask, layer.scale) for keys in (k, stored))
+    p, changed = (attention_weights(q, keys, layer.mask, layer.factor) for keys in (k, stored))
     variation = (p - changed).abs().sum(-1, keepdim=True) / 2 * real  # (B, H, T, 1)
     o, error = p @ v * real, (changed - p) @ v * real
     return (

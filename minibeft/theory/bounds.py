@@ -5,11 +5,23 @@ summation errs by at most γ_n |x|ᵀ|y|, γ_n = nu/(1 − nu) (Higham, Accuracy
 what stands here and measures how tight it is.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.theory.attention import Mask
+
+
+class Arithmetic(NamedTuple):
+    """How logits are made: the additive mask, their scale, the unit roundoff, and how many roundings an entry of K (or
+    V) is made by: C + 1 for a projection with a bias, 1 where a bias is added to a K that is at hand."""
+
+    mask: Mask | None
+    scale: float
+    u: float
+    roundings: int
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -37,97 +49,62 @@ def total_variation_bound(osc: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch
     return torch.tanh(osc / 4)
 
 
-def logit_error(
-    q: Float[Tensor, "B H T D"],
-    k_abs: Float[Tensor, "B H S D"],
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
-) -> Float[Tensor, "B H T"]:
+def logit_error(q: Float[Tensor, "B H T D"], k_abs: Float[Tensor, "B H S D"], a: Arithmetic) -> Float[Tensor, "B H T"]:
     """ε_i: the largest error of a visible logit in row i, when each entry of K errs by γ_roundings · k_abs.
 
     |ẑ_ij − z_ij| ≤ scale · |q_i|ᵀ k_abs_j · γ_n,  n = roundings + D (the dot product) + 2 (scale, mask), plus u|M_ij|.
     """
-    error = scale * (q.abs() @ k_abs.mT) * gamma(roundings + q.shape[-1] + 2, u)  # (B, H, T, S)
-    if mask is not None:
-        hidden = mask.isneginf()
-        error = (error + u * mask.masked_fill(hidden, 0.0).abs()).masked_fill(hidden, 0.0)
+    error = a.scale * (q.abs() @ k_abs.mT) * gamma(a.roundings + q.shape[-1] + 2, a.u)  # (B, H, T, S)
+    if a.mask is not None:
+        hidden = a.mask.isneginf()
+        error = (error + a.u * a.mask.masked_fill(hidden, 0.0).abs()).masked_fill(hidden, 0.0)
     return error.amax(-1)
 
 
-def evaluation_error(
-    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], mask: Mask | None, scale: float, u: float
+def logit_oscillation(
+    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], a: Arithmetic
 ) -> Float[Tensor, "B H T"]:
+    """osc(z_i) over the keys in sight."""
+    logits = a.scale * (q @ k.mT)
+    return oscillation(logits if a.mask is None else logits + a.mask, a.mask)
+
+
+def evaluation_error(q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], a: Arithmetic) -> Float[Tensor, "B H T"]:
     """η = u·(osc(z) + 6) + 2γ_S: the relative error of evaluating a softmax of given logits and a sum weighted by it.
 
-    The shift by the row's maximum, exp (2 ulp), the sum, the quotient, and the weighted sum.
+    The shift by the row's maximum, exp (2 ulp), the sum, the quotient, and the weighted sum. q and k themselves are
+    needed: with bounds on their entries in their place the oscillation may come out too small.
     """
-    logits = scale * (q @ k.mT) + (0.0 if mask is None else mask)
-    return u * (oscillation(logits, mask) + 6) + 2 * gamma(k.shape[-2], u)
+    return a.u * (logit_oscillation(q, k, a) + 6) + 2 * gamma(k.shape[-2], a.u)
 
 
-def weights_error(
-    q: Float[Tensor, "B H T D"],
-    k: Float[Tensor, "B H S D"],
-    k_abs: Float[Tensor, "B H S D"],
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
-) -> Float[Tensor, "B H T"]:
+def weights_error(epsilon: Float[Tensor, "*batch"], eta: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """The total variation between a computed row of P and the exact one: tanh(ε/2) by Q3 (logits off by at most ±ε
     oscillate by 2ε), plus η for evaluating it."""
-    error = logit_error(q, k_abs, mask, scale, u, roundings)
-    return torch.tanh(error / 2) + evaluation_error(q, k, mask, scale, u)
+    return torch.tanh(epsilon / 2) + eta
 
 
-def row_sum_error(
-    q: Float[Tensor, "B H T D"],
-    k: Float[Tensor, "B H S D"],
-    k_abs: Float[Tensor, "B H S D"],
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
-) -> Float[Tensor, "B H T"]:
+def row_sum_error(epsilon: Float[Tensor, "*batch"], eta: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """|Σ_j P̂_ij − 1| when P̂ is recomputed as exp(ẑ_ij − lse_i) with an lse_i saved from another evaluation of the
     same logits, as fused backward passes do: e^{2ε} − 1 for the two sets of logits, 2η for the two evaluations."""
-    error = logit_error(q, k_abs, mask, scale, u, roundings)
-    return torch.expm1(2 * error) + 2 * evaluation_error(q, k, mask, scale, u)
+    return torch.expm1(2 * epsilon) + 2 * eta
 
 
-def log_weights_error(
-    q: Float[Tensor, "B H T D"],
-    k: Float[Tensor, "B H S D"],
-    k_abs: Float[Tensor, "B H S D"],
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
-) -> Float[Tensor, "B H T"]:
+def log_weights_error(epsilon: Float[Tensor, "*batch"], eta: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """|log P̂_ij − log P_ij| for a visible key: ε in the logit and in the logarithm of the row sum each, plus 2η."""
-    error = logit_error(q, k_abs, mask, scale, u, roundings)
-    return 2 * error + 2 * evaluation_error(q, k, mask, scale, u)
+    return 2 * epsilon + 2 * eta
 
 
 def softmax_shift(
-    q: Float[Tensor, "B H T D"],
-    k: Float[Tensor, "B H S D"],
-    k_abs: Float[Tensor, "B H S D"],
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
+    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], k_abs: Float[Tensor, "B H S D"], a: Arithmetic
 ) -> Float[Tensor, "B H T"]:
     """ε'_i = ε_i + u(osc(z_i) + 2ε_i) + γ_4: how far the logits, whose exact softmax a computed row is, may be off.
 
     ε_i is logit_error; the computed logits lie within osc(z_i) + 2ε_i of their maximum, and subtracting that errs by u
     times as much; exp errs by 2 ulp = 4u, a shift of its argument by at most γ_4.
     """
-    error = logit_error(q, k_abs, mask, scale, u, roundings)
-    logits = scale * (q @ k.mT) + (0.0 if mask is None else mask)
-    return error + u * (oscillation(logits, mask) + 2 * error) + gamma(4, u)
+    error = logit_error(q, k_abs, a)
+    return error + a.u * (logit_oscillation(q, k, a) + 2 * error) + gamma(4, a.u)
 
 
 def key_bias_effect_bound(
@@ -136,11 +113,7 @@ def key_bias_effect_bound(
     v: Float[Tensor, "B H S D"],
     k_abs: Float[Tensor, "B H S D"],
     b_k: Float[Tensor, "H 1 D"],
-    *,
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
+    a: Arithmetic,
 ) -> Float[Tensor, "B H T"]:
     """K4: the most that adding b_k can move any entry of a row of O = P V, computed with unit roundoff u.
 
@@ -152,15 +125,15 @@ def key_bias_effect_bound(
     k is K without b_k; k_abs, with k_abs ≥ |k|, and `roundings` say how K was computed: roundings = C + 1 and
     k_abs = |y||W_k|ᵀ for a projection in one pass, 1 and |k| where b_k is added to a K that is at hand.
     """
-    before = softmax_shift(q, k, k_abs, mask, scale, u, roundings)
-    after = softmax_shift(q, k, k_abs + b_k.abs(), mask, scale, u, roundings)
+    before = softmax_shift(q, k, k_abs, a)
+    after = softmax_shift(q, k, k_abs + b_k.abs(), a)
     diameter = (v.amax(-2) - v.amin(-2)).amax(-1).unsqueeze(-1)  # (B, H, 1)
     largest = v.abs().amax((-2, -1)).unsqueeze(-1)  # (B, H, 1)
-    return diameter * torch.tanh((before + after) / 2) + 2 * gamma(2 * k.shape[-2], u) * largest
+    return diameter * torch.tanh((before + after) / 2) + 2 * gamma(2 * k.shape[-2], a.u) * largest
 
 
 def value_shift_bound(
-    v_abs: Float[Tensor, "B H S D"], b_v: Float[Tensor, "H 1 D"], *, u: float, roundings: int
+    v_abs: Float[Tensor, "B H S D"], b_v: Float[Tensor, "H 1 D"], a: Arithmetic
 ) -> Float[Tensor, "B H 1 D"]:
     """V1: how far a computed O(b_v) − O(0) may lie from b_v. Rows of P that see no key are not covered: there it is 0.
 
@@ -169,7 +142,7 @@ def value_shift_bound(
     of the two weighted sums (γ_{S+1}), and of measuring it (two subtractions).
     """
     keys = v_abs.shape[-2]
-    sums, values = gamma(keys + 3, u), gamma(roundings, u)
+    sums, values = gamma(keys + 3, a.u), gamma(a.roundings, a.u)
     both = 2 * v_abs.amax(-2, keepdim=True) + b_v.abs()  # (B, H, 1, D), of V without and with b_v
     return sums * b_v.abs() + (1 + sums) * (values + sums * (1 + values)) * both
 
@@ -180,8 +153,7 @@ def value_fold_bound(
     w_o: Float[Tensor, "C HD"],
     b_v: Float[Tensor, " HD"],
     b_o: Float[Tensor, " C"],
-    *,
-    u: float,
+    a: Arithmetic,
 ) -> Float[Tensor, " C"]:
     """V2: how far the output with b_v may lie from the output with b_v folded into b_o' = b_o + W_o b_v.
 
@@ -189,7 +161,7 @@ def value_fold_bound(
     also covers the computation of b_o'.
     """
     weight = w_o.abs()
-    outputs = 2 * gamma(w_o.shape[1] + 3, u) * (weight @ (o_abs + b_v.abs()) + b_o.abs())
+    outputs = 2 * gamma(w_o.shape[1] + 3, a.u) * (weight @ (o_abs + b_v.abs()) + b_o.abs())
     return weight @ shift + outputs
 
 
@@ -198,11 +170,7 @@ def value_gradient_bound(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H S D"],
     k_abs: Float[Tensor, "B H S D"],
-    *,
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
+    a: Arithmetic,
 ) -> Float[Tensor, "H D"]:
     """V3: how far a computed ∂L/∂b_v may lie from Σ_i ∂L/∂O_i, for each query head.
 
@@ -210,7 +178,8 @@ def value_gradient_bound(
     logarithm of the row sum, so rows sum to one only within the error of two evaluations (row_sum_error).
     """
     batch, _, queries, _ = d_o.shape
-    rows = row_sum_error(q, k, k_abs, mask, scale, u, roundings).unsqueeze(-1) + gamma(queries + batch * k.shape[-2], u)
+    rows = row_sum_error(logit_error(q, k_abs, a), evaluation_error(q, k, a)).unsqueeze(-1)
+    rows = rows + gamma(queries + batch * k.shape[-2], a.u)
     return (d_o.abs() * rows).sum((0, 2))
 
 
@@ -220,11 +189,7 @@ def key_gradient_bound(
     k: Float[Tensor, "B H S D"],
     v: Float[Tensor, "B H S D"],
     k_abs: Float[Tensor, "B H S D"],
-    *,
-    mask: Mask | None,
-    scale: float,
-    u: float,
-    roundings: int,
+    a: Arithmetic,
 ) -> Float[Tensor, "H D"]:
     """K2: how far from 0 a computed ∂L/∂b_k may lie, for each query head.
 
@@ -236,6 +201,7 @@ def key_gradient_bound(
     batch, _, queries, size = q.shape
     keys = k.shape[-2]
     weight = (d_o.abs() * v.abs().amax(-2, keepdim=True)).sum(-1)  # (B, H, T)
-    row = 2 * gamma(size + keys + 2, u) + 2 * row_sum_error(q, k, k_abs, mask, scale, u, roundings)
-    total = weight * (row + 2 * gamma(queries + batch * keys + 2, u))
-    return scale * (q.abs() * total.unsqueeze(-1)).sum((0, 2))
+    sums = row_sum_error(logit_error(q, k_abs, a), evaluation_error(q, k, a))
+    row = 2 * gamma(size + keys + 2, a.u) + 2 * sums
+    total = weight * (row + 2 * gamma(queries + batch * keys + 2, a.u))
+    return a.scale * (q.abs() * total.unsqueeze(-1)).sum((0, 2))

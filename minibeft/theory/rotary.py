@@ -33,6 +33,13 @@ class Rotation(NamedTuple):
         turned = torch.stack((a, b), -1).flatten(-2) if self.interleaved else torch.cat((a, b), -1)
         return torch.cat((turned, rest), -1)
 
+    def reach(self, size: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
+        """What no turn of numbers of these sizes exceeds, entry by entry: both members of a pair become their sum."""
+        turned, rest = size[..., : self.dims], size[..., self.dims :]
+        a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
+        both = torch.stack((a + b, a + b), -1).flatten(-2) if self.interleaved else torch.cat((a + b, a + b), -1)
+        return torch.cat((both, rest), -1)
+
     @property
     def dims(self) -> int:
         """R, the entries of each head that turn."""

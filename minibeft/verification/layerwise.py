@@ -1,6 +1,7 @@
 """The statements about one attention layer, measured in every layer of a model on the inputs that it got."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,48 +9,79 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from minibeft.models.transformer import Transformer
-from minibeft.verification import measure
+from minibeft.theory import statements
+from minibeft.theory.bounds import gamma
+from minibeft.theory.instance import Instance
+from minibeft.theory.statements import Gap
 from minibeft.verification.findings import Check
-from minibeft.verification.probe import Batch, Layer, modules_of, turned, where
+from minibeft.verification.measure import draw, worst
+from minibeft.verification.probe import Batch, modules_of, turned, where
 
 MAGNITUDES = (0.1, 1.0, 10.0)  # standard deviations that b_k is redrawn with; real b_q reach about 1
+DIRECTIONS = 16  # in which the hull of the values is tried
 
 
-def keys(model: Transformer, layers: list[Layer], generator: Generator) -> Iterator[Check]:
+def check(theorem: str, what: str, layers: list[Instance], measure: Callable[[Instance], Gap], **more: Any) -> Check:
+    """One statement in every layer."""
+    return Check(theorem, what, tuple(worst(i, measure(layer)) for i, layer in enumerate(layers)), **more)
+
+
+def keys(model: Transformer, layers: list[Instance], generator: Generator) -> Iterator[Check]:
     """Redraw b_k at several magnitudes, where it must do nothing and where it must not."""
     live, null = turned(model)
+
+    def effect(layer: Instance, part: slice, magnitude: float) -> Gap:
+        assert layer.b_k is not None
+        b_k = torch.zeros_like(layer.b_k).view(layer.kv_heads, -1)
+        b_k[:, part] = draw(b_k[:, part], magnitude, generator)
+        return statements.key_effect(replace(layer, b_k=b_k.flatten()))
+
     for part, must_hold in ((null, True), (live, False)):
         for magnitude in MAGNITUDES:
             if part is not None:
-                found = tuple(measure.key_bias(layer, part, magnitude, generator) for layer in layers)
                 what = f"b_k redrawn, σ = {magnitude:g}{where(model, part)}: change of the attention output"
-                yield Check("K1", what, found, must_hold)
+                measure = lambda layer, p=part, m=magnitude: effect(layer, p, m)  # noqa: E731
+                yield check("K1", what, layers, measure, must_hold=must_hold)
 
 
-def values(layers: list[Layer], generator: Generator) -> Iterator[Check]:
+def values(layers: list[Instance], generator: Generator) -> Iterator[Check]:
     """The shift law at the attention output."""
-    found = tuple(measure.value_shift(layer, 1.0, generator) for layer in layers)
-    yield Check("V1", "b_v redrawn: the attention output shifts by b_v, but for", found)
+
+    def shift(layer: Instance) -> Gap:
+        assert layer.b_v is not None
+        return statements.value_shift(replace(layer, b_v=draw(layer.b_v, 1.0, generator)))
+
+    yield check("V1", "b_v redrawn: the attention output shifts by b_v, but for", layers, shift)
 
 
-def gradients(model: Transformer, batch: Batch, layers: list[Layer], generator: Generator) -> Iterator[Check]:
+def gradients(model: Transformer, batch: Batch, layers: list[Instance], generator: Generator) -> Iterator[Check]:
     """Of b_k against that of b_v, and of b_v without the attention's backward pass."""
     d_outs = output_gradients(model, batch, generator)
-    keys_, values_, outputs = [], [], []
-    scale = ""
+    d_os = []
     for layer, d_out in zip(layers, d_outs, strict=True):
-        d_o = (d_out @ layer.arguments["w_o"]).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-        d_o = d_o * layer.sees[:, None, :, None]
-        found, norm_k, norm_v = measure.key_gradient(layer, d_o)
-        keys_.append(found)
-        values_.append(measure.value_gradient(layer, d_o))
-        outputs.append(measure.output_gradient(layer, d_out))
-        scale = scale or f"layer 0: ‖∂L/∂b_k‖ {norm_k:.0e}, ‖∂L/∂b_v‖ {norm_v:.0e}"
+        assert layer.w_o is not None
+        d_o = (d_out @ layer.w_o).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        d_os.append(d_o * layer.sees.unsqueeze(-1))
+    at = {id(layer): (d_out, d_o) for layer, d_out, d_o in zip(layers, d_outs, d_os, strict=True)}
+    first = statements.bias_gradients(layers[0], d_os[0])
+    scale = f"layer 0: ‖∂L/∂b_k‖ {first['b_k'].norm():.0e}, ‖∂L/∂b_v‖ {first['b_v'].norm():.0e}"
     live, null = turned(model)
     if live is None or null is None:
-        yield Check("K2", "∂L/∂b_k, of any loss", tuple(keys_), live is None, scale)
-    yield Check("V3", "∂L/∂b_v − Σ_i ∂L/∂O_i", tuple(values_))
-    yield Check("V3", "∂L/∂b_v − W_oᵀ ∂L/∂b_o", tuple(outputs))
+        measure = lambda layer: statements.key_gradient(layer, at[id(layer)][1])  # noqa: E731
+        yield check("K2", "∂L/∂b_k, of any loss", layers, measure, must_hold=live is None, note=scale)
+    measure = lambda layer: statements.value_gradient(layer, at[id(layer)][1])  # noqa: E731
+    yield check("V3", "∂L/∂b_v − Σ_i ∂L/∂O_i", layers, measure)
+    yield check("V3", "∂L/∂b_v − W_oᵀ ∂L/∂b_o", layers, lambda layer: output_gradient(layer, at[id(layer)][0]))
+
+
+def output_gradient(layer: Instance, d_out: Float[Tensor, "B T C"]) -> Gap:
+    """V3, the other way: |Σ_i W_oᵀ ∂L/∂out_i − W_oᵀ ∂L/∂b_o|; both are sums of B·T·C products in another order."""
+    w_o = layer.w_o
+    assert w_o is not None
+    one, other = (d_out @ w_o).sum((0, 1)), d_out.sum((0, 1)) @ w_o
+    rows = d_out.shape[0] * d_out.shape[1]
+    allowed = 2 * gamma(rows + w_o.shape[0], layer.arithmetic.u) * (d_out.abs() @ w_o.abs()).sum((0, 1))
+    return Gap((one - other).abs(), allowed)
 
 
 def output_gradients(model: Transformer, batch: Batch, generator: Generator) -> tuple[Float[Tensor, "B T C"], ...]:
@@ -63,22 +95,21 @@ def output_gradients(model: Transformer, batch: Batch, generator: Generator) -> 
     hidden = model(**batch).hidden
     for hook in hooks:
         hook.remove()
-    weight = measure.draw(hidden, 1.0, generator) * batch["attention_mask"][..., None]
+    weight = draw(hidden, 1.0, generator) * batch["attention_mask"][..., None]
     return torch.autograd.grad((hidden * weight).sum(), outs)
 
 
-def queries(layers: list[Layer], generator: Generator) -> Iterator[Check]:
-    """The hull, the bound and the double differences."""
-    rotary = any(layer.rotary for layer in layers)
-    drawn = [measure.draw(layer.arguments["b_q"], 1.0, generator) for layer in layers]
-    choices = [("b_q redrawn, σ = 1", drawn)]
-    if "q" not in layers[0].absent:
-        choices.insert(0, ("the model's b_q", [layer.arguments["b_q"] for layer in layers]))
-    for name, biases in choices:
-        pairs = list(zip(layers, biases, strict=True))
-        found = tuple(measure.hull(layer, b, generator) for layer, b in pairs)
-        yield Check("Q2", f"{name}: reach of O beyond the convex hull of V", found)
-        found = tuple(measure.query_total_variation(layer, b) for layer, b in pairs)
-        yield Check("Q3", f"{name}: total variation of P, against tanh(osc(β)/4)", found)
-        found = tuple(measure.query_double_difference(layer, b) for layer, b in pairs)
-        yield Check("Q4", f"{name}: change of double differences of log P", found, not rotary)
+def queries(model: Transformer, layers: list[Instance], generator: Generator) -> Iterator[Check]:
+    """The hull, the bound and the double differences, with the model's b_q and with a redrawn one."""
+    choices = [("b_q redrawn, σ = 1", [replace(p, b_q=draw(p.b_q, 1.0, generator)) for p in layers])]  # type: ignore[arg-type]
+    if "q" in model.config.biases:
+        choices.insert(0, ("the model's b_q", layers))
+    directions = draw(layers[0].w_q.new_zeros(model.config.head_size, DIRECTIONS), 1.0, generator)
+    must_hold = turned(model)[0] is None
+    for name, chosen in choices:
+        hull = lambda layer: statements.hull(layer, directions)  # noqa: E731
+        yield check("Q2", f"{name}: reach of O beyond the convex hull of V", chosen, hull)
+        what = f"{name}: total variation of P, against tanh(osc(β)/4)"
+        yield check("Q3", what, chosen, statements.query_variation)
+        what = f"{name}: change of double differences of log P"
+        yield check("Q4", what, chosen, statements.blindness, must_hold=must_hold)

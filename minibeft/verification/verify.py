@@ -14,9 +14,10 @@ from minibeft.checkpoints.tokenizer import encode, has_tokenizer, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
+from minibeft.theory.instance import Instance
 from minibeft.verification.findings import Report
 from minibeft.verification.layerwise import gradients, keys, queries, values
-from minibeft.verification.probe import Batch, Layer, probe
+from minibeft.verification.probe import Batch, probe
 from minibeft.verification.sentences import SENTENCES
 from minibeft.verification.whole import effects, whole_model
 
@@ -30,9 +31,9 @@ def verify(
     progress("loading in float32")
     model = load_model(name, task=task, dtype=torch.float32)
     batch = batch_of(model, name, seed)
-    layers = probe(model, batch)
+    layers = [layer.filled() for layer in probe(model, batch)]
     report = Report(str(name), model.config.family, settings(model, batch, seed), reason(model))
-    report.norms = [norms(layer) for layer in layers]
+    report.norms = [norms(model, layer) for layer in layers]
     progress("keys and values, layer by layer in float32")
     report.checks += keys(model, layers, Generator().manual_seed(seed))
     report.checks += values(layers, Generator().manual_seed(seed))
@@ -42,9 +43,9 @@ def verify(
     gc.collect()
     progress("loading in float64")
     model = load_model(name, task=task, dtype=torch.float64)
-    layers = probe(model, batch)
+    layers = [layer.filled() for layer in probe(model, batch)]
     progress("queries, layer by layer in float64")
-    report.checks += queries(layers, Generator().manual_seed(seed))
+    report.checks += queries(model, layers, Generator().manual_seed(seed))
     progress("gradients in float64")
     report.checks += gradients(model, batch, layers, Generator().manual_seed(seed))
     progress("the whole model in float64")
@@ -85,6 +86,6 @@ def reason(model: Transformer) -> str:
     return f"{because}. b_k is {parts}." if parts else f"{because}."
 
 
-def norms(layer: Layer) -> dict[str, float | None]:
+def norms(model: Transformer, layer: Instance) -> dict[str, float | None]:
     """‖b_q‖, ‖b_k‖ and ‖b_v‖ of one layer."""
-    return {n: None if n in layer.absent else layer.arguments[f"b_{n}"].norm().item() for n in "qkv"}
+    return {n: getattr(layer, f"b_{n}").norm().item() if n in model.config.biases else None for n in "qkv"}

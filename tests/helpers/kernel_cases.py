@@ -6,7 +6,7 @@ are NaN themselves before a launch. Without a GPU, Triton's interpreter runs the
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -93,21 +93,15 @@ class Case:
         return Drawn(x, (w_q, w_k, w_v), (b_q, b_k, b_v), (d_q, d_k, d_v), rotation, self.heads)
 
 
-@dataclass(frozen=True)
-class PairSums:
-    """Takes a rotation's place where sizes are asked for: both members of a pair become their sum, which no turn of
-    them exceeds."""
+class Reach(NamedTuple):
+    """Takes a rotation's place where sizes are asked for."""
 
-    dims: int
-    interleaved: bool
+    rotation: Rotation
 
     def __call__(self, x: Tensor) -> Tensor:
-        turned, rest = x[..., : self.dims], x[..., self.dims :]
-        a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
-        turned = torch.stack((a + b, a + b), -1).flatten(-2) if self.interleaved else torch.cat((a + b, a + b), -1)
-        return torch.cat((turned, rest), -1)
+        return self.rotation.reach(x)
 
-    def inverse(self) -> "PairSums":
+    def inverse(self) -> "Reach":
         return self
 
 
@@ -119,7 +113,7 @@ class Drawn:
     weights: Triple
     biases: OptionalTriple
     grads: Triple
-    rotation: Any  # Rotation, None, or PairSums
+    rotation: Any  # Rotation, None, or Reach
     heads: int
 
     def to(self, dtype: torch.dtype) -> "Drawn":
@@ -132,7 +126,7 @@ class Drawn:
 
     def absolute(self) -> "Drawn":
         """Every number without its sign, and sums in place of turns: no smaller than the sum of a result's terms."""
-        turn = None if self.rotation is None else PairSums(self.rotation.dims, self.rotation.interleaved)
+        turn = None if self.rotation is None else Reach(self.rotation)
         return self._map(torch.abs, turn)
 
     def _map(self, f: Callable[[Tensor], Tensor], rotation: Any) -> "Drawn":

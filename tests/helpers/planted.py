@@ -60,7 +60,7 @@ def rotated(x, w_q, w_k, w_v, w_o=None, **given: Any) -> Attended:
     if (w_q.shape[0] // heads) % 2:
         return attend(x, w_q, w_k, w_v, w_o, **given)
     turn = Rotary(w_q.shape[0] // heads, scale=0.5)
-    return attend(x, w_q, w_k, w_v, w_o, **given, rotate=lambda t: turn.rotate(torch.arange(t.shape[2]))(t))
+    return attend(x, w_q, w_k, w_v, w_o, **{**given, "rotate": lambda t: turn.rotate(torch.arange(t.shape[2]))(t)})
 
 
 def quadruple_b_q(x, w_q, w_k, w_v, w_o=None, *, b_q=None, **given: Any) -> Attended:

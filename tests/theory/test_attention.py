@@ -1,24 +1,27 @@
 """attend() is what the formula says, entry by entry; the fused path agrees; a row that sees nothing is zero."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from checks import rounding
+from checks import Attend
 from hypothesis import given
 from planted import first_key_only, mixed_up_groups, off_by_one, quadruple_b_q, rejects, rotated, thin_rows
-from strategies import Attend, Problem, problems
+from strategies import problems
 from tolerance import assert_agrees, in_float64, samples
 
 from minibeft.theory.attention import attend, masked_softmax
 from minibeft.theory.bounds import gamma
 from minibeft.theory.draws import Draws
+from minibeft.theory.instance import Instance
 from minibeft.theory.rotary import Rotary
+from minibeft.theory.statements import logit_errors
 from minibeft.theory.variants import AttentionSpec, attend_variant, position_mask, random_parameters
 
 
-def by_loops(p: Problem) -> torch.Tensor:
+def by_loops(p: Instance) -> torch.Tensor:
     """O (B, T, H D) in float64 by the definition: one dot product, one exponential and one mean at a time."""
     x, y, size = p.x.tolist(), p.source.tolist(), p.w_q.shape[0] // p.heads
     mask = torch.zeros(len(x), p.heads, len(x[0]), len(y[0])) if p.mask is None else p.mask
@@ -50,22 +53,22 @@ def by_loops(p: Problem) -> torch.Tensor:
     return out
 
 
-def allowed_error(p: Problem) -> torch.Tensor:
+def allowed_error(p: Instance) -> torch.Tensor:
     """How far a computed O may lie from the exact one, (B, H, T): P moves by tanh(ε/2) in total variation, ε with the
     rounding of both projections; evaluating it by 2η; and the values round."""
-    epsilon, eta = rounding(p, p.b_q)
+    epsilon, eta = logit_errors(p, p.b_q)
     v = p.exact().v(p.exact().b_v)
     diameter = (v.amax(-2) - v.amin(-2)).amax(-1).unsqueeze(-1)
-    sizes = p.sizes(p.w_v, p.kv_heads, p.b_v).amax((-2, -1)).unsqueeze(-1)
-    return diameter * torch.tanh(epsilon / 2) + (2 * eta + gamma(p.roundings, p.u)) * sizes
+    sizes = p.sizes("v", p.b_v).amax((-2, -1)).unsqueeze(-1)
+    return diameter * torch.tanh(epsilon / 2) + (2 * eta + gamma(p.arithmetic.roundings, p.arithmetic.u)) * sizes
 
 
-def check_definition(p: Problem, function: Attend = attend) -> None:
+def check_definition(p: Instance, function: Attend = attend) -> None:
     """Both paths, in float32 and float64, lie within rounding of the loops."""
     gold = by_loops(p).unflatten(-1, (p.heads, -1)).transpose(1, 2)
     for problem in (p, p.exact()):
         for fused in (True, False):
-            wrong = (problem.heads_out(function, fused=fused) - gold).abs().amax(-1)
+            wrong = (replace(problem, function=function).outputs(fused=fused) - gold).abs().amax(-1)
             assert (wrong <= allowed_error(problem)).all(), f"off by {wrong.max():.3e}, fused={fused}"
 
 

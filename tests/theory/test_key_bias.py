@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from breakers import breaking, breaking_ids, some
-from checks import check_invariance, check_zero_gradient, effect_bound
+from checks import check_invariance, check_zero_gradient
 from hypothesis import given
 from hypothesis import strategies as st
 from planted import first_key_only, off_by_one, rejects, rotated
@@ -17,6 +17,7 @@ from minibeft.certificate.witness import Layer
 from minibeft.theory.attention import attend
 from minibeft.theory.draws import Draws
 from minibeft.theory.rotary import Rotary
+from minibeft.theory.statements import key_effect_allowed
 
 
 @given(problems((torch.float64,), blind=True))
@@ -32,7 +33,7 @@ def test_K1_float32(p):
 @given(problems((torch.float64,), magnitude=1.0))
 def test_K1_the_weights_and_the_bound_is_no_excuse(p):
     """In float64 with unit biases the bound is below 1e-9 of the values, and P itself stays put."""
-    assert effect_bound(p).max() < 1e-9 * (1 + p.v(p.b_v).abs().max())
+    assert key_effect_allowed(p).max() < 1e-9 * (1 + p.v(p.b_v).abs().max())
     torch.testing.assert_close(p.weights(), p.weights(b_k=None), atol=1e-9, rtol=0)
 
 
@@ -43,11 +44,11 @@ def test_K1_with_dropout_on_P(p, rate):
     for bias in (p.b_k, None):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            outputs.append(p.heads_out(b_k=bias, dropout=rate, fused=False))
+            outputs.append(p.outputs(b_k=bias, dropout=rate, fused=False))
     # Kept weights are P/(1 − rate). They no longer sum to one, so errors of P meet v itself, not differences of it: the
     # bound for values that reach from −max|v| to max|v|.
     largest = p.v(p.b_v).abs().amax(-2, keepdim=True)
-    allowed = effect_bound(p, torch.cat([largest, -largest], -2)) / (1 - rate)
+    allowed = key_effect_allowed(p, torch.cat([largest, -largest], -2)) / (1 - rate)
     assert ((outputs[0] - outputs[1]).abs().amax(-1) <= allowed).all()
 
 

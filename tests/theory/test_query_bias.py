@@ -7,14 +7,11 @@ import torch
 from breakers import PLAIN
 from checks import (
     U,
-    beta,
     check_blindness,
     check_bound,
     check_form,
     check_hull,
-    log_weights_error_of,
-    rounding,
-    weight_errors,
+    log_errors_of,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -30,6 +27,7 @@ from minibeft.theory.bounds import (
     total_variation_bound,
 )
 from minibeft.theory.rotary import Rotary
+from minibeft.theory.statements import query_errors
 from minibeft.theory.variants import without
 
 CHECKS = {"Q1": check_form, "Q2": check_hull, "Q3": check_bound, "Q4": check_blindness}
@@ -133,26 +131,26 @@ def test_Q5_null_directions(p):
     for index, direction in enumerate(vh):
         moved = (p.weights(b_q=direction) - p.weights(b_q=None)).abs().sum(-1) / 2
         spread = (centred @ direction).abs().max() * p.factor
-        rounds = weight_errors(replace(p, b_q=direction)).max()
+        rounds = query_errors(replace(p, b_q=direction)).max()
         if index >= rank:
             assert moved.max() <= rounds + spread
         elif p.mask is None:  # the log-weights spread as β does, which is not constant
             ratio = p.weights(b_q=direction).log() - p.weights(b_q=None).log()
-            errors = sum(log_weights_error_of(*rounding(p, b)).max() for b in (None, direction))
+            errors = sum(log_errors_of(p, b).max() for b in (None, direction))
             assert (oscillation(ratio) >= oscillation(p.factor * centred @ direction) - 2 * errors).all()
 
 
 @given(problems((torch.float64,), keys=2, magnitude=1.0, masks=("none",)), st.floats(1.0, 300.0))
 def test_Q6_saturation(p, t):
     """1 − P_ij* ≤ (m−1) e^{osc(z_i) − tΔ} where one key alone maximises k_j·b_q, Δ its lead times s."""
-    lead = beta(p, p.b_q)
+    lead = p.shift(p.b_q)
     top = lead.topk(2, -1).values
     assume((top[..., 0] - top[..., 1]).min() > 1e-3)
     k, q = p.k(p.b_k), p.q(None)
     z = p.factor * q @ k.mT
     missing = 1 - p.weights(b_q=t * p.b_q).gather(-1, lead.argmax(-1, keepdim=True).expand(*z.shape[:3], 1))[..., 0]
     exponent = oscillation(z) - t * (top[..., 0] - top[..., 1])
-    allowed = (k.shape[2] - 1) * exponent.clamp(max=50).exp() + weight_errors(replace(p, b_q=t * p.b_q))
+    allowed = (k.shape[2] - 1) * exponent.clamp(max=50).exp() + query_errors(replace(p, b_q=t * p.b_q))
     assert (missing <= allowed).all()
 
 

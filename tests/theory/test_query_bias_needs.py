@@ -9,9 +9,7 @@ from torch import Tensor
 
 from minibeft.certificate.witness import Layer, double_difference
 from minibeft.theory.attention import attend, project
-from minibeft.theory.bounds import (
-    log_weights_error,
-)
+from minibeft.theory.bounds import evaluation_error, log_weights_error, logit_error
 from minibeft.theory.mechanisms import broken
 from minibeft.theory.theorems import THEOREMS
 from minibeft.theory.variants import without
@@ -124,10 +122,7 @@ def test_Q4_scope(spec):
 
 def layer_rounding(layer: Layer) -> float:
     """log_weights_error of a witness layer."""
-    given = layer.rounding()
+    q, k, k_abs, arithmetic = layer.rounding()
     q_size = project(layer.x.abs(), layer.params.w_q.abs(), some(layer.params.b_q).abs(), layer.spec.heads)
-    return (
-        log_weights_error(**{**given, "q": q_size, "k_abs": given["k_abs"] + some(layer.params.b_k).abs().max()})
-        .max()
-        .item()
-    )
+    epsilon = logit_error(q_size, k_abs + some(layer.params.b_k).abs().max(), arithmetic)
+    return log_weights_error(epsilon, evaluation_error(q, k, arithmetic)).max().item()

@@ -112,11 +112,9 @@ def test_V3_through_the_output_projection(p):
     by_head = (p.w_o.mT @ g_o).view(p.kv_heads, p.group, -1).sum(1).flatten()
     # Both are sums of B T C H products; P's rows sum to one within the error of two evaluations of its logits.
     terms = (d_out.abs() @ p.w_o.abs()).unflatten(-1, (p.heads, -1)).transpose(1, 2)  # (B, H, T, D)
-    sizes = p.sizes(p.w_k, p.kv_heads, p.b_k)
-    rows = value_gradient_bound(
-        terms, p.q(p.b_q), p.k(p.b_k), sizes, mask=p.mask64, scale=p.factor, u=p.u, roundings=p.roundings
-    )
-    sums = gamma(p.x.shape[0] * p.x.shape[1] + p.w_o.numel(), p.u) * terms.sum((0, 2))
+    sizes = p.sizes("k", p.b_k)
+    rows = value_gradient_bound(terms, p.q(p.b_q), p.k(p.b_k), sizes, p.arithmetic)
+    sums = gamma(p.x.shape[0] * p.x.shape[1] + p.w_o.numel(), p.arithmetic.u) * terms.sum((0, 2))
     allowed = (rows + 2 * sums).view(p.kv_heads, p.group, -1).sum(1).flatten()
     assert ((g_v - by_head).abs() <= allowed).all()
 
@@ -144,9 +142,9 @@ def test_V4_b_v_reaches_what_b_o_reaches(p):
     b_v = torch.linalg.solve(w_o, target)
     moved = p.run(w_o=w_o, b_v=b_v).output - p.run(w_o=w_o, b_v=None).output
     heads = b_v.view(p.heads, 1, -1)
-    sizes = p.sizes(p.w_v, p.kv_heads)
-    shift = value_shift_bound(sizes, heads, u=U, roundings=p.roundings).amax((0, 2)).flatten()
-    allowed = value_fold_bound(shift, 2 * sizes.amax((0, 2)).flatten(), w_o, b_v, target, u=U)
+    sizes = p.sizes("v")
+    shift = value_shift_bound(sizes, heads, p.arithmetic).amax((0, 2)).flatten()
+    allowed = value_fold_bound(shift, 2 * sizes.amax((0, 2)).flatten(), w_o, b_v, target, p.arithmetic)
     missed = (w_o @ b_v - target).abs()
     assert missed.max() < 1e-9 * target.abs().max()  # solving costs some cond(W_o) u, of order 1e-12
     assert ((moved - target).abs() <= allowed + missed).all()
@@ -194,7 +192,7 @@ def test_V5_dropout_shifts_by_the_row_sum(p):
     rows = run(w_v=torch.zeros_like(p.w_v), b_v=torch.ones_like(p.b_v))
     residual = (run() - run(b_v=None) - rows * p.per_head(p.b_v)).abs()
     # Twice V1's bound: kept weights are doubled.
-    allowed = 2 * value_shift_bound(p.sizes(p.w_v, p.kv_heads), p.per_head(p.b_v), u=p.u, roundings=p.roundings)
+    allowed = 2 * value_shift_bound(p.sizes("v"), p.per_head(p.b_v), p.arithmetic)
     assert (residual <= allowed).all()
 
 
@@ -229,7 +227,5 @@ def test_the_bounds_are_not_vacuous():
     """On unit-size problems V1's float64 bound is below 1e-12, V3's row error too."""
     layer = Layer.random(PLAIN)
     assert layer.fold_rounding() < 1e-11
-    given = layer.rounding()
-    epsilon = logit_error(**{name: given[name] for name in ("q", "k_abs", "mask", "scale", "u", "roundings")})
-    eta = evaluation_error(**{name: given[name] for name in ("q", "k", "mask", "scale", "u")})
-    assert (epsilon + eta).max() < 1e-12
+    q, k, k_abs, arithmetic = layer.rounding()
+    assert (logit_error(q, k_abs, arithmetic) + evaluation_error(q, k, arithmetic)).max() < 1e-12

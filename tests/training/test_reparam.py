@@ -15,7 +15,14 @@ from minibeft.checkpoints.load import build_model
 from minibeft.errors import BadInput
 from minibeft.models.biases import count, freeze_except
 from minibeft.theory.attention import attend, project
-from minibeft.theory.bounds import gamma, key_bias_effect_bound, key_gradient_bound, unit_roundoff, value_shift_bound
+from minibeft.theory.bounds import (
+    Arithmetic,
+    gamma,
+    key_bias_effect_bound,
+    key_gradient_bound,
+    unit_roundoff,
+    value_shift_bound,
+)
 from minibeft.theory.draws import Draws
 from minibeft.training.reparam import FORMS, DoRA, LoRA, Plus, merge, most_square, reparametrise
 
@@ -150,18 +157,18 @@ def test_r2_k1_and_k2_hold_for_a_reparametrised_key_bias(form, seed):
     q = project(x, weights["w_q"], b_q, 3)
     k, v = (project(x, weights[w], None, 3) for w in ("w_k", "w_v"))
     k_abs = project(x.abs(), weights["w_k"].abs(), None, 3)
-    heads: dict[str, Any] = {"mask": None, "scale": 0.5, "u": U, "roundings": 13}
+    arithmetic = Arithmetic(None, 0.5, U, 13)
     b_k = made(bias)
     base = attend(x, **weights, b_q=b_q, heads=3).output
     output = attend(x, **weights, b_q=b_q, b_k=b_k, heads=3).output
     shaped = b_k.detach().reshape(3, 1, 4)
-    bound = key_bias_effect_bound(q, k, v, k_abs, shaped, **heads)  # (B, H, T)
+    bound = key_bias_effect_bound(q, k, v, k_abs, shaped, arithmetic)  # (B, H, T)
     moved = (output - base).detach().unflatten(-1, (3, 4)).transpose(1, 2).abs().amax(-1)
     assert (moved <= bound).all()
 
     gradients = torch.autograd.grad((output * upstream).sum(), list(made.parameters()))
     d_o = upstream.unflatten(-1, (3, 4)).transpose(1, 2)
-    at_bias = key_gradient_bound(d_o, q, k + shaped, v, k_abs + shaped.abs(), **heads).flatten()
+    at_bias = key_gradient_bound(d_o, q, k + shaped, v, k_abs + shaped.abs(), arithmetic).flatten()
     for (name, value), gradient in zip(made.named_parameters(), gradients, strict=True):
         jacobian = torch.autograd.functional.jacobian(replaced(made, name, bias), value).reshape(12, -1)
         # Jᵀ applied to a gradient within `at_bias` of 0; the roundings of doing so are far from 1 % of that bound
@@ -205,7 +212,7 @@ def test_r2_v1_holds_for_a_reparametrised_value_bias(form, seed):
     base = attend(x, **weights, b_q=b_q, heads=3).output
     shifted = attend(x, **weights, b_q=b_q, b_v=b_v, heads=3).output
     v_abs = project(x.abs(), weights["w_v"].abs(), None, 3)
-    bound = value_shift_bound(v_abs, b_v.reshape(3, 1, 4), u=U, roundings=13)  # (B, H, 1, D)
+    bound = value_shift_bound(v_abs, b_v.reshape(3, 1, 4), Arithmetic(None, 0.5, U, 13))  # (B, H, 1, D)
     assert ((shifted - base - b_v).unflatten(-1, (3, 4)).transpose(1, 2).abs() <= bound).all()
 
 

@@ -11,7 +11,7 @@ import minibeft
 from minibeft.checkpoints.find import MINILM_PACKAGE
 from minibeft.cli import main as cli
 from minibeft.models import transformer as model
-from minibeft.theory import attention
+from minibeft.theory import attention, instance
 from minibeft.theory.draws import Draws
 from minibeft.verification import probe
 from minibeft.verification.findings import Report
@@ -103,8 +103,8 @@ def uneven_keys(x, weight, bias, heads):
 def test_a_planted_bug_is_a_violation(folder: Path, monkeypatch: pytest.MonkeyPatch, name, bug, caught: set[str]):
     plain = attention.mix
     monkeypatch.setattr(attention, "mix", lambda *a, **k: plain(*a, **{**k, "fused": False}))
-    for module in (attention, probe):
-        monkeypatch.setattr(module, name, bug)
+    for module in (attention, instance):
+        monkeypatch.setattr(module, name, bug, raising=False)
     report = verify(folder)
     violated = {check.theorem for check in report.checks if check.verdict == "VIOLATED"}
     assert violated >= caught
@@ -140,7 +140,7 @@ def test_the_command_writes_every_number(folder: Path, tmp_path: Path, monkeypat
 @pytest.mark.parametrize("folder", ["bert"], indirect=True)
 def test_a_violation_ends_in_status_1(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attention, "project", uneven_keys)
-    monkeypatch.setattr(probe, "project", uneven_keys)
+    monkeypatch.setattr(instance, "project", uneven_keys)
     assert run(monkeypatch, "verify", str(folder)) == 1
 
 
