@@ -41,7 +41,8 @@ class Instance:
 
     def run(self, **changes: Any) -> Attended:
         """What the function gives with some arguments changed. W_o is left out unless it is named: run(w_o=p.w_o)."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)} | {"w_o": None, "b_o": None} | changes
+        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        given |= {"w_o": None, "b_o": None} | changes
         function: Callable[..., Attended] = given.pop("function")
         first = [given.pop(name) for name in ("x", "w_q", "w_k", "w_v", "w_o")]
         return function(*first, **given)

@@ -251,7 +251,7 @@ class TestValueBiasGrad:
         rounding = samples(lambda off: self.both_ways(off)[1], given, torch.float64)
         assert_agrees(short, rounding, autograd, what="db_v")
 
-    def both_ways(self, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def both_ways(self, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """b_v's gradient by V3 and by autograd."""
         case = Case(2, 5, 12, 4, 2, 6)
         given = {name: value.detach().requires_grad_() for name, value in given.items()}

@@ -57,8 +57,8 @@ def compare(family: str, terms: str) -> None:
     packed, packed64 = (results(classifier(family, t, "fused", terms)) for t in (torch.float32, torch.float64))
     assert packed.keys() == exact.keys()
     for name in exact:
-        drawn = ([run[name] for run in runs] for runs in (singles, doubles))
-        assert_same(packed[name], packed64[name], exact[name], *drawn, name)
+        single, double = ([run[name] for run in runs] for runs in (singles, doubles))
+        assert_same(packed[name], packed64[name], exact[name], single, double, name)
 
 
 @pytest.mark.parametrize("terms", TERMS)

@@ -181,7 +181,7 @@ def test_r2_the_gradient_is_the_jacobian_times_the_biass(form, seed):
     """For b_q, whose gradient is not 0: ∂L/∂θ = Jᵀ ∂L/∂b, so nothing but the bias passes the gradient on."""
     x, weights, _, bias, made, upstream = problem(form, seed)
 
-    def loss(b: Tensor, x: Tensor, weights: dict[str, Tensor], upstream: Tensor) -> Tensor:
+    def loss(b: Tensor, x: Tensor, weights: dict[str, Any], upstream: Tensor) -> Tensor:
         return (attend(x, **weights, b_q=b, heads=3).output * upstream).sum()
 
     def direct(inputs: Any) -> list[Tensor]:
