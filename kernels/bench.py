@@ -127,7 +127,7 @@ def refuse(device: torch.device, small: bool, json_path: Path | None, png_path: 
         raise BadInput(f"--device {device}: torch sees no GPU here; {trial}")
     if device.type != "cuda" and not (small and on_kernels(torch.empty(0, device=device))):
         raise BadInput(f"--device {device}: only a GPU can be measured; {trial}")
-    require_place(json_path, png_path)
+    require_place({"--json": json_path, "--png": png_path})
     if png_path is not None:
         require_matplotlib()
 

@@ -1,14 +1,11 @@
 """`minibeft prove`: run the proofs, show every step, and say plainly what holds."""
 
-import json as json_format
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from minibeft.errors import BadInput
 from minibeft.proofs import PROOFS, Counterexample, Proof, Report, Step
@@ -16,6 +13,10 @@ from minibeft.proofs.document import document
 from minibeft.proofs.printing import latex as formula_latex
 from minibeft.proofs.printing import unicode
 from minibeft.proofs.statement import Outcome
+from minibeft.show.console import out
+from minibeft.show.files import require_place, write, write_json
+from minibeft.show.grid import Grid
+from minibeft.show.progress import steps
 from minibeft.show.record import provenance
 from minibeft.theory.theorems import HYPOTHESES, THEOREMS
 
@@ -25,21 +26,18 @@ GUARD = "'every size' is proved by normal forms, and added up in numbers for all
 def prove(names: list[str], *, latex: Path | None = None, json: Path | None = None, without: str | None = None) -> None:
     """Prove the statements of the theory step by step; exit status 1 if a step fails."""
     proofs = chosen(names)
-    for option, file in (("--latex", latex), ("--json", json)):
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise BadInput(f"{option}: cannot write {file}; name a file in a folder that exists")
-    console = Console()
+    require_place({"--latex": latex, "--json": json})
     if without is not None:
-        drop(console, proofs, without)
+        drop(out, proofs, without)
         return
-    reports = run(console, proofs)
-    console.print(summary(reports))
+    reports = run(out, proofs)
+    out.print(summary(reports))
     if latex is not None:
-        latex.write_text(document(reports), encoding="utf-8")
-        console.print(f"wrote {latex}")
+        write(latex, document(reports).encode())
+        out.print(f"wrote {latex}")
     if json is not None:
-        json.write_text(json_format.dumps(record(reports), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        console.print(f"wrote {json}")
+        write_json(json, record(reports))
+        out.print(f"wrote {json}")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
@@ -53,13 +51,11 @@ def chosen(names: list[str]) -> list[Proof]:
 
 
 def run(console: Console, proofs: list[Proof]) -> list[Report]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    """Decide every part of the proofs, each shown when it is done."""
     reports = []
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("proving", total=sum(len(proof.parts()) for proof in proofs))
+    with steps("proving", sum(len(proof.parts()) for proof in proofs)) as begin:
         for proof in proofs:
-            progress.update(task, description=f"proving {proof.theorem.name}")
-            reports.append(proof.check(tick=lambda: progress.advance(task)))
+            reports.append(proof.check(tick=lambda name=proof.theorem.name: begin(name)))
             show(console, reports[-1])
     return reports
 
@@ -129,35 +125,22 @@ def drop(console: Console, proofs: list[Proof], key: str) -> None:
 
 
 def status(report: Report) -> str:
-    if not report.ok:
-        return "[red]FAILED[/]"
-    return "[yellow]measured[/]" if report.theorem.measured else "[green]proved[/]"
+    """proved; measured, where the theorem is a statement about numbers; FAILED."""
+    return "FAILED" if not report.ok else "measured" if report.theorem.measured else "proved"
 
 
-def summary(reports: list[Report]) -> Table:
+def summary(reports: list[Report]) -> Grid:
     """Statement, scope, steps, counterexamples, seconds."""
-    table = Table(title="Statements", caption=GUARD)
-    for name in ("", "statement", "scope"):
-        table.add_column(name)
-    for name in ("steps", "counter-\nexamples", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    rows = []
     for report in reports:
-        held = [sum(x.ok for x in group) for group in (report.steps, report.counterexamples)]
-        table.add_row(
-            report.theorem.name,
-            escape(report.theorem.title),
-            escape(report.theorem.scope),
-            f"{held[0]}/{len(report.steps)}",
-            f"{held[1]}/{len(report.counterexamples)}",
-            f"{report.seconds:.1f}",
-            status(report),
-        )
-    table.add_section()
-    steps = sum(len(report.steps) for report in reports)
-    counterexamples = sum(len(report.counterexamples) for report in reports)
-    table.add_row("", "", "", str(steps), str(counterexamples), f"{sum(x.seconds for x in reports):.1f}")
-    return table
+        theorem = report.theorem
+        held = [f"{sum(x.ok for x in group)}/{len(group)}" for group in (report.steps, report.counterexamples)]
+        rows.append((theorem.name, theorem.title, theorem.scope, *held, f"{report.seconds:.1f}", status(report)))
+    totals = [str(sum(map(len, found))) for found in zip(*((r.steps, r.counterexamples) for r in reports), strict=True)]
+    rows.append(("", "", "", *totals, f"{sum(report.seconds for report in reports):.1f}", ""))
+    header = ("", "statement", "scope", "steps", "counter- examples", "seconds", "")
+    styles = {"proved": "green", "measured": "yellow", "FAILED": "bold red"}
+    return Grid("Statements", header, rows, GUARD, styles)
 
 
 def record(reports: list[Report]) -> dict[str, Any]:
@@ -174,7 +157,7 @@ def statement(report: Report) -> dict[str, Any]:
         "needs": list(theorem.needs),
         "scope": theorem.scope,
         "source": theorem.source,
-        "status": "failed" if not report.ok else "measured" if theorem.measured else "proved",
+        "status": status(report).lower(),
         "seconds": round(report.seconds, 3),
         "steps": [step(outcome) for outcome in report.steps],
         "counterexamples": [counterexample(outcome) for outcome in report.counterexamples],

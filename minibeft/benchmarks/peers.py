@@ -19,7 +19,7 @@ from minibeft.errors import BadInput, needs
 from minibeft.training.batches import Batch, Examples, shuffled
 from minibeft.training.loading import Loaded, load
 from minibeft.training.settings import Settings
-from minibeft.training.train import EVALUATION_BATCH, autocast, loss_of, predict, start, train_step
+from minibeft.training.train import EVALUATION_BATCH, adamw, autocast, loss_of, predict, start, train_step
 
 CPU = torch.device("cpu")
 OURS, SAME_ORDER, PEFT, OFFICIAL = SIDES = "minibeft", "minibeft, their order", "transformers + peft", "official"
@@ -107,17 +107,8 @@ class Theirs:
                 value.requires_grad_(name in wanted)
         self.trained = [value for value in self.model.parameters() if value.requires_grad]
         assert sum(v.numel() for v in self.trained) == sum(v.numel() for v in run.trained.values())
-        s = self.settings
-        assert s.learning_rate is not None
-        self.optimizer = torch.optim.AdamW(
-            self.trained,
-            lr=s.learning_rate,
-            betas=(s.beta1, s.beta2),
-            eps=s.eps or 0.0,
-            weight_decay=s.weight_decay,
-            fused=adapter,
-        )
-        torch.manual_seed(s.seed)
+        self.optimizer = adamw(self.settings, self.trained, fused=adapter)
+        torch.manual_seed(self.settings.seed)
 
     def set_dropout(self, on: bool) -> None:
         self.model.train(on)

@@ -7,7 +7,7 @@ that slows down slows both. Tokens are made once for all: only the model, its gr
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,14 @@ class Plan:
 
 
 def plan(
-    model: str, data: str | None, *, examples: int, rounds: int, dtypes: Sequence[str], files: Sequence[Path | None]
+    model: str, data: str | None, *, examples: int, rounds: int, dtypes: Sequence[str], files: Mapping[str, Path | None]
 ) -> Plan:
     """The plan, after a look for what would only fail after the measurement."""
     if wrong := sorted(set(dtypes) - DTYPES.keys()):
         raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}")
     require_peers()
-    require_place(*files)
-    if files[-1] is not None:
+    require_place(files)
+    if files["--png"] is not None:
         require_matplotlib()
     raw = read_json(find(model) / "config.json")
     longest = min(MAX_LENGTH, raw.get("max_position_embeddings", MAX_LENGTH))

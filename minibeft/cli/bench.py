@@ -43,7 +43,8 @@ def train(
     from minibeft.show.plot import as_png
     from minibeft.show.progress import steps
 
-    asked = plan(model, data, examples=examples, rounds=rounds, dtypes=dtypes.split(","), files=(json_file, png))
+    files = {"--json": json_file, "--png": png}
+    asked = plan(model, data, examples=examples, rounds=rounds, dtypes=dtypes.split(","), files=files)
     with steps("bench train", steps_of(asked)) as begin:
         record = bench(asked, begin)
     tell(*render(record))

@@ -6,24 +6,15 @@ official run is also the best. The encoder figures are of BERT-base-cased.
 
 TASK, REGIME = "sst2", "low"
 
-# A row's name (plan.py) → accuracy.
-ENCODER = {
-    "v": 85.8,
-    "q": 80.0,
-    "k": 77.2,
-    "v plain": 85.8,
-    "q plain": 80.0,
-    "k plain": 77.2,
-    "v lora": 85.0,
-    "q lora": 82.6,
-    "k lora": 76.9,
-    "v vera": 82.2,
-    "q vera": 81.8,
-    "k vera": 81.7,
-    "v dora": 86.0,
-    "q dora": 83.5,
-    "k dora": 76.9,
+# What trains → accuracy with v, q and k; a row's name is the term and the form (plan.py).
+FORMS = {
+    "": (85.8, 80.0, 77.2),
+    " plain": (85.8, 80.0, 77.2),
+    " lora": (85.0, 82.6, 76.9),
+    " vera": (82.2, 81.8, 81.7),
+    " dora": (86.0, 83.5, 76.9),
 }
+ENCODER = {f"{term}{form}": score for form, scores in FORMS.items() for term, score in zip("vqk", scores, strict=True)}
 
 # Decoders without biases: model → term that was added → accuracy.
 BIAS_FREE = {
@@ -34,26 +25,8 @@ BIAS_FREE = {
 
 # Mean over the 12 layers, all biases trained together. Of Fisher the protocol records the order alone.
 RANKING = {
-    "mag_angle": {
-        "v": 0.350,
-        "m1": 0.137,
-        "m2": 0.121,
-        "ln2": 0.103,
-        "m3": 0.087,
-        "q": 0.073,
-        "ln1": 0.033,
-        "k": 0.000,
-    },
-    "magnitude": {
-        "m2": 0.022,
-        "q": 0.021,
-        "ln1": 0.016,
-        "m1": 0.015,
-        "m3": 0.015,
-        "v": 0.015,
-        "ln2": 0.015,
-        "k": 0.000,
-    },
+    "mag_angle": {"v": 0.350, "m1": 0.137, "m2": 0.121, "ln2": 0.103, "m3": 0.087, "q": 0.073, "ln1": 0.033, "k": 0.0},
+    "magnitude": {"m2": 0.022, "q": 0.021, "ln1": 0.016, "m1": 0.015, "m3": 0.015, "v": 0.015, "ln2": 0.015, "k": 0.0},
 }
 FISHER_ORDER = ("ln2", "m1", "ln1", "v", "m3", "m2", "q", "k")
 

@@ -1,6 +1,9 @@
-"""Which runs a table needs: its rows, its regimes, and the settings of every cell and seed."""
+"""Which runs a table needs: its rows, its regimes, and the settings of every cell and seed.
 
-from collections.abc import Iterable
+A row's own learning rate is searched on one grid for all rows, judged on held-out training examples, never on dev.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +84,25 @@ def protocol_runs(base: Settings, table: Table, seeds: Iterable[int]) -> list[Se
 def search_runs(base: Settings, row: Row, rates: Iterable[float], *, seed: int, held_out: int) -> list[Settings]:
     """One row at every rate, judged on training examples that are held out: never on the validation split."""
     return [at(base, row, learning_rate=rate, seed=seed, held_out=held_out) for rate in rates]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found for a row. scores: learning rate and the task's first metric on the held-out examples."""
+
+    row: Row
+    scores: tuple[tuple[float, float], ...]
+
+    @property
+    def best(self) -> float:
+        """The rate of the highest score; of equal ones the lowest."""
+        return max(self.scores, key=lambda pair: (pair[1], -pair[0]))[0]
+
+
+def searched(row: Row, runs: Iterable[Settings], records: Mapping[Settings, dict[str, Any]]) -> Search:
+    """The search of one row from its finished runs: the scores after the last epoch."""
+    held_out = {run: records[run]["epochs"][-1]["held_out"] for run in runs}
+    return Search(row, tuple((run.learning_rate or 0.0, next(iter(found.values()))) for run, found in held_out.items()))
 
 
 def read_rates(text: str) -> list[float]:

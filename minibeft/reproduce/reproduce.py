@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minibeft.reproduce.plan import Table, at, find_table, protocol_runs, search_runs
+from minibeft.reproduce.plan import Table, at, find_table, protocol_runs, search_runs, searched
 from minibeft.reproduce.plots import plots
 from minibeft.reproduce.ranking import rank_over_seeds, ranking_grids, ranking_plots
 from minibeft.reproduce.report import grids
 from minibeft.reproduce.same import Same, compare
 from minibeft.reproduce.series import Series, open_series
 from minibeft.reproduce.summary import key_bias, summarise
-from minibeft.reproduce.tuning import searched
 from minibeft.show.files import write, write_json
 from minibeft.show.grid import Grid
 from minibeft.show.page import markdown, page

@@ -14,7 +14,7 @@ from minibeft.reproduce.plan import name_of
 from minibeft.show.files import write_json
 from minibeft.show.progress import progress
 from minibeft.training.loading import load
-from minibeft.training.runs import RECORD, begun
+from minibeft.training.runs import RECORD, begun, require_same
 from minibeft.training.seeds import finetune_all
 from minibeft.training.settings import Settings
 
@@ -78,7 +78,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Seri
     with locked(folder):
         mine = {"settings": shared_by(base, resolved), "digests": digests[False]}
         if begun(folder, SERIES):
-            require_same(folder, read_json(folder / SERIES), mine)
+            require_same(folder, read_json(folder / SERIES), mine, "reproduction")
         else:
             write_json(folder / SERIES, mine)
         protocol = replace(base, learning_rate=resolved.learning_rate, eps=resolved.eps)
@@ -90,18 +90,6 @@ def shared_by(base: Settings, resolved: Settings) -> Record:
     depend on form and regime."""
     asked = {"examples": base.examples, "epochs": base.epochs}
     return {n: value for n, value in resolved.as_json().items() if n not in (*COMPARED, *LOCAL)} | asked
-
-
-def require_same(folder: Path, there: Record, mine: Record) -> None:
-    """BadInput that names what another series has otherwise."""
-    for part in ("settings", "digests"):
-        for name, value in mine[part].items():
-            found = there.get(part, {}).get(name, value)  # a setting that is newer than the folder had its default
-            if found != value:
-                raise BadInput(
-                    f"{folder}: holds another reproduction ({name} is {found!r} there, {value!r} here); "
-                    "choose another folder, nothing was written"
-                )
 
 
 @contextmanager

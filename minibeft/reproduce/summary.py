@@ -8,11 +8,10 @@ from minibeft.certificate.certify import certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.tensors import read_json
 from minibeft.reproduce.measures import drift
-from minibeft.reproduce.plan import Row, Table, at, name_of
+from minibeft.reproduce.plan import Row, Search, Table, at, name_of
 from minibeft.reproduce.same import Same, metrics_of
 from minibeft.reproduce.series import LOCAL, Series
 from minibeft.reproduce.statistics import least_p, paired
-from minibeft.reproduce.tuning import Search
 from minibeft.show.record import provenance
 from minibeft.training.pretrain import PRETRAINING
 from minibeft.training.settings import Settings

@@ -39,8 +39,9 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
     write(file, f"{text}\n".encode())
 
 
-def require_place(*files: Path | None) -> None:
-    """BadInput for a file that cannot be written, before the work whose result it is to hold."""
-    for file in files:
+def require_place(files: Mapping[str, Path | None]) -> None:
+    """BadInput for a file, given by the option before it, that cannot be written: before the work whose result it is to
+    hold."""
+    for option, file in files.items():
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise BadInput(f"{file}: cannot be written; name a file in a folder that exists")
+            raise BadInput(f"{option} {file}: cannot be written; name a file in a folder that exists")

@@ -67,16 +67,18 @@ class Examples:
 
     def gather(self, indices: Int[Tensor, " B"], width: int | None, device: torch.device) -> Batch:
         """These examples, padded to `width` tokens, or to the longest of them."""
-        lengths = self.lengths[indices]
-        longest = int(lengths.max())
-        ids, types = self.ids[indices, :longest], self.types[indices, :longest]
-        if width is not None and width > longest:
-            gap = (0, width - longest)
-            ids = torch.nn.functional.pad(ids, gap, value=self.pad)
-            types = torch.nn.functional.pad(types, gap)
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        ids, mask, types, labels = (t.to(device, non_blocking=True) for t in (ids, mask, types, self.labels[indices]))
-        return Batch(ids, mask, types, labels)
+        ids, mask = padded(self.ids[indices], self.lengths[indices], width, self.pad)
+        types, _ = padded(self.types[indices], self.lengths[indices], width, 0)
+        return Batch(*(part.to(device, non_blocking=True) for part in (ids, mask, types, self.labels[indices])))
+
+
+def padded(ids: Int[Tensor, "... L"], sizes: Int[Tensor, "..."], width: int | None, fill: int) -> tuple[Tensor, Tensor]:
+    """Rows cut to the longest of them, or filled on the right to `width` tokens; and the mask of what is no filling."""
+    longest = int(sizes.max())
+    ids = ids[..., :longest]
+    if width is not None and width > longest:
+        ids = torch.nn.functional.pad(ids, (0, width - longest), value=fill)
+    return ids, (torch.arange(ids.shape[-1]) < sizes[..., None]).long()
 
 
 def encode_split(tokenizer: Tokenizer, split: Split, *, max_length: int, pad: int | None) -> Examples:

@@ -46,29 +46,13 @@ class Kind(StrEnum):
 
 # What stands between two sentences, as in the real ones' data; OPT's tokenizer also puts it before every text.
 SPECIAL = {Kind.opt: ["<s>", "<pad>", "</s>"], Kind.gptj: ["<|endoftext|>"]}
+OPT_SIZE = {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "num_hidden_layers": LAYERS, "ffn_dim": 4 * WIDTH}
+OPT_KIND = {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS, "dropout": 0.0}
+GPTJ_SIZE = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS}
+GPTJ_KIND = {"rotary_dim": WIDTH // HEADS // 4, "tie_word_embeddings": True}
 CONFIGS: dict[Kind, dict[str, Any]] = {
-    Kind.opt: {
-        "hidden_size": WIDTH,
-        "word_embed_proj_dim": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "ffn_dim": 4 * WIDTH,
-        "max_position_embeddings": POSITIONS,
-        "dropout": 0.0,
-        "bos_token_id": 2,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-    },
-    Kind.gptj: {
-        "n_embd": WIDTH,
-        "n_layer": LAYERS,
-        "n_head": HEADS,
-        "n_positions": POSITIONS,
-        "rotary_dim": WIDTH // HEADS // 4,
-        "tie_word_embeddings": True,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    },
+    Kind.opt: OPT_SIZE | OPT_KIND | {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
+    Kind.gptj: GPTJ_SIZE | GPTJ_KIND | {"bos_token_id": 0, "eos_token_id": 0},
 }
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from minibeft.errors import BadInput
 from minibeft.families import FAMILIES
 from minibeft.models.transformer import Transformer
+from minibeft.training.batches import padded
 from minibeft.training.tasks import Split, Task
 
 
@@ -115,12 +116,7 @@ class Prompted:
 
     def gather(self, indices: Int[Tensor, " B"], width: int | None, device: torch.device) -> PromptBatch:
         """These examples, padded on the right to `width` tokens, or to the longest of them."""
-        sizes = self.sizes[indices]
-        longest = int(sizes.max())
-        ids = self.ids[indices, :, :longest]
-        if width is not None and width > longest:
-            ids = torch.nn.functional.pad(ids, (0, width - longest))
-        mask = (torch.arange(ids.shape[-1]) < sizes[..., None]).long()
+        ids, mask = padded(self.ids[indices], self.sizes[indices], width, 0)
         parts = ids, mask, self.targets[indices], self.real[indices], self.labels[indices]
         return PromptBatch(*(part.to(device, non_blocking=True) for part in parts))
 

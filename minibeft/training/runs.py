@@ -7,7 +7,7 @@ data depends on seed and epoch alone.
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def finetune(
     sharded.join()
     loaded = load(settings)
     record: dict[str, Any] = {"settings": loaded.settings.as_json(), "digests": loaded.digests}
-    if done := finished(folder, loaded.settings, record):
+    if done := finished(folder, record):
         return done
     sharded.wait()  # until all have seen the folder, before one writes there
     run = start(loaded.settings, loaded.task, loaded.model)
@@ -64,20 +64,30 @@ def silent(_: Any) -> None:
     """Show nothing: what another process than the first has to say."""
 
 
-def finished(folder: Path, settings: Settings, record: dict[str, Any]) -> dict[str, Any] | None:
+def finished(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder."""
     if not begun(folder, RECORD):
         folder.mkdir(parents=True, exist_ok=True)
         return None
     there = read_json(folder / RECORD)
-    if names := settings.differences(there.get("settings", {})):
-        mine = settings.as_json()
-        what = ", ".join(f"{n} is {there.get('settings', {}).get(n)!r} there, {mine[n]!r} here" for n in names)
-        raise BadInput(f"{folder}: holds another run ({what}); choose another folder, nothing was written")
-    for name, found in record["digests"].items():
-        if there["digests"][name] != found:
-            raise BadInput(f"{folder}: holds a run on another {name} (other digest); choose another folder")
+    require_same(folder, there, record, "run")
     return there if there.get("complete") else None
+
+
+def require_same(folder: Path, there: dict[str, Any], mine: dict[str, Any], what: str) -> None:
+    """BadInput that names the settings and digests that another run or series in this folder has; a setting that is
+    newer than the folder had its default."""
+    defaults = {field.name: field.default for field in fields(Settings)}
+    wrong = [
+        f"{name} is {found!r} there, {value!r} here"
+        for part in ("settings", "digests")
+        for name, value in mine[part].items()
+        if (found := there.get(part, {}).get(name, defaults.get(name))) != value
+    ]
+    if wrong:
+        raise BadInput(
+            f"{folder}: holds another {what} ({', '.join(wrong)}); choose another folder, nothing was written"
+        )
 
 
 def state_of(run: Run) -> bytes:

@@ -1,6 +1,6 @@
 """Every setting of a run, with the protocols' values as defaults; the run's record holds them all."""
 
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -67,12 +67,8 @@ class Settings:
     def check(self) -> None:
         """BadInput for a value that no run can have."""
         read_terms(self.terms)
-        one_of = {
-            "form": ("plain", *FORMS),
-            "regime": REGIMES,
-            "dtype": DTYPES,
-            "backend": ("fused", "plain", "triton"),
-        }
+        backends = ("fused", "plain", "triton")
+        one_of = {"form": ("plain", *FORMS), "regime": REGIMES, "dtype": DTYPES, "backend": backends}
         for name, allowed in one_of.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(f"--{name} {getattr(self, name)}: choose among {', '.join(allowed)}")
@@ -100,12 +96,6 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """By name."""
         return asdict(self)
-
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """Names of the settings that another run's record has otherwise; one that is not in it had its default."""
-        mine = self.as_json()
-        defaults = {f.name: None if f.default is MISSING else f.default for f in fields(self)}
-        return [name for name in mine if other.get(name, defaults[name]) != mine[name]]
 
 
 def resolve(settings: Settings, task: Task, available: int, config: ModelConfig) -> Settings:

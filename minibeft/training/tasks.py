@@ -44,10 +44,10 @@ class Task:
         return len(self.labels) or 1
 
 
-PAIR = ("sentence1", "sentence2")
+PAIR, QUESTIONS, PREMISE = ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")
 ENTAILS = ("entailment", "not_entailment")
 MATCHED = ("validation_matched", "validation_mismatched")
-YES_NO_MAYBE = ("entailment", "contradiction", "neutral")
+YES_NO_MAYBE, YES_MAYBE_NO = ("entailment", "contradiction", "neutral"), ("entailment", "neutral", "contradiction")
 SUPER = "aps/super_glue"
 
 _TASKS = (
@@ -55,28 +55,11 @@ _TASKS = (
     Task("rte", PAIR, ENTAILS, ("accuracy",), (300, 900, 1200), 1e-3, 30),
     Task("mrpc", PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), (367, 1191, 1835), 7e-4, 60),
     Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews",), (1710, 3420, 4275), 7e-4, 16),
-    Task(
-        "qqp",
-        ("question1", "question2"),
-        ("not_duplicate", "duplicate"),
-        ("accuracy", "f1"),
-        (1000, 5000, 9000),
-        4e-4,
-        30,
-    ),
+    Task("qqp", QUESTIONS, ("not_duplicate", "duplicate"), ("accuracy", "f1"), (1000, 5000, 9000), 4e-4, 30),
     Task("qnli", ("question", "sentence"), ENTAILS, ("accuracy",), (1000, 5000, 9000), 1e-4, 30),
-    Task(
-        "mnli",
-        ("premise", "hypothesis"),
-        ("entailment", "neutral", "contradiction"),
-        ("accuracy",),
-        (1000, 5000, 9000),
-        1e-4,
-        30,
-        MATCHED,
-    ),
+    Task("mnli", PREMISE, YES_MAYBE_NO, ("accuracy",), (1000, 5000, 9000), 1e-4, 30, MATCHED),
     Task("stsb", PAIR, (), ("pearson", "spearman"), (287, 1150, 2300), 1e-4, 60),
-    Task("cb", ("premise", "hypothesis"), YES_NO_MAYBE, ("f1_macro", "accuracy"), (), 1e-3, 60, hub=SUPER),
+    Task("cb", PREMISE, YES_NO_MAYBE, ("f1_macro", "accuracy"), (), 1e-3, 60, hub=SUPER),
     Task("wic", PAIR, ("false", "true"), ("accuracy",), (), 1e-3, 16, hub=SUPER),
     Task("boolq", ("question", "passage"), ("False", "True"), ("accuracy",), (), hub=SUPER),
 )

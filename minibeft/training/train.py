@@ -6,7 +6,7 @@ dropout from torch's stream, which starts at the seed after the model is built. 
 only draw the same numbers, which is theorem K3's hypothesis "same-randomness".
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -81,17 +81,17 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
         hold_in_bfloat16(model)
     sharded.place(model, trained.values(), settings.device)
     model.join()
-    assert settings.learning_rate is not None
-    optimizer = torch.optim.AdamW(
-        [{"params": list(trained.values())}],  # as a group, for then it may be empty
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = adamw(settings, trained.values(), fused=True)
     torch.manual_seed(settings.seed + 1_000_003 * sharded.rank())
     return Run(settings, task, model, trained, before, optimizer, [])
+
+
+def adamw(settings: Settings, trained: Iterable[nn.Parameter], *, fused: bool) -> torch.optim.AdamW:
+    """The protocol's optimiser."""
+    assert settings.learning_rate is not None
+    group = {"params": list(trained)}  # as a group, for then it may be empty
+    rates = {"lr": settings.learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
+    return torch.optim.AdamW([group], **rates, weight_decay=settings.weight_decay, fused=fused)
 
 
 def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.Parameter]:

@@ -68,10 +68,10 @@ def test_json_is_what_it_was_with_numbers_on_a_line(tmp_path):
 
 
 def test_a_place_is_refused_before_the_work(tmp_path):
-    require_place(None, tmp_path / "x.json")
+    require_place({"--json": tmp_path / "x.json", "--png": None})
     for file in (tmp_path, tmp_path / "no" / "x.json"):
         with pytest.raises(BadInput, match="name a file in a folder that exists"):
-            require_place(file)
+            require_place({"--json": file})
 
 
 @pytest.mark.parametrize("name", ["biases", "reparam", "ranking"])
