@@ -30,9 +30,9 @@ class Lines:
 
 @contextmanager
 def progress() -> Iterator[Lines]:
-    """The display, as long as the block lasts."""
+    """The display, as long as the block lasts; a file or a pipe gets none."""
     columns = TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
-    with Progress(*columns, console=err, speed_estimate_period=600) as bar:
+    with Progress(*columns, console=err, speed_estimate_period=600, disable=not err.is_terminal) as bar:
         yield Lines(bar)
 
 
