@@ -20,7 +20,6 @@ from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, qkv_bias
 from minibeft.kernels.shapes import Shape
 from minibeft.theory.rotary import Rotation
 
-Tables = tuple[Tensor, Tensor]
 Project = Callable[..., tuple[Tensor, ...]]
 
 
