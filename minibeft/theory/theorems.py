@@ -30,12 +30,14 @@ HYPOTHESES: dict[str, str] = {
     "no-foreign-values": "every value in the mixture carries b_v (no prefix values, add_bias_kv, add_zero_attn)",
     "raw-output": "W_o reads the attention output itself (no norm lies between them)",
     # training
-    "no-weight-decay": "the optimiser does not decay the weights",
+    "no-weight-decay": (
+        "no weight decay; applied apart from the gradients, as in AdamW, it moves b_k (K2) and nothing else (K3)"
+    ),
     "same-randomness": "both runs start from the same head and draw the same data order and dropout masks",
     "adaptive": "the optimiser divides each gradient by its own running size (Adam)",
     "own-parameters": "the parameters that a bias is made of are used nowhere else",
     # algebra
-    "full-rank-output": "W_o (C × HD) has rank C, and no key-value head is shared (no GQA)",
+    "full-rank-output": "W_o E has rank C, E repeating each key-value head over its group (E = 1 without GQA)",
     "unique-maximiser": "one key alone maximises k_j·b_q",
     "nonzero": "neither bias is the zero vector",
 }
@@ -83,7 +85,9 @@ _CATALOGUE = (
         "training b_k is training without it",
         "Fine-tuning {b_k, head} and {head} follows the same trajectory of the head; without a head nothing moves.",
         (*SCORES, "no-weight-decay", "same-randomness"),
-        "as K2; any optimiser, also with clipping of the joint gradient norm; decoupled decay (AdamW) does no harm",
+        "as K2; every optimiser that updates a parameter by the step, its own value, state and gradient, and the joint "
+        "gradient norm (SGD, Adam, AdamW, clipping); not one that mixes parameters, as by the RMS of all trained "
+        "entries",
     ),
     Theorem(
         "K4",
@@ -111,8 +115,10 @@ _CATALOGUE = (
     ),
     Theorem(
         "K7",
-        "pretraining never moved b_k",
-        "‖b_k‖ stays within 0.011 to 0.019 in every layer while ‖b_q‖ is 2.1 to 6.7 and ‖b_v‖ 0.2 to 1.7.",
+        "pretraining left b_k next to zero",
+        "‖b_k‖ is 0.010 to 0.020 in every layer while ‖b_q‖ is 2.1 to 6.7 and ‖b_v‖ 0.2 to 1.7. BERT starts b_k at "
+        "0, and no "
+        "entry is 0 any more: rounding noise moves it (K5), to no effect (K1).",
         (),
         "all-MiniLM-L6-v2, six layers",
         measured=True,
@@ -143,7 +149,8 @@ _CATALOGUE = (
     Theorem(
         "V4",
         "what b_v reaches",
-        "O reaches exactly O(0) + 1·ℝᵈ; tuning b_v and tuning b_o reach the same functions, as W_o b_v is onto.",
+        "O reaches exactly O(0) + 1·ℝᵈ; tuning b_v and tuning b_o reach the same functions iff b_v ↦ W_o E b_v is "
+        "onto.",
         (*VALUES, "raw-output", "full-rank-output"),
         "as V1; with rank W_o < C, b_o reaches strictly more",
     ),
@@ -165,7 +172,9 @@ _CATALOGUE = (
     Theorem(
         "Q1",
         "b_q adds one number a key",
-        "z_ij(b_q) = z_ij(0) + β_j with β_j = s k_j·b_q, the same for every query; only b_q·W_kᵀy_j moves P.",
+        "z_ij(b_q) = z_ij(0) + β_j with β_j = s k_j·b_q, the same for every query. In a softmax without sink or "
+        "foreign keys "
+        "only the part s b_q·W_k y_j of it moves P.",
         QUERY,
         "every mask, any weighting of the logits, sinks (β = 0 there) and foreign keys",
         CORDONNIER,
@@ -194,7 +203,9 @@ _CATALOGUE = (
     Theorem(
         "Q5",
         "null directions of b_q",
-        "b_q has no effect iff it is orthogonal to span{k_j − k̄}, a space of dimension at most min(d, m − 1).",
+        "b_q leaves P as it is iff it is orthogonal to span{k_j − k̄}, a space of dimension at most min(d, m − 1); "
+        "O may "
+        "stay besides, as where all values are equal.",
         (*QUERY, "softmax", "no-sink"),
         "rows that see all m keys; fewer keys in sight only add null directions",
     ),
@@ -216,7 +227,9 @@ _CATALOGUE = (
         "R1",
         "what a reparametrised bias reaches",
         "With b viewed as r×c and scale s: LoRA adds every Δ of rank ≤ k and no other, by k(r + c) numbers, from 0. "
-        "VeRA: k + c numbers, dimension ≤ k + c − 1, 0 iff a diagonal is. VeRA1D: one number, the line ℝ·1. "
+        "VeRA: k + c numbers, dimension ≤ k + c − 1, 0 if a diagonal is, and only then where k ≤ r, A has rank k "
+        "and B no "
+        "entry 0. VeRA1D: one number, the line ℝ·1. "
         "DoRA: one more than LoRA, b + s·t·(b+Δ)/‖b+Δ‖, from (1 + s)b.",
         ("nonzero",),
         "DoRA alone needs b ≠ 0; the four forms as the official code has them",

@@ -163,8 +163,13 @@ def test_the_real_model():
     report = verify("minilm")
     assert {check.verdict for check in report.checks} == {"holds"}
     norms = {name: [row[name] or 0.0 for row in report.norms] for name in "qkv"}
-    # Theorem K7: pretraining never moved b_k. Its largest norm lies below the smallest of b_q and of b_v.
+    # Theorem K7: pretraining left b_k next to zero. Its largest norm lies below the smallest of b_q and of b_v.
     assert max(norms["k"]) < min(norms["v"]) < min(norms["q"])
+    assert 0.010 < min(norms["k"]) <= max(norms["k"]) < 0.020
+    biases = [
+        layer.b_k for layer in minibeft.probe(minibeft.load_model("minilm"), {"input_ids": torch.ones(1, 2).long()})
+    ]
+    assert all(b_k is not None and b_k.all() for b_k in biases)  # BERT starts b_k at 0; nothing is 0 any more
 
 
 def test_attention_modules_are_found_in_order():
