@@ -1,9 +1,11 @@
-"""Hypothesis profiles, the one thread count that two test processes share fairly, and kernels without a GPU."""
+"""Hypothesis profiles, the one thread count that two test processes share fairly, kernels without a GPU, and shape
+annotations checked: in the suite every call into minibeft is held to what its signature says."""
 
 import os
 
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 
 SLOW = [HealthCheck.too_slow]
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=SLOW)
@@ -15,3 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which no test module does before this
+
+# Before any test module imports minibeft. Triton reads its kernels' source, so they are left alone.
+ROOMS = "theory models families checkpoints show certificate verification surgery training reproduce benchmarks".split()
+install_import_hook([f"minibeft.{room}" for room in ROOMS], "typecheck.check")

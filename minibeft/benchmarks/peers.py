@@ -7,7 +7,7 @@ that is allowed, 128 tokens.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,7 @@ def require_peers() -> None:
         import peft  # noqa: F401
 
 
+@runtime_checkable
 class Side(Protocol):
     """One contestant: data, an update, and the logits of all its evaluation examples."""
 

@@ -10,7 +10,7 @@ from minibeft.models.transformer import Transformer
 @torch.no_grad()
 def generate(
     model: Transformer, ids: Int[Tensor, "B T"], *, tokens: int, stop: int | None = None
-) -> Int[Tensor, "B T+tokens"]:
+) -> Int[Tensor, "B total"]:
     """`ids` continued by up to `tokens` most likely next tokens; ends early once every row has produced `stop`.
 
     Every step runs the whole sequence again: quadratic, and simple enough to trust.

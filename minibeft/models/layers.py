@@ -62,7 +62,7 @@ class MLP(nn.Module):
         self.down = Linear(inner, width, bias=bias)
         self.act = ACTIVATIONS[activation]
 
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+    def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
         if self.gate is None:
             return self.down(self.act(self.up(x)))
         return self.down(self.act(self.gate(x)) * self.up(x))

@@ -52,20 +52,20 @@ class Quantiser:
         """Whether a shift of the keys changes the error at all: min-max by channel moves with it."""
         return self.symmetric or self.axis == "token"
 
-    def ends(self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"]) -> tuple[Tensor, Tensor]:
+    def ends(self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"]) -> tuple[Tensor, Tensor]:
         """The smallest and the largest entry of each token or channel; padding counts in no channel."""
         if self.axis == "token":
             return k.amin(-1, keepdim=True), k.amax(-1, keepdim=True)
         low, high = k.masked_fill(~real, torch.inf), k.masked_fill(~real, -torch.inf)
         return low.amin(-2, keepdim=True), high.amax(-2, keepdim=True)
 
-    def span(self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"]) -> Tensor:
+    def span(self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"]) -> Tensor:
         """The step times the number of steps: it does not depend on the bits."""
         low, high = self.ends(k, real)
         return torch.maximum(-low, high) if self.symmetric else high - low
 
     def __call__(
-        self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"], bits: int
+        self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"], bits: int
     ) -> Float[Tensor, "B G S D"]:
         """k as it comes back from a cache of so many bits an entry."""
         count = 2 ** (bits - 1) - 1 if self.symmetric else 2**bits - 1
@@ -127,7 +127,7 @@ def free_dims(model: str | Path, size: int) -> Bool[Tensor, " D"]:
 
 
 def best_shift(
-    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"], free: Bool[Tensor, " D"], quantiser: Quantiser
+    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"], free: Bool[Tensor, " D"], quantiser: Quantiser
 ) -> Float[Tensor, "G 1 D"]:
     """The shift that minimises the mean squared step, by descent from the mean; the best one met is kept."""
     shift = mean_shift(k, real, free).requires_grad_(True)
@@ -152,7 +152,7 @@ def best_shift(
 
 
 def mean_shift(
-    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "B 1 S 1"], free: Bool[Tensor, " D"]
+    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"], free: Bool[Tensor, " D"]
 ) -> Float[Tensor, "G 1 D"]:
     """The mean key of each head, on the free dims."""
     return (k * real).sum((0, 2)).div(real.sum())[:, None] * free
@@ -193,7 +193,7 @@ def keys_of(layer: Instance) -> Float[Tensor, "B G S D"]:
 
 
 def errors_of(
-    layer: Instance, shift: Float[Tensor, "G 1 D"], real: Bool[Tensor, "B 1 S 1"], quantiser: Quantiser, bits: int
+    layer: Instance, shift: Float[Tensor, "G 1 D"], real: Bool[Tensor, "#B 1 #S 1"], quantiser: Quantiser, bits: int
 ) -> tuple[float, ...]:
     """Six sums over one layer: squared key error, entries, total variation, rows, squared output error and output."""
     q, k, v = layer.q(layer.b_q).to(layer.x), keys_of(layer), layer.v(layer.b_v).to(layer.x)

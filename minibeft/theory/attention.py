@@ -26,7 +26,7 @@ Rotate = Callable[[Float[Tensor, "B h t D"]], Float[Tensor, "B h t D"]]
 class Attended(NamedTuple):
     """What attend() returns: the output, and P when it was asked for."""
 
-    output: Float[Tensor, "B T C"]
+    output: Float[Tensor, "B T n"]
     weights: Float[Tensor, "B H T S"] | None
 
 
@@ -95,14 +95,14 @@ def attend(
     w_q: Float[Tensor, "HD C"],
     w_k: Float[Tensor, "GD Cy"],
     w_v: Float[Tensor, "GD Cy"],
-    w_o: Float[Tensor, "C HD"] | None = None,
+    w_o: Float[Tensor, "n HD"] | None = None,
     *,
     heads: int,
     kv_heads: int | None = None,
     b_q: Float[Tensor, " HD"] | None = None,
     b_k: Float[Tensor, " GD"] | None = None,
     b_v: Float[Tensor, " GD"] | None = None,
-    b_o: Float[Tensor, " C"] | None = None,
+    b_o: Float[Tensor, " n"] | None = None,
     y: Float[Tensor, "B S Cy"] | None = None,
     mask: Mask | None = None,
     rotate: Rotate | None = None,

@@ -110,9 +110,9 @@ def softmax_shift(
 def key_bias_effect_bound(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H S D"],
-    v: Float[Tensor, "B H S D"],
+    v: Float[Tensor, "B H n D"],
     k_abs: Float[Tensor, "B H S D"],
-    b_k: Float[Tensor, "H 1 D"],
+    b_k: Float[Tensor, "*#B H 1 D"],
     a: Arithmetic,
 ) -> Float[Tensor, "B H T"]:
     """K4: the most that adding b_k can move any entry of a row of O = P V, computed with unit roundoff u.

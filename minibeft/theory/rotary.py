@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Pair i of each head turns by the angle whose cosine and sine stand in column i; R/2 pairs, R ≤ D.
+    """Pair i of each head turns by the angle whose cosine and sine stand in column i; half = R/2 pairs, R ≤ D.
 
     cos, sin     (T, R/2), or (B, T, R/2) when the sequences of a batch differ in their positions
     interleaved  pairs are neighbours (2i, 2i+1), as in GPT-J; otherwise (i, i + R/2), as in LLaMA
@@ -18,8 +18,8 @@ class Rotation(NamedTuple):
     RoFormer, arXiv 2104.09864.
     """
 
-    cos: Float[Tensor, "*B T R/2"]
-    sin: Float[Tensor, "*B T R/2"]
+    cos: Float[Tensor, "*B T half"]
+    sin: Float[Tensor, "*B T half"]
     interleaved: bool = False
 
     def __call__(self, x: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
@@ -68,7 +68,7 @@ class Rotary:
     interleaved: bool = False
     scale: float = 1.0
 
-    def angles(self, positions: Int[Tensor, "*B T"]) -> Float[Tensor, "*B T dims/2"]:
+    def angles(self, positions: Int[Tensor, "*B T"]) -> Float[Tensor, "*B T {self.dims//2}"]:
         """Angles in radians, in float32 whatever the model's type: that is how every checkpoint was trained."""
         exponents = torch.arange(0, self.dims, 2, device=positions.device).float() / self.dims
         frequencies = 1.0 / self.base**exponents / self.scale

@@ -49,7 +49,7 @@ def key_effect(p: Instance) -> Gap:
     return Gap(moved, key_effect_allowed(p))
 
 
-def key_effect_allowed(p: Instance, v: Float[Tensor, "B H S D"] | None = None) -> Float[Tensor, "B H T"]:
+def key_effect_allowed(p: Instance, v: Float[Tensor, "B H n D"] | None = None) -> Float[Tensor, "B H T"]:
     """K4: what rounding may make of b_k; v stands in for the values where a test has others."""
     assert p.b_k is not None
     values = p.v(p.b_v) if v is None else v

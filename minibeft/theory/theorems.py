@@ -117,8 +117,7 @@ _CATALOGUE = (
         "K7",
         "pretraining left b_k next to zero",
         "‖b_k‖ is 0.010 to 0.020 in every layer while ‖b_q‖ is 2.1 to 6.7 and ‖b_v‖ 0.2 to 1.7. BERT starts b_k at "
-        "0, and no "
-        "entry is 0 any more: rounding noise moves it (K5), to no effect (K1).",
+        "0, and no entry is 0 any more: rounding noise moves it (K5), to no effect (K1).",
         (),
         "all-MiniLM-L6-v2, six layers",
         measured=True,
@@ -149,8 +148,7 @@ _CATALOGUE = (
     Theorem(
         "V4",
         "what b_v reaches",
-        "O reaches exactly O(0) + 1·ℝᵈ; tuning b_v and tuning b_o reach the same functions iff b_v ↦ W_o E b_v is "
-        "onto.",
+        "O reaches exactly O(0) + 1·ℝᵈ; tuning b_v and tuning b_o reach the same functions iff rank(W_o E) = C.",
         (*VALUES, "raw-output", "full-rank-output"),
         "as V1; with rank W_o < C, b_o reaches strictly more",
     ),
@@ -173,8 +171,7 @@ _CATALOGUE = (
         "Q1",
         "b_q adds one number a key",
         "z_ij(b_q) = z_ij(0) + β_j with β_j = s k_j·b_q, the same for every query. In a softmax without sink or "
-        "foreign keys "
-        "only the part s b_q·W_k y_j of it moves P.",
+        "foreign keys only the part s b_q·W_k y_j of it moves P.",
         QUERY,
         "every mask, any weighting of the logits, sinks (β = 0 there) and foreign keys",
         CORDONNIER,
@@ -204,8 +201,7 @@ _CATALOGUE = (
         "Q5",
         "null directions of b_q",
         "b_q leaves P as it is iff it is orthogonal to span{k_j − k̄}, a space of dimension at most min(d, m − 1); "
-        "O may "
-        "stay besides, as where all values are equal.",
+        "O may stay besides, as where all values are equal.",
         (*QUERY, "softmax", "no-sink"),
         "rows that see all m keys; fewer keys in sight only add null directions",
     ),
@@ -228,8 +224,7 @@ _CATALOGUE = (
         "what a reparametrised bias reaches",
         "With b viewed as r×c and scale s: LoRA adds every Δ of rank ≤ k and no other, by k(r + c) numbers, from 0. "
         "VeRA: k + c numbers, dimension ≤ k + c − 1, 0 if a diagonal is, and only then where k ≤ r, A has rank k "
-        "and B no "
-        "entry 0. VeRA1D: one number, the line ℝ·1. "
+        "and B no entry 0. VeRA1D: one number, the line ℝ·1. "
         "DoRA: one more than LoRA, b + s·t·(b+Δ)/‖b+Δ‖, from (1 + s)b.",
         ("nonzero",),
         "DoRA alone needs b ≠ 0; the four forms as the official code has them",

@@ -79,12 +79,12 @@ class AttentionSpec:
 class Parameters:
     """The weights of one such layer; a bias that is None is absent. The other fields are read when the spec asks."""
 
-    w_q: Float[Tensor, "HD C"]
-    w_k: Float[Tensor, "GD C"]
+    w_q: Float[Tensor, "sHD C"]  # s streams: two for differential attention, else one
+    w_k: Float[Tensor, "sGD C"]
     w_v: Float[Tensor, "GD C"]
     w_o: Float[Tensor, "C HD"] | None
-    b_q: Float[Tensor, " HD"] | None
-    b_k: Float[Tensor, " GD"] | None
+    b_q: Float[Tensor, " sHD"] | None
+    b_k: Float[Tensor, " sGD"] | None
     b_v: Float[Tensor, " GD"] | None
     b_o: Float[Tensor, " C"] | None
     q_gain: Float[Tensor, " D"]
@@ -94,9 +94,9 @@ class Parameters:
     sink: Float[Tensor, " H"]
     distances: Float[Tensor, "H R"]  # R = 2 REACH + 1
     relative: Float[Tensor, "R D"]
-    prefix_k: Float[Tensor, "G p D"]
+    prefix_k: Float[Tensor, "sG p D"]
     prefix_v: Float[Tensor, "G p D"]
-    foreign_k: Float[Tensor, "G 1 D"]
+    foreign_k: Float[Tensor, "sG 1 D"]
     foreign_v: Float[Tensor, "G 1 D"]
     w_gate: Float[Tensor, "HD C"]
 
@@ -181,7 +181,11 @@ def with_foreign(
 
 
 def weigh(
-    spec: AttentionSpec, params: Parameters, q: Float[Tensor, "B h T D"], k: Float[Tensor, "B h N D"], mask: Mask
+    spec: AttentionSpec,
+    params: Parameters,
+    q: Float[Tensor, "B h T D"],
+    k: Float[Tensor, "B h N D"],
+    mask: Float[Tensor, "*#B #h T N"],
 ) -> Float[Tensor, "B h T N"]:
     """The weights of every query over the N keys (real, then foreign). Only a softmax without a sink sums to one
     over the keys and ignores what a row's logits share."""

@@ -1,7 +1,7 @@
 """Examples tokenised once, and the batches of an epoch: of like lengths by default, so that little is padding."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,7 @@ class Batch(NamedTuple):
         return model.classify(self.input_ids, self.attention_mask, self.token_type_ids)
 
 
+@runtime_checkable
 class Scorable(Protocol):
     """A batch of any kind: it knows how a model scores it. Every tensor in it has B rows."""
 
@@ -38,6 +39,7 @@ class Scorable(Protocol):
     def scores(self, model: Transformer) -> Float[Tensor, "B K"]: ...
 
 
+@runtime_checkable
 class Data(Protocol):
     """Examples of any kind: of a classification head (Examples) or of prompts (prompts.Prompted)."""
 

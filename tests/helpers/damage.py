@@ -2,11 +2,13 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 from checkpoints import digests
 from tiny import reference, typical
@@ -33,10 +35,20 @@ def lay(folder: Path, family: str) -> Path:
     return folder
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the suite's own check of types, which users do not have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def refusal(folder: Path, **options: Any) -> str:
     """The text of the one error that may come, a single line that names what was given; nothing in the folder moved."""
     before = digests(folder) if folder.is_dir() else {}
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(BadInput) as caught, unchecked():
         load_model(folder, **options)
     assert before == (digests(folder) if folder.is_dir() else {})
     assert "\n" not in str(caught.value)

@@ -1,5 +1,7 @@
 """What every model promises about its input: padding changes nothing, and what does not fit is named."""
 
+import inspect
+
 import pytest
 import torch
 from tiny import CASES, batch, load, reference, typical
@@ -77,8 +79,9 @@ def test_input_that_does_not_fit(
     def tensor(value: list[list[int]] | None) -> Tensor | None:
         return None if value is None else torch.tensor(value)
 
+    forward = inspect.unwrap(Transformer.forward)  # past the suite's own check of shapes, which users do not have
     with pytest.raises(ValueError, match=message):
-        model_of("bert")(torch.tensor(ids), tensor(mask), tensor(types))
+        forward(model_of("bert"), torch.tensor(ids), tensor(mask), tensor(types))
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)

@@ -80,8 +80,8 @@ def test_Q7_and_K4_read_the_same_shift():
     """β under rotary positions, as Instance gives it, is what b_q adds to the logits."""
     g = Draws(0)
     turn = Rotary(4).rotate(torch.arange(5)).double()
-    w = [g.normal(4, 3) for _ in range(3)]
-    p = Instance(g.normal(2, 5, 3), *w, None, g.normal(4), g.normal(4), None, None, 1, 1, rotate=turn)
+    x, w_q, w_k, w_v, b_q, b_k = (g.normal(*shape) for shape in ((2, 5, 3), (4, 3), (4, 3), (4, 3), (4,), (4,)))
+    p = Instance(x, w_q, w_k, w_v, None, b_q, b_k, None, None, heads=1, kv_heads=1, rotate=turn)
     assert p.b_q is not None
     added = p.factor * (p.q(p.b_q) - p.q(None)) @ p.k(p.b_k).mT
     torch.testing.assert_close(p.shift(p.b_q), added)
