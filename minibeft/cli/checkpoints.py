@@ -66,11 +66,19 @@ def unmerge(model: Model, folder: Out) -> None:
 
 
 @app.command()
-def quantkeys(model: Model, text: Text = None, json_file: Json = None) -> None:
-    """Study which shift of all keys makes a key cache easiest to quantise, where K1 allows one."""
+def quantkeys(
+    model: Model,
+    text: Text = None,
+    json_file: Json = None,
+    export: Annotated[Path | None, typer.Option(metavar="FILE", help="write the mean shifts as safetensors")] = None,
+) -> None:
+    """Study which shift of all cached keys makes them easiest to quantise, and what it gains."""
     from minibeft.surgery.quantkeys import quantkeys
     from minibeft.surgery.report import render_study
 
     study = quantkeys(model, text=text)
     tell(*render_study(study))
+    if export is not None:
+        study.export(export)
+        tell(f"wrote {export}")
     save(json_file, study.as_json())

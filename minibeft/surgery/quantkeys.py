@@ -1,9 +1,15 @@
 """Which shift of all keys makes a key cache easiest to quantise, and what it gains: a study of K1's freedom.
 
-Adding one vector to every key of a head leaves attention as it is (K1), so a cache may hold K − s for any s on the dims
-where certify calls b_k null, at no cost: b_k' = b_k − s. Compared are s = 0, the mean over tokens (as in SageAttention,
-arXiv 2410.02367), and the s that minimises the mean squared step, which is 12 times the error that rounding to the
-nearest level makes on average. A step is a maximum of linear functions of s, so its square is convex: one minimum.
+Adding one vector to every key that a softmax compares leaves its weights as they are: a shift of K adds s q_i·c to each
+logit of row i, which the row shares. A cache holds keys as they are compared, after rotation and norm, so this freedom
+is there under rotary positions too, where b_k, which is added before, has an effect (K4). It ends where not every key
+of a row is in the cache (a sink, foreign keys), or where logits are bent or K is read twice. Compared are
+    zero  no shift
+    mean  the mean key over tokens (as in SageAttention, arXiv 2410.02367)
+    best  the shift that minimises the mean squared step, which is 12 times the error that rounding to the nearest level
+          makes on average. A step is a maximum of linear functions of the shift, so its square is convex: one minimum
+    b_k   what the bias adds to each key, R_j b_k under rotary positions: known without data, another for each position
+          there, so it is added again before the keys are compared
 
 The quantisers round to the nearest of evenly spaced levels, with one step for each token ("token") or for each channel
 over the tokens of a sentence ("channel"), in each key-value head by itself:
@@ -21,12 +27,14 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
+from safetensors.torch import save
 from torch import Tensor
 
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
+from minibeft.show.files import write
 from minibeft.surgery.equivalence import read_sentences
 from minibeft.theory.attention import attention_weights
 from minibeft.theory.instance import Instance
@@ -96,41 +104,42 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """dims are those of each head that the shift may use."""
+    """shifts: the mean key of each layer and key-value head, which a cache may take off."""
 
     model: str
-    dims: int
     head_size: int
     calibration: int
     evaluation: int
     rows: tuple[Row, ...]
+    shifts: tuple[Float[Tensor, "G D"], ...]
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "shifts"}
+
+    def export(self, file: Path) -> None:
+        """Write the mean shifts as safetensors: layers.0.key_shift (G, D) and so on, in float32."""
+        tensors = {f"layers.{i}.key_shift": shift.contiguous() for i, shift in enumerate(self.shifts)}
+        write(file, save(tensors, {"format": "pt", "model": self.model}))
 
 
-def free_dims(model: str | Path, size: int) -> Bool[Tensor, " D"]:
-    """The dims of a head where every constant may be added to all keys; BadInput where there is none."""
+# Broken before the keys are cached: what is compared is still a softmax of products with the cached keys.
+BEFORE_THE_CACHE = ("unrotated", "no-qk-norm")
+
+
+def require_freedom(model: str | Path) -> None:
+    """BadInput where adding one vector to all cached keys changes what the model computes, or nobody knows."""
     verdict = certify(model).verdict("k")
-    free = torch.zeros(size, dtype=torch.bool)
-    if verdict.status == "null":
-        free[:] = True
-    for part in verdict.dims:
-        if part.status == "null":
-            free[part.first : part.last + 1] = True
-    if not free.any():
-        why = f"{', '.join(verdict.broken)}: {verdict.reason}" if verdict.broken else verdict.reason
-        raise BadInput(
-            f"{model}: adding a vector to all keys changes this model ({verdict.theorem or 'certify'}: {why})"
-        )
-    return free
+    stopping = [hypothesis for hypothesis in verdict.broken if hypothesis not in BEFORE_THE_CACHE]
+    if stopping or verdict.status == "unknown":
+        why = f"{', '.join(stopping)}: {verdict.reason}" if stopping else verdict.reason
+        raise BadInput(f"{model}: adding a vector to all cached keys may change this model ({why})")
 
 
 def best_shift(
-    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"], free: Bool[Tensor, " D"], quantiser: Quantiser
+    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"], quantiser: Quantiser
 ) -> Float[Tensor, "G 1 D"]:
     """The shift that minimises the mean squared step, by descent from the mean; the best one met is kept."""
-    shift = mean_shift(k, real, free).requires_grad_(True)
+    shift = mean_shift(k, real).requires_grad_(True)
     if not quantiser.feels_shift:
         return shift.detach()
     if quantiser.axis == "token":  # every token by itself: (tokens, G, 1, D) without the padding
@@ -140,7 +149,7 @@ def best_shift(
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 1e-3, STEPS)
     best, least = shift.detach().clone(), torch.full((k.shape[1],), torch.inf, dtype=k.dtype)
     for _ in range(STEPS):
-        squares = quantiser.span(k - shift * free, real).square().sum((0, 2, 3))  # (G)
+        squares = quantiser.span(k - shift, real).square().sum((0, 2, 3))  # (G)
         better = squares.detach() < least
         least = torch.where(better, squares.detach(), least)
         best = torch.where(better[:, None, None], shift.detach(), best)
@@ -151,40 +160,48 @@ def best_shift(
     return best
 
 
-def mean_shift(
-    k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"], free: Bool[Tensor, " D"]
-) -> Float[Tensor, "G 1 D"]:
-    """The mean key of each head, on the free dims."""
-    return (k * real).sum((0, 2)).div(real.sum())[:, None] * free
+def mean_shift(k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"]) -> Float[Tensor, "G 1 D"]:
+    """The mean key of each head."""
+    return (k * real).sum((0, 2)).div(real.sum())[:, None]
+
+
+def bias_shift(layer: Instance) -> Float[Tensor, "1 G S D"] | None:
+    """What b_k adds to the cached keys; None without b_k."""
+    if layer.b_k is None:
+        return None
+    size = layer.source.shape[1]
+    b_k = layer.b_k.view(1, layer.kv_heads, 1, -1).expand(-1, -1, size, -1)
+    return b_k if layer.rotate is None else layer.rotate(b_k)
 
 
 def quantkeys(model: str | Path, *, text: Path | None = None) -> Study:
     """The study on a folder, hub id or "minilm", with the built-in sentences or those of a text file, one a line.
 
-    BadInput where b_k is active on every dim of a head, as under full rotary positions (K4).
+    BadInput where the freedom that it uses is not there (require_freedom).
     """
     folder = find(model)
+    require_freedom(folder)
     loaded = load_model(folder, task="hidden", dtype=torch.float32)
-    free = free_dims(folder, loaded.config.head_size)
     batch = read_sentences(folder, text, loaded.config)
     if len(batch["input_ids"]) < 2:
         raise BadInput(f"{text}: holds one sentence; the shift is found on one half and measured on the other")
     halves = [{name: value[start::2] for name, value in batch.items()} for start in (0, 1)]
     found, held = (probe(loaded, half) for half in halves)
     reals = [half["attention_mask"].bool()[:, None, :, None] for half in halves]
+    keys = [keys_of(layer) for layer in found]
+    means = [mean_shift(k, reals[0]) for k in keys]
+    fixed: dict[str, list[Tensor]] = {"zero": [torch.zeros_like(mean) for mean in means], "mean": means}
+    biases = [bias for layer in held if (bias := bias_shift(layer)) is not None]
     rows = []
     for quantiser in QUANTISERS:
-        shifts = {"zero": [], "mean": [], "best": []}
-        for layer in found:
-            k = keys_of(layer)
-            shifts["zero"].append(k.new_zeros(k.shape[1], 1, k.shape[3]))
-            shifts["mean"].append(mean_shift(k, reals[0], free))
-            shifts["best"].append(best_shift(k, reals[0], free, quantiser))
+        shifts = fixed | {"best": [best_shift(k, reals[0], quantiser) for k in keys]}
+        shifts |= {"b_k": biases} if biases else {}
         for bits, (name, values) in product(BITS, shifts.items()):
             errors = [errors_of(layer, s, reals[1], quantiser, bits) for layer, s in zip(held, values, strict=True)]
             rows.append(Row(quantiser.name, bits, name, **summarise(torch.tensor(errors, dtype=torch.float64))))
     found_on, measured_on = (len(half["input_ids"]) for half in halves)
-    return Study(str(model), int(free.sum()), len(free), found_on, measured_on, tuple(rows))
+    kept = tuple(mean[:, 0] for mean in means)
+    return Study(str(model), loaded.config.head_size, found_on, measured_on, tuple(rows), kept)
 
 
 def keys_of(layer: Instance) -> Float[Tensor, "B G S D"]:
@@ -193,12 +210,17 @@ def keys_of(layer: Instance) -> Float[Tensor, "B G S D"]:
 
 
 def errors_of(
-    layer: Instance, shift: Float[Tensor, "G 1 D"], real: Bool[Tensor, "#B 1 #S 1"], quantiser: Quantiser, bits: int
+    layer: Instance,
+    shift: Float[Tensor, "*#B G #S D"],
+    real: Bool[Tensor, "#B 1 #S 1"],
+    quantiser: Quantiser,
+    bits: int,
 ) -> tuple[float, ...]:
     """Six sums over one layer: squared key error, entries, total variation, rows, squared output error and output."""
     q, k, v = layer.q(layer.b_q).to(layer.x), keys_of(layer), layer.v(layer.b_v).to(layer.x)
     stored = quantiser(k - shift, real, bits)
-    p, changed = (attention_weights(q, keys, layer.mask, layer.factor) for keys in (k, stored))
+    compared = stored if shift.shape[-2] == 1 else stored + shift  # one vector for all keys may stay off
+    p, changed = (attention_weights(q, keys, layer.mask, layer.factor) for keys in (k, compared))
     variation = (p - changed).abs().sum(-1, keepdim=True) / 2 * real  # (B, H, T, 1)
     o, error = p @ v * real, (changed - p) @ v * real
     return (

@@ -115,16 +115,22 @@ def simplified() -> str:
 
 
 def key_cache() -> str:
-    """What the best shift of K takes off the attention's relative error, against no shift, by quantiser and width."""
-    found = record("quantkeys-minilm")
+    """What a shift of the cached keys does on a LLaMA-style model and on a BERT."""
+    parts = ["quantkeys-stories260k", "quantkeys-minilm"]
+    return "\n\n".join(f"{record(file)['model']}:\n\n{one_key_cache(file)}" for file in parts)
+
+
+def one_key_cache(file: str) -> str:
+    """What the mean key, taken off, takes off the attention's relative error, by quantiser and width."""
+    found = record(file)
     error = {(row["quantiser"], row["bits"], row["shift"]): row["output"] for row in found["rows"]}
     quantisers, widths = ({row[key]: None for row in found["rows"]} for key in ("quantiser", "bits"))
     rows = [f"| quantiser | {' | '.join(f'{bits} bits' for bits in widths)} |", "|---" * (len(widths) + 1) + "|"]
     for quantiser in quantisers:
-        pairs = [(error[quantiser, bits, "zero"], error[quantiser, bits, "best"]) for bits in widths]
-        cells = [f"{zero:.4f} → {best:.4f} ({best / zero - 1:+.1%})" for zero, best in pairs]
+        pairs = [(error[quantiser, bits, "zero"], error[quantiser, bits, "mean"]) for bits in widths]
+        cells = [f"{zero:.4f} → {mean:.4f} ({mean / zero - 1:+.1%})" for zero, mean in pairs]
         rows.append(f"| {quantiser} | {' | '.join(cells)} |")
-    return "\n".join([*rows, "", made_by(found, "quantkeys-minilm")])
+    return "\n".join([*rows, "", made_by(found, file)])
 
 
 def compared(file: str, claim: str) -> str:

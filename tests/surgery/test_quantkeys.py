@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
-from checkpoints import write_checkpoint
+from checkpoints import inputs, write_checkpoint
+from safetensors.torch import load_file
 from torch import Tensor
 
+from minibeft.certificate.certify import certify
+from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
 from minibeft.surgery import quantkeys as module
-from minibeft.surgery.quantkeys import BITS, QUANTISERS, Quantiser, best_shift, free_dims, mean_shift, quantkeys
+from minibeft.surgery.quantkeys import BITS, QUANTISERS, Quantiser, best_shift, mean_shift, quantkeys, require_freedom
 from minibeft.theory.draws import Draws
-
-ALL = torch.ones(8, dtype=torch.bool)
+from minibeft.verification.probe import probe
 
 
 def keys(seed: int = 0, offset: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -73,7 +75,7 @@ def test_padding_is_in_no_channel():
 def test_min_max_by_channel_moves_with_the_shift_and_no_other_does():
     """The control: there a shift cannot gain."""
     k, real = keys(offset=3.0)
-    shift = mean_shift(k, real, ALL)
+    shift = mean_shift(k, real)
     for quantiser in QUANTISERS:
         errors = [(quantiser(x, real, 4) - x)[real.expand_as(x)].square().mean() for x in (k, k - shift)]
         same = math.isclose(*(error.item() for error in errors), rel_tol=1e-9)
@@ -89,9 +91,9 @@ def test_the_best_shift_beats_zero_mean_and_neighbours(quantiser: Quantiser):
         inside = real if quantiser.axis == "token" else real.any(-2, keepdim=True)
         return (quantiser.span(k - shift, real).square() * inside).sum().item()
 
-    best = best_shift(k, real, ALL, quantiser)
+    best = best_shift(k, real, quantiser)
     least = loss(best)
-    assert least < loss(mean_shift(k, real, ALL)) < loss(torch.zeros_like(best))
+    assert least < loss(mean_shift(k, real)) < loss(torch.zeros_like(best))
     generator = Draws(2)
     for _ in range(100):
         step = generator.normal(*best.shape, dtype=best.dtype)
@@ -102,27 +104,19 @@ def test_by_channel_the_best_symmetric_shift_of_one_sentence_is_the_middle():
     k, _ = keys(offset=3.0)
     k, real = k[:1], torch.ones(1, 1, 5, 1, dtype=torch.bool)
     middle = (k.amin(2) + k.amax(2)) / 2  # (1, G, D)
-    best = best_shift(k, real, ALL, Quantiser("channel", True))
+    best = best_shift(k, real, Quantiser("channel", True))
     assert (best[:, 0] - middle[0]).abs().max() < 0.01 * k.std()  # what 150 steps of descent leave
 
 
-def test_a_shift_stays_on_the_free_dims():
-    k, real = keys(offset=3.0)
-    free = torch.arange(8) >= 3
-    for shift in (mean_shift(k, real, free), best_shift(k, real, free, Quantiser("token", False))):
-        assert not shift[..., :3].any()
-        assert shift[..., 3:].all()
-
-
-@pytest.mark.parametrize(("family", "dims"), [("bert", 6), ("roberta", 6), ("opt", 6), ("gptj", 2)])
-def test_the_study_shifts_where_k1_holds_and_on_unrotated_dims(family, dims, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("family", "shifts"), [("bert", 4), ("roberta", 4), ("opt", 4), ("gptj", 3), ("qwen2", 4)])
+def test_the_study_shifts_the_keys_as_they_are_cached(family, shifts, tmp_path, monkeypatch):
+    """Rotary positions included: the keys are cached after the turn. Without b_k there is one shift less."""
     monkeypatch.setattr(module, "STEPS", 20)
     model = write_checkpoint(tmp_path / family, family)
     study = quantkeys(model)
-    assert (study.dims, study.head_size) == (dims, 6)
-    assert free_dims(model, 6).sum() == dims
+    assert study.head_size == 6
     assert (study.calibration, study.evaluation) == (4, 4)
-    assert len(study.rows) == len(QUANTISERS) * len(BITS) * 3
+    assert len(study.rows) == len(QUANTISERS) * len(BITS) * shifts
     found = {(r.quantiser, r.bits, r.shift): r for r in study.rows}
     for (name, bits, shift), row in found.items():
         assert 0 < row.key < math.inf
@@ -130,24 +124,50 @@ def test_the_study_shifts_where_k1_holds_and_on_unrotated_dims(family, dims, tmp
         assert 0 < row.output < math.inf
         if bits == 8:
             assert row.key < found[name, 4, shift].key / 8  # 17 times smaller steps
-        if name == "channel, min-max":
+        if name == "channel, min-max" and shift != "b_k":
             assert math.isclose(row.key, found[name, bits, "zero"].key, rel_tol=1e-3)  # float32 keys, rounding alone
 
 
-def test_without_quantisation_a_shift_changes_nothing(tmp_path, monkeypatch):
-    """K1 in the study itself: with a quantiser that keeps every bit, P and O stay within float32 rounding."""
+@pytest.mark.parametrize("family", ["opt", "llama", "gptj"])
+def test_without_quantisation_a_shift_changes_nothing(family, tmp_path, monkeypatch):
+    """The freedom itself, under rotary positions too: with a quantiser that keeps every bit, P and O stay within
+    float32 rounding, and would not if the keys were shifted before they are turned."""
     monkeypatch.setattr(module, "STEPS", 2)
     monkeypatch.setattr(Quantiser, "__call__", lambda _, k, *__: k)
-    for row in quantkeys(write_checkpoint(tmp_path / "opt", "opt")).rows:
+    for row in quantkeys(write_checkpoint(tmp_path / family, family)).rows:
         assert row.weights < 1e-6  # u₃₂ times logits of a few units
         assert row.output < 1e-6
 
 
-@pytest.mark.parametrize(("family", "why"), [("llama", "unrotated"), ("qwen2", "unrotated")])
-def test_refused_where_every_dim_is_active(family, why, tmp_path):
-    model = write_checkpoint(tmp_path / family, family)
-    with pytest.raises(BadInput, match=rf"adding a vector to all keys changes this model \(K4: {why}"):
-        quantkeys(model)
+def test_a_shift_before_the_turn_is_not_free(tmp_path):
+    """Negative twin: b_k moved by a constant under rotary positions moves P (K4)."""
+    loaded = load_model(write_checkpoint(tmp_path / "qwen2", "qwen2"), task="hidden")
+    layer = probe(loaded, inputs(tmp_path / "qwen2"))[0]
+    assert layer.b_k is not None
+    assert (layer.weights(b_k=layer.b_k + 1) - layer.weights()).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"model_type": "gpt_oss"}, "no-sink"), ({"model_type": "gemma2", "attn_logit_softcapping": 50.0}, "no-softcap")],
+)
+def test_refused_where_the_row_does_not_share_the_shift(change, why):
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    verdict = certify(sizes | change).verdict("k")
+    assert why in verdict.broken
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "certify", lambda _: certify(sizes | change))
+        with pytest.raises(BadInput, match=f"may change this model .*{why}"):
+            require_freedom("model")
+
+
+def test_the_exported_shifts_are_the_mean_keys(tmp_path):
+    model = write_checkpoint(tmp_path / "llama", "llama")
+    study = quantkeys(model)
+    study.export(tmp_path / "shifts.safetensors")
+    found = load_file(tmp_path / "shifts.safetensors")
+    assert sorted(found) == ["layers.0.key_shift", "layers.1.key_shift"]
+    assert all(torch.equal(found[f"layers.{i}.key_shift"], shift) for i, shift in enumerate(study.shifts))
 
 
 def test_one_sentence_is_too_few(tmp_path):
