@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import typer.core
 import typer.main
 from evidence import BLOCK, ROOT, TABLES, filled, home_of
@@ -17,10 +18,12 @@ def test_the_tables_are_those_of_the_records():
     assert {block[2] for block in BLOCK.finditer(README)} == set(TABLES)
 
 
-def test_every_link_into_the_repository_leads_somewhere():
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "kernels/README.md"])
+def test_every_link_into_the_repository_leads_somewhere(page: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
     assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not ((ROOT / page).parent / target).exists()] == []
 
 
 def test_every_command_exists():
