@@ -2,16 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 from checkpoints import digests
 from tiny import reference, typical
+from typecheck import unchecked
 
 from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
@@ -33,16 +32,6 @@ def lay(folder: Path, family: str) -> Path:
     for name, content in sound(family).items():
         (folder / name).write_bytes(content)
     return folder
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without the suite's own check of types, which users do not have."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def refusal(folder: Path, **options: Any) -> str:
