@@ -41,17 +41,21 @@ def test_merge_simplify_inspect_and_unmerge(tmp_path):
 def test_quantkeys_prints_and_records(tmp_path, monkeypatch):
     monkeypatch.setattr("minibeft.surgery.quantkeys.STEPS", 2)
     model = write_checkpoint(tmp_path / "opt", "opt")
-    assert "6 of 6 dims" in run("quantkeys", model, "--json", tmp_path / "study.json")
-    assert len(json.loads((tmp_path / "study.json").read_text())["rows"]) == 36
+    said = run("quantkeys", model, "--json", tmp_path / "study.json", "--export", tmp_path / "shifts.safetensors")
+    assert said.startswith("A shift of the cached keys")
+    assert len(json.loads((tmp_path / "study.json").read_text())["rows"]) == 4 * 3 * 4  # quantisers, bits, shifts
+    assert (tmp_path / "shifts.safetensors").is_file()
 
 
-@pytest.mark.parametrize("command", ["simplify", "quantkeys"])
-def test_a_refusal_is_one_line_and_status_2(command, tmp_path):
+@pytest.mark.parametrize(("command", "why"), [("simplify", "unrotated"), ("quantkeys", "holds one sentence")])
+def test_a_refusal_is_one_line_and_status_2(command, why, tmp_path):
     model = write_checkpoint(tmp_path / "qwen2", "qwen2")
-    arguments = [command, str(model), *([str(tmp_path / "out")] if command == "simplify" else [])]
+    (tmp_path / "text").write_text("It was dull .\n")
+    more = {"simplify": [str(tmp_path / "out")], "quantkeys": ["--text", str(tmp_path / "text")]}
+    arguments = [command, str(model), *more[command]]
     done = subprocess.run([sys.executable, "-m", "minibeft", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("minibeft: ")
-    assert "unrotated" in done.stderr
+    assert why in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
