@@ -5,21 +5,20 @@ from torch import Tensor
 
 from minibeft.kernels.contestants import Inputs
 from minibeft.kernels.shapes import Shape
+from minibeft.theory.agreement import distance, within
 
 FACTOR = 2.0
 """How much more than plain torch the fused result may err, for another order of summation; as in the tests."""
 
 
 def assert_right(name: str, fused: Tensor, plain: Tensor, gold: Tensor) -> None:
-    """‖fused − gold‖∞ ≤ FACTOR ‖plain − gold‖∞ + u‖gold‖∞, gold in float64. NaN never passes."""
+    """‖fused − gold‖∞ ≤ FACTOR ‖plain − gold‖∞ + u‖gold‖∞, gold in float64. What is not finite never passes."""
 
-    def error(value: Tensor) -> float:
-        return (value.double() - gold).abs().max().item()
-
-    allowed = FACTOR * error(plain) + torch.finfo(fused.dtype).eps / 2 * gold.abs().max().item()
-    if not error(fused) <= allowed:
+    error = distance(fused, gold)
+    allowed = FACTOR * distance(plain, gold) + torch.finfo(fused.dtype).eps / 2 * gold.abs().max().item()
+    if not within(error, allowed):
         raise RuntimeError(
-            f"the correctness gate is red, nothing is measured: {name} errs {error(fused):.1e}, allowed {allowed:.1e}"
+            f"the correctness gate is red, nothing is measured: {name} errs {error:.1e}, allowed {allowed:.1e}"
         )
 
 

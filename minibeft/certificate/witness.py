@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from minibeft.theory.agreement import within
 from minibeft.theory.attention import project
 from minibeft.theory.bounds import (
     Arithmetic,
@@ -59,7 +60,7 @@ class Witness:
     @property
     def within(self) -> bool:
         """The statement was witnessed; False: the number is a counterexample."""
-        return self.value <= self.allowed
+        return within(self.value, self.allowed)
 
 
 def small(spec: AttentionSpec) -> AttentionSpec:

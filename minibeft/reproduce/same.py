@@ -26,6 +26,7 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import family_of
 from minibeft.checkpoints.tensors import read_json
 from minibeft.families import read_config
+from minibeft.theory.agreement import distance, within
 from minibeft.theory.bounds import unit_roundoff
 from minibeft.training.runs import TRAINED
 
@@ -49,8 +50,8 @@ class Same(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the difference is one of rounding; never true of NaN."""
-        return self.difference <= self.allowed
+        """Whether the difference is one of rounding; never true of what is not finite."""
+        return within(self.difference, self.allowed)
 
 
 def compare(names: tuple[str, str], runs: tuple[Record, Record], folders: tuple[Path, Path]) -> Same:
@@ -59,7 +60,7 @@ def compare(names: tuple[str, str], runs: tuple[Record, Record], folders: tuple[
     assert one.keys() == other.keys()
     first, second = ([metrics_of(epoch) for epoch in run["epochs"]] for run in runs)
     if one:
-        difference = max((one[name] - other[name]).abs().max().item() for name in one)
+        difference = max(distance(one[name], other[name]) for name in one)
         allowed = rounding(settings, max(value.abs().max().item() for value in one.values()))
     else:
         first = first[-1:] * len(second)  # the zero-shot run has one epoch
@@ -78,8 +79,10 @@ def compare(names: tuple[str, str], runs: tuple[Record, Record], folders: tuple[
 
 
 def furthest(one: Record, other: Record) -> float:
-    """The largest difference of a metric on any split."""
-    return max(abs(one[split][metric] - other[split][metric]) for split in one for metric in one[split])
+    """The largest difference of a metric on any split; NaN counts as infinite."""
+    places = [(split, metric) for split in one for metric in one[split]]
+    first, second = ([run[split][metric] for split, metric in places] for run in (one, other))
+    return distance(torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64))
 
 
 def head_of(folder: Path) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """Two models compute the same function: run on sentences, they differ by no more than rounding allows.
 
-Two comparisons against the old model in float64. In float64, with the changed parameters unrounded: the difference may
-be FACTOR times the float32 error of the same computation, times u64/u32, because rounding errors are linear in u. This
-shows the theorem on this checkpoint. In the type of the file, with what was really written: the new model may err
-FACTOR times as much as the old one does, and one rounding more.
+Two comparisons with the old model in float64, by agreement.py. In float64, with the changed parameters unrounded: the
+difference may be FACTOR times the float32 error of the same computation, times u64/u32, because rounding errors are
+linear in u. This shows the theorem on this checkpoint. In the type of the file, with what was really written: the new
+model may err FACTOR times as much as the old one does, and one rounding more.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,14 +21,9 @@ from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
 from minibeft.models.layers import Learned
 from minibeft.models.transformer import Transformer
-from minibeft.theory.bounds import unit_roundoff
+from minibeft.theory.agreement import distance, explained, within
 from minibeft.verification.probe import Batch
 from minibeft.verification.sentences import SENTENCES
-
-# Two equally accurate runs are compared by their largest errors. A classifier on eight sentences has as few as eight
-# independent outputs; the largest of eight normal errors exceeds 8 times that of eight others in 3 of a million cases
-# (simulated), 2 times in 5 of a hundred. A wrong step is off by a bias, many orders more.
-FACTOR = 8.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Difference:
     @property
     def within(self) -> bool:
         """Whether rounding explains it."""
-        return self.finite and self.value <= self.allowed
+        return within(self.value, self.allowed)
 
 
 @dataclass(frozen=True)
@@ -118,12 +113,6 @@ def outputs(model: Transformer, batch: Batch, dtype: torch.dtype | None = None) 
     return found[batch["attention_mask"].bool()] if found.ndim == 3 else found
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖∞ in float64; NaN counts as infinite."""
-    value = (a.double() - b.double()).abs().max().item()
-    return value if value == value else float("inf")
-
-
 def compare(intended: Transformer, written: Transformer, exact: Mapping[str, Tensor], batch: Batch) -> Agreement:
     """Whether the model that was written computes what is intended.
 
@@ -139,9 +128,8 @@ def compare(intended: Transformer, written: Transformer, exact: Mapping[str, Ten
         written.get_parameter(name).data = value.double()
     unrounded = outputs(written, batch, torch.float64)
     largest = gold.abs().max().item()
-    ratio = unit_roundoff(torch.float64) / unit_roundoff(torch.float32)
-    allowed = FACTOR * distance(single, gold) * ratio + 2 * unit_roundoff(torch.float64) * largest
-    rounded = FACTOR * distance(plain, gold) + unit_roundoff(dtype) * largest
+    allowed = explained(distance(single, gold), largest, torch.float64, sampled_in=torch.float32, roundings=2)
+    rounded = explained(distance(plain, gold), largest, dtype)
     return Agreement(
         len(batch["input_ids"]),
         largest,

@@ -38,8 +38,8 @@ class Gap(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Every entry is within its allowance; NaN is not."""
-        return bool((self.value <= self.allowed).all())
+        """Every entry is within a finite allowance; NaN and infinity are not (agreement.py)."""
+        return bool(((self.value <= self.allowed) & self.value.isfinite() & self.allowed.isfinite()).all())
 
 
 def key_effect(p: Instance) -> Gap:

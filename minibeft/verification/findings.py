@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
+from minibeft.theory.agreement import within
 from minibeft.verification.measure import Measurement
 
 
@@ -29,7 +30,7 @@ class Check:
     @property
     def verdict(self) -> str:
         """ "holds", "VIOLATED", or where the theory says that the statement stops: "fails, as it must"."""
-        holds = self.worst.value <= self.worst.allowed
+        holds = all(within(m.value, m.allowed) for m in self.measurements)
         if self.must_hold:
             return "holds" if holds else "VIOLATED"
         return "not seen to fail" if holds else "fails, as it must"

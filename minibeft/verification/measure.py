@@ -23,10 +23,13 @@ class Measurement:
 
 
 def worst(layer: int, gap: Gap) -> Measurement:
-    """The entry with the largest value/allowed. NaN counts as an infinite violation."""
+    """The first entry that is not finite or has no finite allowance, else the one with the largest value/allowed. NaN
+    counts as infinite."""
     value, allowed = torch.broadcast_tensors(gap.value.double(), gap.allowed.double())
-    value = value.nan_to_num(nan=torch.inf)
-    at = int((value / allowed.clamp_min(torch.finfo(torch.float64).tiny)).argmax())
+    value = value.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    limits = torch.finfo(torch.float64)
+    ratio = (value / allowed.clamp_min(limits.tiny)).clamp_max(limits.max)
+    at = int(ratio.masked_fill(~(value.isfinite() & allowed.isfinite()), torch.inf).argmax())
     return Measurement(layer, value.flatten()[at].item(), allowed.flatten()[at].item(), value.max().item())
 
 

@@ -7,14 +7,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from minibeft.models.transformer import Transformer
-from minibeft.theory.bounds import unit_roundoff
+from minibeft.theory.agreement import explained
 from minibeft.verification import measure
 from minibeft.verification.findings import Check
 from minibeft.verification.layerwise import MAGNITUDES
 from minibeft.verification.measure import Measurement
 from minibeft.verification.probe import Batch, modules_of, turned, where
-
-FLOAT64_FACTOR = 8.0  # two runs in each type, each up to twice its typical error, measured once
 
 
 @contextmanager
@@ -84,16 +82,15 @@ def folded(model: Transformer) -> Iterator[None]:
 
 def whole_model(model: Transformer, single: dict[str, float], double: dict[str, float]) -> Iterator[Check]:
     """K1 and V2 on the last hidden states. Rounding shrinks with the unit roundoff, an effect does not: the float64
-    effect may be at most the float32 effect times u64/u32, and a factor for the chance in both."""
+    effect may be at most what the float32 effect explains (agreement.py)."""
     live, null = turned(model)
-    shrink = FLOAT64_FACTOR * unit_roundoff(torch.float64) / unit_roundoff(torch.float32)
-    floor = 2 * unit_roundoff(torch.float64) * double["size"]
     scale = f"b_q redrawn, σ = 1, changes them by {double['q']:.2g}, b_v by {double['v']:.2g}"
     for key, value in double.items():
         name, *rest = key.split()
         if name not in ("k", "fold"):
             continue
-        measured = (Measurement(-1, value, shrink * single[key] + floor, value),)
+        allowed = explained(single[key], double["size"], torch.float64, sampled_in=torch.float32, roundings=2)
+        measured = (Measurement(-1, value, allowed, value),)
         if name == "fold" and "v" in model.config.biases:
             yield Check("V2", "b_v folded into b_o: change of the last hidden states", measured)
         elif name == "k":

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minibeft.theory.agreement import within
 from minibeft.theory.bounds import unit_roundoff
 from minibeft.theory.draws import Draws
 
@@ -107,4 +108,6 @@ def assert_agrees(candidate: Tensor, samples: Sequence[Tensor], gold: Tensor, *,
     size = gold.abs().max().item() if gold.numel() else 0.0
     rounding = max(error(sample, gold) for sample in samples)
     allowed, actual = FACTOR * rounding + unit_roundoff(candidate.dtype) * size, error(candidate, gold)
-    assert actual <= allowed, f"{what}: error {actual:.3e} > {allowed:.3e} allowed (rounding makes it {rounding:.3e})"
+    assert within(actual, allowed), (
+        f"{what}: error {actual:.3e} > {allowed:.3e} allowed (rounding makes it {rounding:.3e})"
+    )
