@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help verify test test-portable check prove readme clean
+.PHONY: help verify test test-portable check prove formal readme clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ check: .venv/test ## style and types
 
 prove: .venv/demo ## run every proof
 	$(BIN)/minibeft prove
+
+formal: ## have Coq check the theorems of proofs/formal/
+	@PYTHONPATH=. $(PYTHON) proofs/formal/check.py
 
 readme: .venv/test ## rewrite the tables of README.md from records/
 	$(BIN)/python tests/helpers/evidence.py

@@ -23,8 +23,8 @@ Theorem K1_dropout H bq bk bv (D : mat) i :
 Proof. now rewrite K1_no_effect. Qed.
 
 (** A cache holds keys as they are multiplied with q, after rotation if the model rotates. Taking any constant c off all of
-    them changes no weight. This is N14 of the theory notes: a quantised cache may store K − c. *)
-Theorem K1_cached_keys m d mu s (q c : vec) (k : mat) :
+    them changes no weight. So a quantised cache may store K − c. *)
+Theorem K9_cached_keys m d mu s (q c : vec) (k : mat) :
   softmax m mu (fun j => s * dot d q (fun a => k j a - c a)) = softmax m mu (fun j => s * dot d q (k j)).
 Proof. apply (softmax_shared _ _ _ _ (- s * dot d q c)). intros j. rewrite dot_sub_r. ring. Qed.
 

@@ -1,0 +1,120 @@
+"""Coq checks the theorems of the catalogue, and `make formal` rejects what is false, admitted, assumed or missing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minibeft.proofs.formal import check as formal
+from minibeft.theory.evidence import EVIDENCE, FORMAL, LEVELS
+from minibeft.theory.theorems import FORMAL_ALONE, THEOREMS
+
+ROOT = Path(__file__).parents[2]
+coq = pytest.mark.skipif(not formal.has_coq(), reason=formal.NO_COQ)
+
+SMALL = """(** A comment may say Axiom and Admitted (* twice *). *)
+Theorem K1_one : 1 = 1.
+Proof. reflexivity. Qed.
+"""
+
+
+def problems(folder: Path, text: str, *theorems: str) -> list[str]:
+    """What `check` says of one file."""
+    (folder / "Small.v").write_text(text, encoding="utf-8")
+    return list(formal.check(folder, theorems))
+
+
+@coq
+@pytest.mark.slow
+def test_every_theorem_is_checked():
+    assert list(formal.check(formal.FOLDER, FORMAL)) == []
+
+
+@coq
+def test_what_is_true_passes(tmp_path):
+    assert problems(tmp_path, SMALL, "Small.K1_one") == []
+
+
+@coq
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SMALL.replace("1 = 1", "1 = 2"), "does not compile"),
+        (SMALL.replace("reflexivity. Qed", "Admitted"), "says Admitted"),
+        (SMALL.replace("1 = 1", "1 = 2").replace("reflexivity. Qed", "Admitted"), "Small.K1_one rests on"),
+        (SMALL.replace("reflexivity. Qed", "admit. Admitted"), "says admit"),
+        (f"Axiom false : 1 = 2.\n{SMALL}", "says Axiom"),
+        (f"Parameter number : nat.\n{SMALL}", "says Parameter"),
+        ('Notation "1 = 1" := True.\n' + SMALL, "says Notation"),
+        # a variable of no section is an axiom by another name, which only Print Assumptions sees
+        (
+            "Variable assumed : 1 = 2.\n" + SMALL.replace("1 = 1", "1 = 2").replace("reflexivity", "exact assumed"),
+            "Small.K1_one rests on",
+        ),
+        (SMALL.replace("K1_one", "K1_two"), "Small.K1_one is not there"),
+        (SMALL.replace("Theorem", "Lemma"), "Small.K1_one is not there"),
+        (SMALL + SMALL.replace("K1_one", "K1_two"), "Small.K1_two belongs to no statement"),
+        (SMALL.replace("Theorem K1_one", "(* Theorem K1_one : 1 = 1. *) Theorem K1_two"), "Small.K1_one is not there"),
+    ],
+)
+def test_what_is_not_proved_is_rejected(tmp_path, text, words):
+    assert any(words in problem for problem in problems(tmp_path, text, "Small.K1_one"))
+
+
+# One word of a statement is made false; its proof must break.
+FALSE = [
+    ("KeyBias", "weights H bq bk i = weights H bq zero i.", "weights H bq bk i = weights H zero zero i."),
+    (
+        "ValueBias",
+        "output H bq bk zero i c + bv c.\nProof. intros S. apply V1",
+        "output H bq bk zero i c - bv c.\nProof. intros S. apply V1",
+    ),
+    ("ValueBias", "(add bo (through L D bv)) e i c.", "bo e i c."),
+    (
+        "QueryBias",
+        "(fun j => z j + beta j)) <= tanh (osc / 4).\nProof.\n  intros S O.",
+        "(fun j => z j + beta j)) <= tanh (osc / 8).\nProof.\n  intros S O.",
+    ),
+    ("QueryBias", "<= (INR m - 1) * exp (osc - t * gap).", "<= (INR m - 2) * exp (osc - t * gap)."),
+    ("Ranks", "(minn (\\rank Wo) GD))%N", "(minn 1 GD))%N"),
+    ("Ranks", "(\\rank X <= k)%N", "(\\rank X < k)%N"),
+    ("Importance", "0 <= mag_angle d b b' <= 2.", "0 <= mag_angle d b b' <= 1."),
+    ("Importance", "<= 1 / INR d.", "<= 1 / INR (S d)."),
+]
+
+
+@coq
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "true", "false"), FALSE)
+def test_a_false_statement_does_not_compile(tmp_path, file, true, false):
+    for source in formal.FOLDER.glob("*.v"):
+        shutil.copy(source, tmp_path)
+    text = (tmp_path / f"{file}.v").read_text(encoding="utf-8")
+    assert text.count(true) == 1
+    (tmp_path / f"{file}.v").write_text(text.replace(true, false), encoding="utf-8")
+    assert any(problem.startswith(f"{file}.v does not compile") for problem in formal.check(tmp_path, FORMAL))
+
+
+def test_without_coq_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setattr(formal.shutil, "which", lambda name: None)
+    assert formal.main() == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "apt-get install coq" in said.err
+
+
+def test_every_statement_has_its_evidence_and_every_place_exists():
+    assert list(EVIDENCE) == [*THEOREMS, *FORMAL_ALONE]
+    for name, evidence in EVIDENCE.items():
+        assert evidence.level in LEVELS, name
+        assert (evidence.level == "formal") == bool(evidence.formal), name
+        for place in evidence.places():
+            assert (ROOT / place).is_file(), f"{name}: {place}"
+    for name, theorem in THEOREMS.items():
+        assert theorem.measured == (theorem.evidence.level == "measured"), name
+        assert all((theorem.evidence.derivation, theorem.evidence.test, theorem.evidence.code)), name
+
+
+def test_at_least_25_statements_are_formal():
+    assert len(set(FORMAL.values())) >= 24
