@@ -70,12 +70,12 @@ def adam_moves_b_k_by_rounding_noise(claim) -> Iterator[Part]:
     )
 
 
-@proof("K6", score=over(u, Function("hit")(output(0))))
+@proof("K6", score=over(u, Function("hit", real=True)(output(0))))
 def same_accuracy_at_every_epoch(claim) -> Iterator[Part]:
     yield equal(
         "What can be proved of this measurement is why it came out so: by K3 both runs have the same head at every "
         "epoch, by K1 the same outputs, so the same hits, counted over the sentences u.",
-        over(u, Function("hit")(output(b[a]))),
+        over(u, Function("hit", real=True)(output(b[a]))),
         claim.score,
         called={output(b[a]): Symbol("O(b_k)"), output(0): Symbol("O(0)")},
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sympy import Abs, Expr, Integer, Matrix, Max, Min, Symbol, cos, pi, sin, sqrt, symbols
 
-from minibeft.proofs.notation import G, a, b, d, e, i, n, over, share, table, u
+from minibeft.proofs.notation import G, a, b, d, e, i, n, over, share, table, u, y
 from minibeft.proofs.statement import Counterexample, Part, proof
 from minibeft.proofs.steps import bounded, equal, exactly
 from minibeft.proofs.training import key_gradient
@@ -58,9 +58,10 @@ def mag_and_angle(claim) -> Iterator[Part]:
     yield Counterexample(
         "nonzero",
         "b = 0, as where a bias has just been added to a bias-free model, and b' = (3, 4): 0/0 has no angle.",
-        "I − (1 − ⟨b,b'⟩/‖b'‖²)",
-        lambda: measure(Integer(25), Integer(5), Integer(5)),
-        lambda: measure(Integer(0), Integer(0), Integer(5)) - 1,
+        "‖b‖‖b'‖, by which I divides,",
+        lambda: Matrix([3, 4]).norm() * Matrix([3, 4]).norm(),
+        lambda: Matrix([0, 0]).norm() * Matrix([3, 4]).norm(),
+        undefined=True,
     )
 
 
@@ -108,7 +109,7 @@ def fisher(claim) -> Iterator[Part]:
         claim.bound,
         over(i, 1 - kept[i]) / (n * d),
     )
-    every = over(u, over(e, G[u, i, e] ** 2))
+    every = over(y, over(e, G[y, i, e] ** 2))
     yield bounded(
         "Terms u that are clipped together share that: the sum of d·I over them is at most 1.",
         over(i, over(u, over(a, G[u, i, a] ** 2 * kept[i] / every))) / n,

@@ -7,7 +7,7 @@ form. How rounding breaks K1 is a story of its own: rounding.py.
 
 from collections.abc import Iterator
 
-from sympy import Expr, Matrix, Symbol, cos, exp, sin, symbols
+from sympy import Expr, Matrix, Rational, Symbol, cos, exp, sin, symbols
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES, residual, row
@@ -58,10 +58,10 @@ def where_the_key_bias_matters(claim) -> Iterator[Part]:
     yield from needed("P(b_k) − P(0)", residual, CASES)
     yield Counterexample(
         "in-range",
-        "q = 256 and keys 0 and 256 in float16: 65536 is beyond its largest number; the logit errs by ∞.",
-        "largest error of a logit",
-        lambda: overflow.logits()[1] - 2**16,
-        lambda: overflow.but(largest=65504).logits()[1] - 2**16,
+        "q = 256 and keys 0 and 256 in float16: 65536 is beyond its largest number and becomes ∞, whatever the bound.",
+        "1/(computed logit) − 1/(exact logit)",
+        lambda: 1 / overflow.logits()[1] - Rational(1, 2**16),
+        lambda: 1 / overflow.but(largest=65504).logits()[1] - Rational(1, 2**16),
     )
 
 

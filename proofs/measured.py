@@ -5,7 +5,7 @@ torch is imported inside, so that the proofs themselves do without it.
 
 from typing import TYPE_CHECKING
 
-from minibeft.proofs.statement import Relation, Step, Verdict
+from minibeft.proofs.statement import MEASURED, Relation, Step, Verdict
 
 if TYPE_CHECKING:
     import torch
@@ -97,4 +97,5 @@ def measured() -> Step:
         (Relation("10⁻³", "<", "effect / bound"), Relation("effect / bound", "<", "1")),
         "float32, bfloat16, float16",
         decide,
+        level=MEASURED,
     )

@@ -12,7 +12,7 @@ from minibeft.proofs import PROOFS, Counterexample, Proof, Report, Step
 from minibeft.proofs.document import document
 from minibeft.proofs.printing import latex as formula_latex
 from minibeft.proofs.printing import unicode
-from minibeft.proofs.statement import Outcome
+from minibeft.proofs.statement import PROVED, Outcome
 from minibeft.show.console import out
 from minibeft.show.files import require_place, write, write_json
 from minibeft.show.grid import Grid
@@ -75,7 +75,7 @@ def show(console: Console, report: Report) -> None:
     line(f"[dim]needs[/] {', '.join(theorem.needs) or 'nothing more'}")
     for number, outcome in enumerate(report.steps, 1):
         assert isinstance(outcome.part, Step)
-        line(f"{mark(outcome)} {number}. {escape(outcome.part.text)} [dim]\\[{escape(outcome.part.scope)}][/]")
+        line(f"{mark(outcome)} {number}. {escape(outcome.part.text)} [dim]\\[{escape(reach(outcome.part))}][/]")
         for formula in outcome.part.formulas:
             for row in unicode(formula):
                 line(f"[cyan]{escape(row)}[/]", 8)
@@ -85,6 +85,12 @@ def show(console: Console, report: Report) -> None:
         line(refutation(outcome))
     for key in report.unmatched:
         line(f"[red]✗ no counterexample shows that '{key}' is needed[/]")
+
+
+def reach(part: Step) -> str:
+    """For which sizes a step is decided, and what it assumes; a step that is tried or measured says so."""
+    how = "" if part.level == PROVED else f"{part.level}: "
+    return how + "; ".join([part.scope, *(" ".join(unicode(x)) for x in part.given)])
 
 
 def mark(outcome: Outcome) -> str:
@@ -171,6 +177,8 @@ def step(outcome: Outcome) -> dict[str, Any]:
         "formulas": [" ".join(unicode(formula)) for formula in outcome.part.formulas],
         "latex": [formula_latex(formula) for formula in outcome.part.formulas],
         "scope": outcome.part.scope,
+        "given": [" ".join(unicode(x)) for x in outcome.part.given],
+        "level": outcome.part.level,
         "ok": outcome.ok,
         "note": outcome.note,
         "seconds": round(outcome.seconds, 3),

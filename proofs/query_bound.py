@@ -27,9 +27,9 @@ from sympy import (
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
-from minibeft.proofs.notation import beta, i, j, l, over, share, softmax, table, v, z
+from minibeft.proofs.notation import beta, i, j, l, over, p, share, softmax, table, v, z
 from minibeft.proofs.query_bias import CONSTANT, ONE_VALUE, shift
-from minibeft.proofs.statement import Part, Relation, Step, Verdict, needed, proof
+from minibeft.proofs.statement import TRIED, Part, Relation, Step, Verdict, needed, proof
 from minibeft.proofs.steps import bounded, equal, exactly
 
 B = Symbol("B", positive=True)  # osc(β)
@@ -108,10 +108,10 @@ def reduction(claim) -> Iterator[Step]:
         (x + more) / (x + more + y),
         (x * less + more * y + more * less) / ((x + y + less) * (x + more + y)),
     )
-    p = sigmoid(X - B / 2)  # any weight of the winners is of this form
+    weight = sigmoid(X - B / 2)  # any weight of the winners is of this form
     yield exactly(
         "so the winners gain no more than one key with weight p = σ(x − B/2) and β = B against one with β = 0.",
-        p * exp(B) / (p * exp(B) + 1 - p) - p,
+        weight * exp(B) / (weight * exp(B) + 1 - weight) - weight,
         sigmoid(X + B / 2) - sigmoid(X - B / 2),
     )
 
@@ -146,18 +146,18 @@ def search(bound: Callable[[Expr], Expr]) -> Step:
         return Verdict(all(0.95 < top <= 1 + 1e-12 for top in tops), f"largest TV/bound found: {note}")
 
     formula = Relation("TV(P, P')", "≤", bound(B))
-    return Step("Tried by hill climbing over logits and β.", (formula,), "m = 2, 3, 4, 5 keys", decide)
+    return Step("Tried by hill climbing over logits and β.", (formula,), "m = 2, 3, 4, 5 keys", decide, level=TRIED)
 
 
 def outputs() -> Iterator[Step]:
     """‖O' − O‖ ≤ diam(V)·TV."""
     gain, loss = table("x", nonnegative=True), table("y", positive=True)
     total = over(j, gain[j])
-    lost = loss[l] * total / over(l, loss[l])  # what key l loses, written so that losses and gains are the same in all
+    lost = loss[l] * total / over(p, loss[p])  # what key l loses, written so that losses and gains are the same in all
     yield equal(
         "The output moves by Σ (P'_j − P_j) v_j: gains x_j and losses λ_l ∝ y_l of equal total, paired up.",
         over(j, gain[j] * v[j]) - over(l, lost * v[l]),
-        over(j, over(l, gain[j] * loss[l] * (v[j] - v[l]))) / over(l, loss[l]),
+        over(j, over(l, gain[j] * loss[l] * (v[j] - v[l]))) / over(p, loss[p]),
     )
     diameter, part = Symbol("D", positive=True), share("φ")
     pairs = over(j, over(l, gain[j] * loss[l] * diameter * part[j, l])) / over(l, loss[l])

@@ -18,7 +18,7 @@ from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES as KEY_CASES
 from minibeft.proofs.key_bias import residual, row
 from minibeft.proofs.notation import a, f, i, j, k, over, q, s, softmax, table, v
-from minibeft.proofs.statement import Counterexample, Part, Relation, Step, needed, proof
+from minibeft.proofs.statement import PROVED, Counterexample, Part, Relation, Step, needed, proof
 from minibeft.proofs.steps import at_sizes, equal, exactly
 from minibeft.proofs.training import key_gradient
 from minibeft.proofs.value_bias import CASES as VALUE_CASES
@@ -131,6 +131,7 @@ def starts(claim) -> Iterator[Step]:
         3,
         "r c k",
         zero,
+        level=PROVED,
     )
     one, scale = Symbol("λ", real=True), Symbol("s", positive=True)
     yield exactly(
@@ -157,22 +158,24 @@ def dora(claim) -> Iterator[Part]:
     direction = Matrix(symbols("x y", real=True))  # b + Δ
     reached = (form(direction, length) - bias).norm()
     yield exactly("It reaches every length in the direction of b + Δ.", reached, scale * length, "two entries")
-    null = Matrix([0, 0])
     yield Counterexample(
         "nonzero",
         "b = 0 has no direction: DoRA starts at 0/0. A bias-free model has no DoRA form.",
-        "start of DoRA − (1 + s) b, s = 1",
-        lambda: 2 * Matrix([3, 4]) - 2 * Matrix([3, 4]),
-        lambda: null.applyfunc(lambda entry: entry / null.norm()),
+        "‖b‖, by which DoRA divides at its start,",
+        lambda: Matrix([3, 4]).norm(),
+        lambda: Matrix([0, 0]).norm(),
+        undefined=True,
     )
 
 
-@proof("R2", gradient=0, shift=Function("g")(a, Symbol("θ", real=True)))
+MADE = Function("g", real=True)(a, Symbol("θ", real=True))  # entry a of the bias: any function of the parameters
+
+
+@proof("R2", gradient=0, shift=MADE)
 def parametrisation_changes_none_of_it(claim) -> Iterator[Part]:
-    made = Function("g")(a, Symbol("θ", real=True))  # entry a of the bias: any function of the parameters
     yield equal(
         "K1 and K3 with b_k = g(θ): the output is the same, so everything trained next to it is.",
-        softmax(s * over(a, q[i, a] * (k[j, a] + made))),
+        softmax(s * over(a, q[i, a] * (k[j, a] + MADE))),
         softmax(s * over(a, q[i, a] * k[j, a])),
     )
     jacobian = table("J", real=True)
@@ -182,7 +185,7 @@ def parametrisation_changes_none_of_it(claim) -> Iterator[Part]:
         claim.gradient,
         called={key_gradient(a): table("g")[a]},
     )
-    yield equal("V1 with b_v = g(θ).", over(j, P * (v[j, a] + made)), over(j, P * v[j, a]) + claim.shift)
+    yield equal("V1 with b_v = g(θ).", over(j, P * (v[j, a] + MADE)), over(j, P * v[j, a]) + claim.shift)
     yield from needed("P(b_k) − P(0)", residual, KEY_CASES)
     own = {key: case for key, case in VALUE_CASES.items() if key != "no-sink"}
     yield from needed("O(b_v) − O(0) − 1 b_vᵀ", shift_residual, own)

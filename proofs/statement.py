@@ -13,10 +13,12 @@ from typing import Any
 
 from sympy import Expr, MatrixBase
 
-from minibeft.proofs.head import Head, is_zero, written
+from minibeft.proofs.head import Head, is_finite_and_not_zero, is_zero, written
 from minibeft.theory.theorems import HYPOTHESES, THEOREMS, Theorem
 
 EVERY = "every size"
+NUMBERS = "all real numbers"
+PROVED, TRIED, MEASURED = "proved", "tried", "measured"  # for all instances; on some; in floating point
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Step:
-    """A sentence, the formula that it says, for which sizes it is decided, and the decision."""
+    """A sentence, the formula that it says, for which sizes it is decided, and the decision.
+
+    `given` is what is assumed of the numbers in the formula, `level` how far the decision carries.
+    """
 
     text: str
     formulas: tuple[Relation, ...]
     scope: str
     decide: Callable[[], Verdict]
+    given: tuple[Relation, ...] = ()
+    level: str = PROVED
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Counterexample:
     """Numbers on which the claim holds while the hypothesis does, and fails without it.
 
     `kept` and `dropped` are the claim's residual, zero exactly where the claim holds, on the same `numbers` (those that
-    the text does not give).
+    the text does not give). Where the claim has no value without the hypothesis (`undefined`), they are what it divides
+    by instead: not 0, and 0.
     """
 
     hypothesis: str
@@ -58,12 +66,16 @@ class Counterexample:
     kept: Callable[[], Expr | MatrixBase]
     dropped: Callable[[], Expr | MatrixBase]
     numbers: str = ""
+    undefined: bool = False
 
     def decide(self) -> Verdict:
-        if not is_zero(self.kept()):
+        holds, fails = is_zero, is_finite_and_not_zero
+        if self.undefined:
+            holds, fails = fails, holds
+        if not holds(self.kept()):
             return Verdict(False, f"the claim fails although the hypothesis '{self.hypothesis}' holds")
         value = self.dropped()
-        return Verdict(not is_zero(value), f"{self.residual} = {shown(value)}")
+        return Verdict(fails(value), f"{self.residual} = {shown(value)}")
 
 
 def shown(value: Any) -> str:

@@ -129,7 +129,7 @@ def output(bias: Expr | int) -> Expr:
 
 
 THETA = Symbol("θ", real=True)
-ONWARD, SLOPE = Function("U"), Function("ℓ'")  # the optimiser's step, and ∂L/∂θ; both unknown
+ONWARD, SLOPE = Function("U", real=True), Function("ℓ'", real=True)  # the optimiser's step, and ∂L/∂θ; both unknown
 
 
 @proof("K3", next_head=ONWARD(THETA, SLOPE(THETA, output(0)), SLOPE(THETA, output(0)) ** 2), shrunk=output(0))

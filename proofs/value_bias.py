@@ -28,7 +28,7 @@ from sympy import (
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
 from minibeft.proofs.notation import a, b, e, f, i, j, l, mu, o, over, softmax, table, u, v, w, x, z
-from minibeft.proofs.statement import Counterexample, Part, Relation, Step, needed, proof
+from minibeft.proofs.statement import PROVED, Counterexample, Part, Relation, Step, needed, proof
 from minibeft.proofs.steps import at_sizes, equal
 
 P = softmax(z[i, j])
@@ -159,6 +159,7 @@ def onto() -> Iterator[Step]:
         "C HD",
         cauchy_binet,
         lambda rows, columns: rows <= columns,
+        PROVED,
     )
     yield at_sizes(
         "so W_o W_oᵀ can be inverted, and W_o maps b_v = W_oᵀ(W_o W_oᵀ)⁻¹ t to t, for any t.",
@@ -166,6 +167,7 @@ def onto() -> Iterator[Step]:
         3,
         "C",
         adjugate,
+        level=PROVED,
     )
 
 
