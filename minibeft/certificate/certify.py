@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from minibeft.certificate.known import FAMILIES
 from minibeft.certificate.model_files import load_config
-from minibeft.certificate.reading import StrictReader, Unclear
-from minibeft.certificate.sites import Site
 from minibeft.certificate.witness import Witness, key_witness, query_witness, value_witness
 from minibeft.errors import BadInput
+from minibeft.families import FAMILIES
+from minibeft.families.attention import Site
+from minibeft.families.reading import Reader, Unclear
 from minibeft.theory.mechanisms import broken, null_dims
 from minibeft.theory.reasons import KEY, QUERY, SHIFT, VALUE
 from minibeft.theory.variants import AttentionSpec
@@ -102,22 +102,18 @@ def certify(model: str | Path | Mapping[str, Any], *, prefix: bool = False) -> C
     if not isinstance(model_type, str) or not model_type:
         raise BadInput(f"{where}: model_type is missing; it says which family's attention the configuration describes")
     try:
-        sites = read_sites(config, model_type)
+        if model_type not in FAMILIES:
+            raise Unclear(where, f"model_type {model_type} is not one of {', '.join(FAMILIES)}")
+        sites = FAMILIES[model_type].sites(config, where)
         tokens = prefix_tokens(adapter) or int(prefix)
     except Unclear as why:
-        return Certificate(where, model_type, unclear=str(why))
+        return Certificate(where, model_type, unclear=why.why)
     if tokens:
         sites = [replace(site, spec=replace(site.spec, prefix=tokens)) if site.takes_prefix else site for site in sites]
     return Certificate(where, model_type, tuple(Finding(site, judge(site.spec)) for site in sites))
 
 
-def read_sites(config: dict[str, Any], model_type: str) -> list[Site]:
-    """The kinds of attention of a configuration; Unclear when it is not understood."""
-    if model_type not in FAMILIES:
-        raise Unclear(f"model_type {model_type} is not one of {', '.join(FAMILIES)}")
-    return FAMILIES[model_type].read(StrictReader(config))
-
-
+ADAPTER = "adapter_config.json"
 # Adapters by what they do to attention: some give every layer keys and values of its own, some add tokens or change
 # what the projections compute, which no hypothesis forbids. Any other is not understood.
 FOREIGN = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
@@ -132,8 +128,8 @@ def prefix_tokens(adapter: Mapping[str, Any] | None) -> int:
     if adapter is None or adapter.get("peft_type") in INNOCENT:
         return 0
     if adapter.get("peft_type") not in FOREIGN:
-        raise Unclear(f"the adapter's peft_type {adapter.get('peft_type')!r} may change the attention")
-    return StrictReader(dict(adapter)).count("num_virtual_tokens", 1)
+        raise Unclear(ADAPTER, f"the adapter's peft_type {adapter.get('peft_type')!r} may change the attention")
+    return Reader(adapter, ADAPTER).count("num_virtual_tokens", 1)
 
 
 def judge(spec: AttentionSpec) -> dict[str, Verdict]:

@@ -23,7 +23,7 @@ from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.rewrite import new_folder
 from minibeft.checkpoints.tensors import Lazy, read_json, read_safetensors
 from minibeft.errors import BadInput
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.biases import BIAS_TERMS
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
@@ -56,10 +56,11 @@ class Adapter:
 def their_names(model: Transformer) -> dict[str, str]:
     """Our parameter name → the Hugging Face name, for every parameter and for every bias that could be added."""
     c = model.config
-    family, prefix = FAMILIES[c.family], "" if c.task == "hidden" else FAMILIES[c.family].prefix
+    body = BODIES[c.family]
+    prefix = "" if c.task == "hidden" else body.prefix
     could = (f"blocks.{i}.{module}.bias" for i in range(c.layers) for module in BIAS_TERMS.values())
     names = (*(name for name, _ in model.named_parameters()), *(n for n in could if is_linear(n)))
-    return {name: family.their_name(name, c.task, prefix) for name in names}
+    return {name: body.their_name(name, c.task, prefix) for name in names}
 
 
 def is_linear(name: str) -> bool:
@@ -105,7 +106,7 @@ def travels_as_shift(ours: str, theirs: str, model: Transformer, before: Mapping
     """Whether a parameter's change is a beft_bias: it is the bias of a linear map of the backbone, BERT's pooler
     included where its weight is the checkpoint's and did not train."""
     weight = f"{module_of(ours)}.weight"
-    pooler = ours.startswith("head.") and theirs.startswith(FAMILIES[model.config.family].prefix)
+    pooler = ours.startswith("head.") and theirs.startswith(BODIES[model.config.family].prefix)
     return ours.endswith(".bias") and (is_linear(ours) or (pooler and weight not in {*before, *model.fresh}))
 
 
@@ -117,7 +118,7 @@ def module_of(name: str) -> str:
 def saved_module(ours: str, theirs: str, model: Transformer) -> str:
     """The module that PEFT saves whole for this parameter: a head outside the backbone from its first name on
     (classifier), else the parameter's own module (bert.pooler.dense)."""
-    outside = ours.startswith("head.") and not theirs.startswith(FAMILIES[model.config.family].prefix)
+    outside = ours.startswith("head.") and not theirs.startswith(BODIES[model.config.family].prefix)
     return theirs.partition(".")[0] if outside else module_of(theirs)
 
 

@@ -15,7 +15,7 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.rewrite import RESIDUAL
 from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json, read_safetensors
 from minibeft.errors import BadInput
-from minibeft.families import FAMILIES, Family, read_config
+from minibeft.families import BODIES, Body, read_config
 from minibeft.models.config import Backend, ModelConfig, Task
 from minibeft.models.transformer import Transformer
 
@@ -23,18 +23,9 @@ log = logging.getLogger("minibeft")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def family_of(raw: Mapping[str, Any], where: str) -> Family:
-    """The family that model_type names."""
-    kind = raw.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise BadInput(f"{where}: model_type = {kind!r} is not one of {', '.join(FAMILIES)}")
-    return FAMILIES[kind]
-
-
 def build_model(raw: Mapping[str, Any], *, task: Task | None = None, backend: Backend = "fused") -> Transformer:
     """A freshly initialised model from a config.json's contents: std 0.02, biases zero, norms one."""
-    family = family_of(raw, "configuration")
-    model = Transformer(read_config(family, raw, task, "configuration"), backend)
+    model = Transformer(read_config(raw, task, "configuration"), backend)
     initialise(model)
     return model
 
@@ -83,17 +74,17 @@ def load_model(
     folder = find(name_or_path)
     file = folder / "config.json"
     raw = read_json(file)
-    family = family_of(raw, str(file))
-    config = read_config(family, raw, task, str(file))
+    config = read_config(raw, task, str(file))
+    body = BODIES[config.family]
     keep = dtype is None and (device is None or torch.device(device).type == "cpu")
     tensors = rename_old(open_tensors(folder, keep=keep))
-    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    prefix = body.prefix if any(name.startswith(body.prefix) for name in tensors) else ""
     if config.task == "hidden" and not config.causal:
         config = replace(config, pooler=f"{prefix}pooler.dense.weight" in tensors)
     model = describe(config, backend)
-    names = {ours: family.their_name(ours, config.task, prefix) for ours in model.state_dict()}
+    names = {ours: body.their_name(ours, config.task, prefix) for ours in model.state_dict()}
     fresh = {ours for ours, theirs in names.items() if theirs not in tensors}
-    refuse_unexpected(family, tensors.keys() - names.values(), prefix, folder, headless=task is not None)
+    refuse_unexpected(config.family, tensors.keys() - names.values(), prefix, folder, headless=task is not None)
     for ours in sorted(fresh):
         if task is None or not ours.startswith("head."):
             raise BadInput(f"{folder}: lacks the tensor {names[ours]}; the checkpoint is incomplete")
@@ -102,7 +93,7 @@ def load_model(
         for ours, like in model.state_dict().items()
         if ours not in fresh
     }
-    refuse_other_copies(family, config, tensors, state, folder)
+    refuse_other_copies(body, config, tensors, state, folder)
     if len(types := sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})) > 1:
         raise BadInput(f"{folder}: holds tensors of {' and '.join(types)}; load it with dtype=, in one of them")
     if fresh and model.head is not None:
@@ -146,20 +137,21 @@ def rename_old(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
     return {next((n.replace(a, b) for a, b in old.items() if n.endswith(a)), n): t for n, t in tensors.items()}
 
 
-def refuse_unexpected(family: Family, left: set[str], prefix: str, folder: Path, *, headless: bool) -> None:
+def refuse_unexpected(family: str, left: set[str], prefix: str, folder: Path, *, headless: bool) -> None:
     """A tensor that nothing reads may mean that the model computes something else. With a task asked for by name, other
     heads, which stand outside the backbone's prefix, may be left out."""
+    body = BODIES[family]
     for name in sorted(left):
         outside = bool(prefix) and not name.startswith(prefix)
-        if not family.is_spare(name.removeprefix(prefix)) and not family.is_spare(name) and not (headless and outside):
-            raise BadInput(f"{folder}: holds the tensor {name}, which a {family.model_type} model here does not have")
+        if not body.is_spare(name.removeprefix(prefix)) and not body.is_spare(name) and not (headless and outside):
+            raise BadInput(f"{folder}: holds the tensor {name}, which a {family} model here does not have")
 
 
 def refuse_other_copies(
-    family: Family, config: ModelConfig, tensors: Mapping[str, Lazy], state: Mapping[str, Tensor], folder: Path
+    body: Body, config: ModelConfig, tensors: Mapping[str, Lazy], state: Mapping[str, Tensor], folder: Path
 ) -> None:
     """A tied tensor may be in the file under both names; if they differ, one of the file and config.json is wrong."""
-    for theirs, ours in family.copies.items() if config.task == "lm" and config.tied else ():
+    for theirs, ours in body.copies.items() if config.task == "lm" and config.tied else ():
         if theirs in tensors and ours in state and not torch.equal(tensors[theirs]().to(state[ours]), state[ours]):
             raise BadInput(f"{folder}: {theirs} is not what config.json ties it to; set tie_word_embeddings to false")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from minibeft.checkpoints.load import describe
 from minibeft.checkpoints.rewrite import new_folder
 from minibeft.errors import BadInput
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.config import ModelConfig
 from minibeft.models.transformer import Transformer
 from minibeft.show.files import write_json
@@ -20,14 +20,14 @@ from minibeft.show.files import write_json
 def their_state(model: Transformer) -> dict[str, Tensor]:
     """The model's tensors under their Hugging Face names."""
     c = model.config
-    family = FAMILIES[c.family]
-    prefix = "" if c.task == "hidden" else family.prefix
-    return {family.their_name(ours, c.task, prefix): value for ours, value in model.state_dict().items()}
+    body = BODIES[c.family]
+    prefix = "" if c.task == "hidden" else body.prefix
+    return {body.their_name(ours, c.task, prefix): value for ours, value in model.state_dict().items()}
 
 
 def their_config(c: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     """The config.json that describes this model: the one it came from, with the task's class and the tensors' type."""
-    names = {task: name for name, task in FAMILIES[c.family].architectures.items()}
+    names = {task: name for name, task in BODIES[c.family].architectures.items()}
     changed: dict[str, Any] = {"architectures": [names[c.task]], "model_type": c.family}
     if c.task == "classification" and "id2label" not in c.source:
         changed["id2label"] = {str(i): f"LABEL_{i}" for i in range(c.labels)}

@@ -10,14 +10,7 @@ from tokenizers.models import BPE, WordPiece
 from minibeft.checkpoints.find import why
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-
-# The special tokens that each model type has when its files name no others.
-BERT_TOKENS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
-ROBERTA_TOKENS = {
-    "bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"
-}  # fmt: skip
-OPT_TOKENS = {"bos": "</s>", "eos": "</s>", "unk": "</s>", "pad": "<pad>"}
-GPTJ_TOKENS = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
+from minibeft.families import BODIES
 
 
 def parse(file: Path, reader: Callable[[], Any]) -> Any:
@@ -31,11 +24,11 @@ def parse(file: Path, reader: Callable[[], Any]) -> Any:
 def convert(folder: Path) -> Tokenizer:
     """A tokenizer from the vocabulary files of a BERT, RoBERTa, OPT or GPT-J checkpoint."""
     kind = read_json(folder / "config.json").get("model_type")
-    byte_level = {"roberta": ROBERTA_TOKENS, "opt": OPT_TOKENS, "gptj": GPTJ_TOKENS}
-    if kind == "bert" and (folder / "vocab.txt").is_file():
-        return word_piece(folder, Settings(folder, BERT_TOKENS))
-    if kind in byte_level and (folder / "vocab.json").is_file():
-        return byte_pairs(folder, kind, Settings(folder, byte_level[kind]))
+    vocabulary = BODIES[kind].vocabulary if kind in BODIES else None
+    if vocabulary is not None and vocabulary.pieces == "words" and (folder / "vocab.txt").is_file():
+        return word_piece(folder, Settings(folder, vocabulary.tokens))
+    if vocabulary is not None and vocabulary.pieces == "bytes" and (folder / "vocab.json").is_file():
+        return byte_pairs(folder, vocabulary.frame, Settings(folder, vocabulary.tokens))
     raise BadInput(
         f"{folder}: has no tokenizer.json, nor vocabulary files that a {kind} model is known by; make one with "
         "transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
@@ -119,7 +112,7 @@ def word_piece(folder: Path, settings: Settings) -> Tokenizer:
     return tokenizer
 
 
-def byte_pairs(folder: Path, kind: str, settings: Settings) -> Tokenizer:
+def byte_pairs(folder: Path, frame: str, settings: Settings) -> Tokenizer:
     """GPT-2's bytes and merges: RoBERTa puts <s> and </s> around a text, OPT </s> before it, GPT-J nothing."""
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if not merges.is_file():
@@ -128,10 +121,10 @@ def byte_pairs(folder: Path, kind: str, settings: Settings) -> Tokenizer:
     tokenizer = Tokenizer(parse(merges, lambda: BPE.from_file(str(vocabulary), str(merges))))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
-    if kind == "roberta":
+    if frame == "ends":
         sep, cls = add_tokens(tokenizer, vocabulary, settings, "sep", "cls")
         tokenizer.post_processor = processors.RobertaProcessing(sep, cls, add_prefix_space=prefix)
-    elif settings.flag("add_bos_token", kind == "opt"):
+    elif settings.flag("add_bos_token", frame == "start"):
         (bos,) = add_tokens(tokenizer, vocabulary, settings, "bos")
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos[0]} $A", pair=f"{bos[0]} $A {bos[0]}:1 $B:1", special_tokens=[bos]

@@ -1,12 +1,33 @@
-"""One file a model family: how its config.json and its tensor names map to ours, as data."""
+"""The one table of model families, as data: certify reads their attention, load_model their bodies as well."""
 
-from minibeft.families.bert import BERT
-from minibeft.families.family import Family, read_config
-from minibeft.families.gptj import GPTJ
-from minibeft.families.llama import LLAMA, QWEN2
-from minibeft.families.opt import OPT
-from minibeft.families.roberta import ROBERTA
+from collections.abc import Mapping
+from typing import Any
 
-FAMILIES: dict[str, Family] = {f.model_type: f for f in (BERT, ROBERTA, OPT, LLAMA, QWEN2, GPTJ)}
+from minibeft.errors import BadInput
+from minibeft.families import bert, encoder_decoder, gpt, llama
+from minibeft.families.body import Body
+from minibeft.families.family import Family
+from minibeft.models.config import ModelConfig, Task
 
-__all__ = ["FAMILIES", "Family", "read_config"]
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (*bert.FAMILIES, *gpt.FAMILIES, *llama.FAMILIES, *encoder_decoder.FAMILIES)
+}
+# Of those that models/ can run.
+BODIES: dict[str, Body] = {name: family.body for name, family in FAMILIES.items() if family.body is not None}
+
+
+def named_family(raw: Mapping[str, Any], where: str) -> str:
+    """The model_type, of a family that can be run."""
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in BODIES:
+        raise BadInput(f"{where}: model_type = {kind!r} is not one of {', '.join(BODIES)}")
+    return kind
+
+
+def read_config(raw: Mapping[str, Any], task: Task | None, where: str) -> ModelConfig:
+    """config.json as ModelConfig, or BadInput that names the file and the key. task None: what `architectures` says."""
+    kind = named_family(raw, where)
+    return BODIES[kind].read(kind, FAMILIES[kind].attention, raw, task, where)
+
+
+__all__ = ["BODIES", "FAMILIES", "Body", "Family", "named_family", "read_config"]

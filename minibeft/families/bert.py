@@ -1,86 +1,165 @@
-"""BERT: post-norm encoder, learned positions that count padding, token types, biases everywhere."""
+"""BERT and its kin: post-norm encoders with learned positions, token types, and biases everywhere."""
 
+from dataclasses import replace
 from typing import Any
 
-from minibeft.families.family import Family, Reader
-from minibeft.models.layers import Learned
+from minibeft.families.attention import Keys, Site, Switch
+from minibeft.families.body import Body, Vocabulary, learned
+from minibeft.families.family import Family
+from minibeft.families.reading import Reader
 
 
-def derive(r: Reader) -> dict[str, Any]:
-    """Heads, positions and dropouts."""
-    heads, width = r.get("num_attention_heads", 12), r.get("hidden_size", 768)
-    dropout = r.get("hidden_dropout_prob", 0.1)
-    return {
-        "kv_heads": heads,
-        "head_size": r.head_size(width, heads),
-        "positions": Learned(rows=r.get("max_position_embeddings", 512)),
-        "embedding_dropout": dropout,
-        "classifier_dropout": r.get("classifier_dropout", dropout),
-    }
+def with_cross(c: Reader, site: Site) -> list[Site]:
+    """The site, and a cross-attention of the same kind where add_cross_attention asks for it."""
+    if not c.flag("add_cross_attention", False):
+        return [site]
+    spec = replace(site.spec, causal=False, cross=True, relative_query=False, relative_key=False)
+    return [site, replace(site, name="cross-attention", spec=spec, takes_prefix=False)]
 
 
-ENCODER_KEYS = {
-    "vocab_size": ("vocab", 30522),
-    "hidden_size": ("width", 768),
-    "num_hidden_layers": ("layers", 12),
-    "num_attention_heads": ("heads", 12),
-    "intermediate_size": ("inner", 3072),
-    "hidden_act": ("activation", "gelu"),
-    "hidden_dropout_prob": ("dropout", 0.1),
-    "attention_probs_dropout_prob": ("attention_dropout", 0.1),
-    "type_vocab_size": ("token_types", 2),
-    "layer_norm_eps": ("eps", 1e-12),
-    "pad_token_id": ("pad", 0),
-}
-ENCODER_NAMES = {
-    "embed.tokens": "embeddings.word_embeddings",
-    "embed.positions": "embeddings.position_embeddings",
-    "embed.types": "embeddings.token_type_embeddings",
-    "embed.norm": "embeddings.LayerNorm",
-    "blocks.{i}.attention.q": "encoder.layer.{i}.attention.self.query",
-    "blocks.{i}.attention.k": "encoder.layer.{i}.attention.self.key",
-    "blocks.{i}.attention.v": "encoder.layer.{i}.attention.self.value",
-    "blocks.{i}.attention.o": "encoder.layer.{i}.attention.output.dense",
-    "blocks.{i}.norm1": "encoder.layer.{i}.attention.output.LayerNorm",
-    "blocks.{i}.mlp.up": "encoder.layer.{i}.intermediate.dense",
-    "blocks.{i}.mlp.down": "encoder.layer.{i}.output.dense",
-    "blocks.{i}.norm2": "encoder.layer.{i}.output.LayerNorm",
-    "head.dense": "pooler.dense",
-}
-ENCODER_FIXED = {
-    "biases": frozenset({"q", "k", "v", "o", "mlp"}),
-    "norm": "layer",
-    "residual": "post",
-    "causal": False,
-    "embedding_norm": True,
-    "tied": True,
-    "head_bias": True,
-}
-# Untied, the two names of the masked-token head's bias mean different things to different versions of transformers.
-ENCODER_ONLY = {"tie_word_embeddings": (True,)}
-# A pooler that pretraining left behind is read by no masked-token head, nor by RoBERTa's classifier.
-ENCODER_SPARE = (r"embeddings\.position_ids$", r"^pooler\.dense\.(weight|bias)$")
+def sites(c: Reader, site: Site) -> list[Site]:
+    """position_embedding_type is what a checkpoint was trained with; transformers 5 no longer reads it."""
+    kind = c.choice("position_embedding_type", "absolute", ("absolute", "relative_key", "relative_key_query"))
+    spec = replace(
+        site.spec,
+        causal=c.flag("is_decoder", False),
+        relative_query=kind != "absolute",
+        relative_key=kind == "relative_key_query",
+    )
+    return with_cross(c, replace(site, spec=spec))
+
+
+def dropouts(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """The embeddings drop as much as the blocks, and so does the classifier unless the file says otherwise."""
+    dropout = values["dropout"]
+    return {"embedding_dropout": dropout, "classifier_dropout": c.probability("classifier_dropout", dropout)}
+
+
+def bert_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """Positions count every token; the masked-token head has the activation of the MLPs."""
+    positions = learned(c, c.count("max_position_embeddings", 512))
+    return dropouts(c, values) | {"positions": positions, "head_activation": values["activation"]}
+
+
+def roberta_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """Positions count the tokens that are not padding, and start behind the padding token's row."""
+    rows = c.count("max_position_embeddings", 512)
+    return dropouts(c, values) | {"positions": learned(c, rows, values["pad"] + 1, "tokens")}
+
 
 BERT = Family(
-    model_type="bert",
-    architectures={"BertModel": "hidden", "BertForSequenceClassification": "classification", "BertForMaskedLM": "lm"},
-    prefix="bert.",
-    names=ENCODER_NAMES,
-    heads={
-        "classification": {"head.out": "classifier"},
-        "lm": {
-            "head.dense": "cls.predictions.transform.dense",
-            "head.norm": "cls.predictions.transform.LayerNorm",
-            "head.logits.bias": "cls.predictions.bias",
+    "bert",
+    attention=Keys(dropout=("attention_probs_dropout_prob", 0.1), sites=sites),
+    body=Body(
+        architectures={
+            "BertModel": "hidden",
+            "BertForSequenceClassification": "classification",
+            "BertForMaskedLM": "lm",
         },
-    },
-    keys=ENCODER_KEYS,
-    derive=derive,
-    only=ENCODER_ONLY,
-    fixed=ENCODER_FIXED,
-    spare=(*ENCODER_SPARE, r"^cls\.seq_relationship\."),
-    copies={
-        "cls.predictions.decoder.weight": "embed.tokens.weight",
-        "cls.predictions.decoder.bias": "head.logits.bias",
-    },
+        prefix="bert.",
+        names={
+            "embed.tokens": "embeddings.word_embeddings",
+            "embed.positions": "embeddings.position_embeddings",
+            "embed.types": "embeddings.token_type_embeddings",
+            "embed.norm": "embeddings.LayerNorm",
+            "blocks.{i}.attention.q": "encoder.layer.{i}.attention.self.query",
+            "blocks.{i}.attention.k": "encoder.layer.{i}.attention.self.key",
+            "blocks.{i}.attention.v": "encoder.layer.{i}.attention.self.value",
+            "blocks.{i}.attention.o": "encoder.layer.{i}.attention.output.dense",
+            "blocks.{i}.norm1": "encoder.layer.{i}.attention.output.LayerNorm",
+            "blocks.{i}.mlp.up": "encoder.layer.{i}.intermediate.dense",
+            "blocks.{i}.mlp.down": "encoder.layer.{i}.output.dense",
+            "blocks.{i}.norm2": "encoder.layer.{i}.output.LayerNorm",
+            "head.dense": "pooler.dense",
+        },
+        heads={
+            "classification": {"head.out": "classifier"},
+            "lm": {
+                "head.dense": "cls.predictions.transform.dense",
+                "head.norm": "cls.predictions.transform.LayerNorm",
+                "head.logits.bias": "cls.predictions.bias",
+            },
+        },
+        keys={
+            "vocab_size": ("vocab", 30522),
+            "intermediate_size": ("inner", 3072),
+            "hidden_act": ("activation", "gelu"),
+            "hidden_dropout_prob": ("dropout", 0.1),
+            "type_vocab_size": ("token_types", 2),
+            "layer_norm_eps": ("eps", 1e-12),
+            "pad_token_id": ("pad", 0),
+        },
+        fixed={"norm": "layer", "residual": "post", "embedding_norm": True, "tied": True, "head_bias": True},
+        # Untied, the two names of the masked-token head's bias mean different things to different versions of
+        # transformers.
+        only={"position_embedding_type": ("absolute",), "tie_word_embeddings": (True,)},
+        rest=bert_rest,
+        # A pooler that pretraining left behind is read by no masked-token head, nor by RoBERTa's classifier.
+        spare=(r"embeddings\.position_ids$", r"^pooler\.dense\.(weight|bias)$", r"^cls\.seq_relationship\."),
+        copies={
+            "cls.predictions.decoder.weight": "embed.tokens.weight",
+            "cls.predictions.decoder.bias": "head.logits.bias",
+        },
+        vocabulary=Vocabulary(
+            "words", {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+        ),
+    ),
 )
+assert BERT.body is not None
+ROBERTA = Family(
+    "roberta",
+    attention=BERT.attention,
+    body=replace(
+        BERT.body,
+        architectures={
+            "RobertaModel": "hidden",
+            "RobertaForSequenceClassification": "classification",
+            "RobertaForMaskedLM": "lm",
+        },
+        prefix="roberta.",
+        heads={
+            "classification": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
+            "lm": {
+                "head.dense": "lm_head.dense",
+                "head.norm": "lm_head.layer_norm",
+                "head.logits.bias": "lm_head.bias",
+            },
+        },
+        keys={**BERT.body.keys, "vocab_size": ("vocab", 50265), "pad_token_id": ("pad", 1)},
+        fixed={**BERT.body.fixed, "drops_twice": True},
+        rest=roberta_rest,
+        spare=BERT.body.spare[:2],
+        copies={"lm_head.decoder.weight": "embed.tokens.weight", "lm_head.decoder.bias": "head.logits.bias"},
+        vocabulary=Vocabulary(
+            "bytes",
+            {
+                "bos": "<s>",
+                "eos": "</s>",
+                "sep": "</s>",
+                "cls": "<s>",
+                "unk": "<unk>",
+                "pad": "<pad>",
+                "mask": "<mask>",
+            },
+        ),
+        trains_longer=True,
+    ),
+)
+ELECTRA = Family("electra", replace(BERT.attention, width=("hidden_size", 256), heads=("num_attention_heads", 4)))
+DISTILBERT = Family(
+    "distilbert",
+    Keys(
+        width=("dim|hidden_size", 768),
+        heads=("n_heads|num_attention_heads", 12),
+        layers=("n_layers|num_hidden_layers", 6),
+        dropout=("attention_dropout", 0.1),
+    ),
+)
+VIT = Family(
+    "vit",
+    Keys(
+        dropout=("attention_probs_dropout_prob", 0.0),
+        biases=Switch("qkv_bias", "qkv", default=True, always="o"),
+    ),
+)
+FAMILIES = (BERT, ROBERTA, ELECTRA, DISTILBERT, VIT)

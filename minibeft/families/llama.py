@@ -1,85 +1,139 @@
-"""LLaMA (LLaMA 2, DeepSeek-Coder) and Qwen2: pre-norm decoders with RMSNorm, gated MLP, rotary positions and GQA.
+"""LLaMA (LLaMA 2, DeepSeek-Coder) and its kin: pre-norm decoders with RMSNorm, gated MLP, rotary positions and GQA.
 
-They differ in their biases: LLaMA has none unless attention_bias says all four, Qwen2 has q, k and v but not o.
+They differ in their biases (LLaMA has none unless attention_bias says all four, Qwen2 has q, k and v but not o), in
+their windows, and in what else is done to the logits.
 """
 
-from typing import Any
+from dataclasses import replace
 
-from minibeft.families.family import Family, Reader
-
-
-def shared(r: Reader) -> dict[str, Any]:
-    """Heads and rotary positions."""
-    heads, width = r.get("num_attention_heads", 32), r.get("hidden_size", 4096)
-    size = r.get("head_dim", 0) or r.head_size(width, heads)
-    return {"kv_heads": r.get("num_key_value_heads", heads), "head_size": size, "positions": r.rope(size)}
+from minibeft.families.attention import Keys, Site, Switch
+from minibeft.families.body import Body
+from minibeft.families.family import Family
+from minibeft.families.reading import Reader
 
 
-def derive_llama(r: Reader) -> dict[str, Any]:
-    """Which biases exist is two switches."""
-    attention = {"q", "k", "v", "o"} if r.get("attention_bias", False) else set()
-    mlp = {"mlp"} if r.get("mlp_bias", False) else set()
-    return shared(r) | {"biases": frozenset(attention | mlp)}
+def phi_sites(c: Reader, site: Site) -> list[Site]:
+    """LayerNorm over each head of q and k where qk_layernorm is on."""
+    return [replace(site, spec=replace(site.spec, qk_norm="layer" if c.flag("qk_layernorm", False) else None))]
 
 
-def derive_qwen2(r: Reader) -> dict[str, Any]:
-    """Biases on q, k and v; a sliding window or a mixture of layer types is refused."""
-    if any(kind != "full_attention" for kind in r.get("layer_types", [])):
-        raise r.refuse("layer_types", "is not handled: only full_attention is")
-    return shared(r) | {"biases": frozenset({"q", "k", "v"})}
+def gemma2_sites(c: Reader, site: Site) -> list[Site]:
+    """Soft-capped logits unless the cap is null, a scale of their own, and a causal mask unless it is switched off."""
+    cap = c.optional("attn_logit_softcapping", 50.0)
+    cap = None if cap is None else c.positive("attn_logit_softcapping", cap)
+    scale = c.count("query_pre_attn_scalar", 256) ** -0.5
+    both = c.flag("use_bidirectional_attention", False)
+    c.get("final_logit_softcapping", 30.0)  # of the vocabulary's logits, not of attention
+    return [replace(site, spec=replace(site.spec, softcap=cap, scale=scale, causal=not both))]
 
-
-NAMES = {
-    "embed.tokens": "embed_tokens",
-    "blocks.{i}.attention.q": "layers.{i}.self_attn.q_proj",
-    "blocks.{i}.attention.k": "layers.{i}.self_attn.k_proj",
-    "blocks.{i}.attention.v": "layers.{i}.self_attn.v_proj",
-    "blocks.{i}.attention.o": "layers.{i}.self_attn.o_proj",
-    "blocks.{i}.norm1": "layers.{i}.input_layernorm",
-    "blocks.{i}.mlp.gate": "layers.{i}.mlp.gate_proj",
-    "blocks.{i}.mlp.up": "layers.{i}.mlp.up_proj",
-    "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
-    "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
-    "norm": "norm",
-}
-KEYS = {
-    "vocab_size": ("vocab", 32000),
-    "hidden_size": ("width", 4096),
-    "num_hidden_layers": ("layers", 32),
-    "num_attention_heads": ("heads", 32),
-    "intermediate_size": ("inner", 11008),
-    "hidden_act": ("activation", "silu"),
-    "rms_norm_eps": ("eps", 1e-6),
-    "attention_dropout": ("attention_dropout", 0.0),
-    "pad_token_id": ("pad", None),
-}
-COPIES = {"lm_head.weight": "embed.tokens.weight"}
-FIXED = {"norm": "rms", "residual": "pre", "causal": True, "gated": True, "tied": False}
 
 LLAMA = Family(
-    model_type="llama",
-    architectures={"LlamaModel": "hidden", "LlamaForCausalLM": "lm"},
-    prefix="model.",
-    names=NAMES,
-    heads={"lm": {"head": "lm_head"}},
-    keys=KEYS,
-    derive=derive_llama,
-    inert=frozenset({"max_position_embeddings", "max_sequence_length"}),
-    fixed=FIXED,
-    spare=(r"rotary_emb\.inv_freq$",),
-    copies=COPIES,
+    "llama",
+    attention=Keys(
+        width=("hidden_size", 4096),
+        heads=("num_attention_heads", 32),
+        layers=("num_hidden_layers", 32),
+        kv_heads=("num_key_value_heads", None),
+        head_size=("head_dim", None),
+        biases=Switch("attention_bias", "qkvo"),
+        causal=True,
+        rotary="whole",
+    ),
+    body=Body(
+        architectures={"LlamaModel": "hidden", "LlamaForCausalLM": "lm"},
+        prefix="model.",
+        names={
+            "embed.tokens": "embed_tokens",
+            "blocks.{i}.attention.q": "layers.{i}.self_attn.q_proj",
+            "blocks.{i}.attention.k": "layers.{i}.self_attn.k_proj",
+            "blocks.{i}.attention.v": "layers.{i}.self_attn.v_proj",
+            "blocks.{i}.attention.o": "layers.{i}.self_attn.o_proj",
+            "blocks.{i}.norm1": "layers.{i}.input_layernorm",
+            "blocks.{i}.mlp.gate": "layers.{i}.mlp.gate_proj",
+            "blocks.{i}.mlp.up": "layers.{i}.mlp.up_proj",
+            "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
+            "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
+            "norm": "norm",
+        },
+        heads={"lm": {"head": "lm_head"}},
+        keys={
+            "vocab_size": ("vocab", 32000),
+            "intermediate_size": ("inner", 11008),
+            "hidden_act": ("activation", "silu"),
+            "rms_norm_eps": ("eps", 1e-6),
+            "pad_token_id": ("pad", None),
+        },
+        fixed={"norm": "rms", "residual": "pre", "gated": True, "tied": False},
+        mlp_bias=Switch("mlp_bias", ("mlp",)),
+        spare=(r"rotary_emb\.inv_freq$",),
+        copies={"lm_head.weight": "embed.tokens.weight"},
+    ),
 )
+assert LLAMA.body is not None
 QWEN2 = Family(
-    model_type="qwen2",
-    architectures={"Qwen2Model": "hidden", "Qwen2ForCausalLM": "lm"},
-    prefix="model.",
-    names=NAMES,
-    heads={"lm": {"head": "lm_head"}},
-    keys=KEYS | {"vocab_size": ("vocab", 151936), "intermediate_size": ("inner", 22016)},
-    derive=derive_qwen2,
-    only={"use_sliding_window": (False,), "use_mrope": (False,)},
-    inert=frozenset({"max_position_embeddings", "sliding_window", "max_window_layers"}),
-    fixed=FIXED,
-    spare=(r"rotary_emb\.inv_freq$",),
-    copies=COPIES,
+    "qwen2",
+    attention=replace(
+        LLAMA.attention, kv_heads=("num_key_value_heads", 32), head_size=None, biases="qkv", windows=("late", 4096)
+    ),
+    body=replace(
+        LLAMA.body,
+        architectures={"Qwen2Model": "hidden", "Qwen2ForCausalLM": "lm"},
+        keys={**LLAMA.body.keys, "vocab_size": ("vocab", 151936), "intermediate_size": ("inner", 22016)},
+        mlp_bias=False,
+        only={"use_sliding_window": (False,), "use_mrope": (False,)},
+    ),
 )
+MISTRAL = Family(
+    "mistral",
+    replace(LLAMA.attention, kv_heads=("num_key_value_heads", 8), biases="", windows=("all", 4096)),
+)
+QWEN3 = Family(
+    "qwen3",
+    replace(
+        LLAMA.attention,
+        kv_heads=("num_key_value_heads", 32),
+        head_size=("head_dim", 128),
+        windows=("late", 4096),
+        qk_norm="rms",
+    ),
+)
+GEMMA2 = Family(
+    "gemma2",
+    replace(
+        LLAMA.attention,
+        width=("hidden_size", 2304),
+        heads=("num_attention_heads", 8),
+        layers=("num_hidden_layers", 26),
+        kv_heads=("num_key_value_heads", 4),
+        head_size=("head_dim", 256),
+        windows=("even", 4096),
+        sites=gemma2_sites,
+    ),
+)
+GPT_OSS = Family(
+    "gpt_oss",
+    replace(
+        LLAMA.attention,
+        width=("hidden_size", 2880),
+        heads=("num_attention_heads", 64),
+        layers=("num_hidden_layers", 36),
+        kv_heads=("num_key_value_heads", 8),
+        head_size=("head_dim", 64),
+        biases=Switch("attention_bias", "qkvo", default=True),
+        theta=150_000.0,
+        windows=("even", 128),
+        sink="learned",
+    ),
+)
+PHI = Family(
+    "phi",
+    replace(
+        LLAMA.attention,
+        width=("hidden_size", 2048),
+        layers=("num_hidden_layers", 24),
+        biases="qkvo",
+        rotary=0.5,
+        sites=phi_sites,
+    ),
+)
+FAMILIES = (LLAMA, QWEN2, MISTRAL, QWEN3, GEMMA2, GPT_OSS, PHI)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minibeft.errors import BadInput
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.transformer import Transformer
 
 # term → the module of a block that carries it
@@ -87,7 +87,7 @@ def head_parameters(model: Transformer) -> dict[str, nn.Parameter]:
     """
     if model.config.task != "classification":
         raise BadInput(f"this {model.config.family} model has no classification head to train; load it with one")
-    modules = FAMILIES[model.config.family].heads["classification"]
+    modules = BODIES[model.config.family].heads["classification"]
     head = {f"head.{name}": value for name, value in model.head.named_parameters()} if model.head is not None else {}
     return {n: p for n, p in head.items() if n == "head.dense.bias" or n.rpartition(".")[0] in modules}
 

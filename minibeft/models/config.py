@@ -17,6 +17,7 @@ class ModelConfig:
     biases   which of the modules q, k, v, o (attention) and mlp carry a bias; norms of kind "layer" always do
     residual "post" norms after each addition (BERT), "pre" norms each branch's input (OPT, LLaMA), "parallel" feeds
              both branches from one norm (GPT-J)
+    head_activation  of a masked-token head; drops_twice: a classifier drops before its dense layer as well
     pooler   an encoder's pooler that the checkpoint carries although its task does not need it
     source   the config.json that this was read from; save_model writes it again
     """
@@ -43,6 +44,8 @@ class ModelConfig:
     pad: int | None = None
     tied: bool = False
     head_bias: bool = False
+    head_activation: str = "gelu"
+    drops_twice: bool = False
     labels: int = 2
     pooler: bool = False
     dropout: float = 0.0

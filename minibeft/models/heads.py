@@ -20,7 +20,7 @@ class ClassificationHead(nn.Module):
         self.dense = nn.Linear(c.width, c.width)
         self.out = nn.Linear(c.width, c.labels) if c.task == "classification" else None
         self.drop = nn.Dropout(c.classifier_dropout)
-        self.drops_twice = c.family == "roberta"
+        self.drops_twice = c.drops_twice
 
     def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor) -> Float[Tensor, "B labels"] | None:
         if self.out is None:
@@ -47,7 +47,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, c: ModelConfig):
         super().__init__()
         self.dense = nn.Linear(c.width, c.width)
-        self.act = ACTIVATIONS[c.activation if c.family == "bert" else "gelu"]
+        self.act = ACTIVATIONS[c.head_activation]
         self.norm = make_norm(c.norm, c.width, c.eps)
         self.logits = LMHead(c)
 

@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.load import family_of
 from minibeft.checkpoints.tensors import read_json
 from minibeft.families import read_config
 from minibeft.theory.agreement import distance, within
@@ -110,5 +109,5 @@ def longest_sum(model: str) -> int:
     """How many products the model's longest inner product adds up."""
     file = find(model) / "config.json"
     raw = read_json(file)
-    config = read_config(family_of(raw, str(file)), raw, None, str(file))
+    config = read_config(raw, None, str(file))
     return max(config.width, config.inner, config.heads * config.head_size)

@@ -11,7 +11,7 @@ from typing import Any
 from minibeft.certificate.certify import Certificate, certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.tensors import open_tensors, read_json
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.biases import BIAS_TERMS
 from minibeft.surgery.simplify import Step, plan
 
@@ -81,8 +81,8 @@ def template(name: str) -> str:
 
 def term_of(name: str, kind: str) -> str:
     """The bias term that a name in the files stands for in this family."""
-    if kind not in FAMILIES:
+    if kind not in BODIES:
         return ""
-    family = FAMILIES[kind]
-    theirs = {family.names.get(f"blocks.{{i}}.{module}"): term for term, module in BIAS_TERMS.items()}
-    return theirs.get(name.removeprefix(family.prefix).rpartition(".")[0], "")
+    body = BODIES[kind]
+    theirs = {body.names.get(f"blocks.{{i}}.{module}"): term for term, module in BIAS_TERMS.items()}
+    return theirs.get(name.removeprefix(body.prefix).rpartition(".")[0], "")

@@ -152,12 +152,12 @@ def rounded(source: Source, exact: Mapping[str, Tensor], config: ModelConfig) ->
 
 def new_prefix(source: Source) -> str:
     """What the backbone's names gain: a model with a head has its family's prefix, one without may lack it."""
-    return "" if source.prefix or source.config.task == "hidden" else source.family.prefix
+    return "" if source.prefix or source.config.task == "hidden" else source.body.prefix
 
 
 def new_name(source: Source, ours: str) -> str:
     """A tensor's name in the merged checkpoint."""
-    return source.family.their_name(ours, source.config.task, source.prefix + new_prefix(source))
+    return source.body.their_name(ours, source.config.task, source.prefix + new_prefix(source))
 
 
 def make_edit(source: Source, values: Mapping[str, Tensor], keys: dict[str, Any]) -> Edit:
@@ -174,7 +174,7 @@ def make_edit(source: Source, values: Mapping[str, Tensor], keys: dict[str, Any]
 
 def head_keys(source: Source, exact: Mapping[str, Tensor]) -> dict[str, Any]:
     """config.json's keys for the head that the adapter brings, if it brings one."""
-    classes = {task: name for name, task in source.family.architectures.items()}
+    classes = {task: name for name, task in source.body.architectures.items()}
     if not any(name.startswith("head.") for name in exact):
         return {}
     keys: dict[str, Any] = {"architectures": [classes[source.config.task]]}

@@ -8,17 +8,15 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.checkpoints.load import describe, family_of, load_model
+from minibeft.checkpoints.load import describe, load_model
 from minibeft.checkpoints.rewrite import RESIDUAL, Edit, new_folder, rewrite_folder
 from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json
 from minibeft.errors import BadInput
-from minibeft.families import Family, read_config
+from minibeft.families import BODIES, FAMILIES, Body, named_family, read_config
+from minibeft.families.attention import Switch
 from minibeft.models.config import ModelConfig, Task
 from minibeft.models.transformer import Transformer
 from minibeft.surgery.equivalence import Agreement, compare, read_sentences
-
-# The key of config.json that says whether biases exist, by model_type.
-SWITCHES = {"llama": "attention_bias", "opt": "enable_bias"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Source:
 
     folder: Path
     config: ModelConfig
-    family: Family
+    body: Body
     tensors: dict[str, Lazy]
 
     @staticmethod
@@ -38,21 +36,21 @@ class Source:
         """
         file = folder / "config.json"
         raw = read_json(file)
-        family = family_of(raw, str(file))
+        body = BODIES[named_family(raw, str(file))]
         if task is None:
-            task = family.architectures.get((raw.get("architectures") or [""])[0], "hidden")
+            task = body.architectures.get((raw.get("architectures") or [""])[0], "hidden")
         if (folder / RESIDUAL).exists():
             raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
-        return Source(folder, read_config(family, raw, task, str(file)), family, open_tensors(folder))
+        return Source(folder, read_config(raw, task, str(file)), body, open_tensors(folder))
 
     @cached_property
     def prefix(self) -> str:
         """What stands before the backbone's names in the files."""
-        return self.family.prefix if any(name.startswith(self.family.prefix) for name in self.tensors) else ""
+        return self.body.prefix if any(name.startswith(self.body.prefix) for name in self.tensors) else ""
 
     def name(self, ours: str) -> str:
         """The name in the files."""
-        return self.family.their_name(ours, self.config.task, self.prefix)
+        return self.body.their_name(ours, self.config.task, self.prefix)
 
     def get(self, ours: str) -> Tensor | None:
         """A tensor, None when it is not there."""
@@ -69,12 +67,12 @@ class Source:
     def switched(self, on: bool) -> tuple[ModelConfig, dict[str, bool]]:
         """The configuration with the biases of its family's switch on or off, and the key that says so; unchanged where
         the format has no switch."""
-        key = SWITCHES.get(self.family.model_type)
-        if key is None:
+        switch = FAMILIES[self.config.family].attention.biases
+        if not isinstance(switch, Switch):
             return self.config, {}
-        raw = self.config.source | {key: on}
-        config = read_config(self.family, raw, self.config.task, str(self.folder / "config.json"))
-        return replace(config, labels=self.config.labels), {key: on}
+        raw = self.config.source | {switch.key: on}
+        config = read_config(raw, self.config.task, str(self.folder / "config.json"))
+        return replace(config, labels=self.config.labels), {switch.key: on}
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.load import family_of, head_to_come, load_model
+from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
 from minibeft.checkpoints.tokenizer import load_tokenizer
 from minibeft.errors import BadInput
+from minibeft.families import named_family
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data, encode_split
 from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
@@ -65,7 +66,7 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
     In bfloat16 a decoder stays a memory map in the file's type, for train.start to convert tensor by tensor.
     """
     file = source / "config.json"
-    if not is_prompted(family_of(read_json(file), str(file)).model_type):
+    if not is_prompted(named_family(read_json(file), str(file))):
         with head_to_come():
             return load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
     find_prompt(task)

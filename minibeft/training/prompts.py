@@ -20,7 +20,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from minibeft.errors import BadInput
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import padded
 from minibeft.training.tasks import Split, Task
@@ -59,7 +59,7 @@ PROMPTS = {
 
 def is_prompted(family: str) -> bool:
     """Whether models of this family classify by a prompt: those without a classification head."""
-    return "classification" not in FAMILIES[family].heads
+    return "classification" not in BODIES[family].heads
 
 
 def find_prompt(task: Task) -> Prompt:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from minibeft.errors import BadInput
+from minibeft.families import BODIES
 from minibeft.models.biases import read_terms
 from minibeft.models.config import Backend, ModelConfig
 from minibeft.models.layers import Learned
@@ -126,7 +127,7 @@ def is_zero_shot(settings: Settings, config: ModelConfig) -> bool:
 
 def classified(settings: Settings, task: Task, available: int, config: ModelConfig) -> dict[str, Any]:
     """The encoder protocol."""
-    large = config.layers >= 24 or config.family == "roberta"
+    large = config.layers >= 24 or BODIES[config.family].trains_longer
     epochs = LARGE_EPOCHS.get(task.name, task.epochs) if large else task.epochs
     if settings.form != "plain":
         epochs = REPARAMETRISED_EPOCHS.get(task.name, epochs)

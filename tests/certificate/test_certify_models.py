@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from minibeft.certificate.certify import Certificate, certify
-from minibeft.certificate.known import FAMILIES
+from minibeft.families import FAMILIES
 from minibeft.theory.draws import Draws
 
 transformers.logging.set_verbosity_error()

@@ -9,7 +9,7 @@ from damage import config, lay, outcome, refusal, sound
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 
 EVERY: list[tuple[dict[str, Any], str]] = [
     ({"is_decoder": True}, "is_decoder = True is not handled: only False is"),
@@ -106,7 +106,7 @@ VALUES: dict[str, list[tuple[dict[str, Any], str]]] = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BODIES)
 def test_configuration_values(family: str, tmp_path: Path):
     for changes, message in EVERY + VALUES[family]:
         lay(tmp_path, family)
@@ -126,8 +126,8 @@ values = st.recursive(
 @given(data=st.data())
 def test_any_configuration_loads_or_is_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):
     """Any value under any key that a family knows: never another error."""
-    name = data.draw(st.sampled_from(list(FAMILIES)))
-    family = FAMILIES[name]
+    name = data.draw(st.sampled_from(list(BODIES)))
+    family = BODIES[name]
     known = [
         *json.loads(sound(name)["config.json"]),
         *family.keys,

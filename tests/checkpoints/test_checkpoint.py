@@ -18,7 +18,7 @@ from torch import Tensor
 import minibeft
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.save import save_model
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.config import Task
 
 State = dict[str, Tensor]
@@ -76,7 +76,7 @@ def test_round_trip(family: str, task: Task, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BODIES)
 def test_other_types_keep_their_bits(family: str, dtype: torch.dtype, tmp_path: Path):
     folder = write(tmp_path / "theirs", family, "hidden", dtype=dtype)
     ours = load_model(folder)
@@ -179,10 +179,10 @@ def test_roberta_with_a_pooler_that_nothing_reads(tmp_path: Path):
     assert load_model(folder, task="hidden").config.pooler
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BODIES)
 def test_hidden_states_of_any_checkpoint(family: str, tmp_path: Path):
     """task="hidden" leaves the head out and changes nothing else."""
-    for task in FAMILIES[family].heads:
+    for task in BODIES[family].heads:
         folder = write(tmp_path / task, family, task)
         model, hidden = load_model(folder), load_model(folder, task="hidden")
         b = batch(typical(family, task), 0, rows=2, length=5, padding="none")
@@ -190,11 +190,11 @@ def test_hidden_states_of_any_checkpoint(family: str, tmp_path: Path):
         assert hidden(*b).logits is None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BODIES)
 def test_a_new_head_on_a_backbone(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Asked for by name, a head that is not there is initialised, says so, and can be saved; unasked it is an error."""
     folder = write(tmp_path / "backbone", family, "hidden", tie_word_embeddings=family in ("bert", "roberta"))
-    for task in FAMILIES[family].heads:
+    for task in BODIES[family].heads:
         torch.manual_seed(0)
         caplog.clear()
         model = load_model(folder, task=task, dtype=torch.float64)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import minibeft
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.config import Backend, Task
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
@@ -23,9 +23,7 @@ transformers.logging.disable_progress_bar()
 
 ACTIVATIONS = st.sampled_from(["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
 # Every family with every task that it has.
-CASES: list[tuple[str, Task]] = [
-    (name, task) for name, family in FAMILIES.items() for task in ("hidden", *family.heads)
-]
+CASES: list[tuple[str, Task]] = [(name, task) for name, family in BODIES.items() for task in ("hidden", *family.heads)]
 DROPOUT = 0.25
 MIN_WIDTH = 8
 
@@ -51,7 +49,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def architecture(family: str, task: Task) -> str:
     """transformers' class for this task."""
-    return next(name for name, its in FAMILIES[family].architectures.items() if its == task)
+    return next(name for name, its in BODIES[family].architectures.items() if its == task)
 
 
 def typical(family: str, task: Task, **changes: Any) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from tiny import CONFIGS, typical
 from tolerance import SAMPLES, assert_agrees, nudge
 
 from minibeft.checkpoints.load import build_model
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.kernels import lang
 from minibeft.models.config import Backend, Task
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
 
-TASKS: dict[str, Task] = {family: next(iter(FAMILIES[family].heads)) for family in CONFIGS}
+TASKS: dict[str, Task] = {family: next(iter(BODIES[family].heads)) for family in CONFIGS}
 INPUTS = torch.tensor([[3, 7, 11, 5, 2, 1], [9, 4, 33, 21, 17, 2]])  # the first row ends in padding
 MASK = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
 
@@ -40,7 +40,7 @@ def results(net: Transformer) -> dict[str, Any]:
 
 
 def test_every_family_is_here():
-    assert set(CONFIGS) == set(FAMILIES)
+    assert set(CONFIGS) == set(BODIES)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

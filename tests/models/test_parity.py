@@ -12,7 +12,7 @@ from tiny import CASES, Batch, batch, configurations, load, reference, typical
 from tolerance import error, in_float64, samples
 from torch import Tensor
 
-from minibeft.families import FAMILIES
+from minibeft.families import BODIES
 from minibeft.models.config import Backend, Task
 from minibeft.models.layers import Learned
 from minibeft.models.transformer import Transformer
@@ -68,7 +68,7 @@ def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
     output = model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True, **types)
     run = backward(output.hidden_states[-1], getattr(output, "logits", None), b.attention_mask.bool())
     c, parameters = ours.config, dict(model.named_parameters())
-    family = FAMILIES[c.family]
+    family = BODIES[c.family]
     prefix = "" if c.task == "hidden" else family.prefix
     names = {name: family.their_name(name, c.task, prefix) for name, _ in ours.named_parameters()}
     return gather(run, {name: parameters[theirs].grad for name, theirs in names.items()})
@@ -111,7 +111,7 @@ def test_agrees_with_transformers(family: str, task: Task):
     agrees()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BODIES)
 def test_float64_in_transformers_is_not_float64(family: str):
     """Why gold needs Unrounded: all but the encoders round to float32 on the way. Encoders agree without it."""
     raw = typical(family, "hidden")
@@ -170,7 +170,7 @@ def test_every_parameter_counts(family: str, task: Task):
         parameter.data = kept
 
 
-BIASED = [family for family in FAMILIES if family != "gptj"]
+BIASED = [family for family in BODIES if family != "gptj"]
 
 
 @pytest.mark.parametrize("bias", "qkvo")
