@@ -5,8 +5,7 @@ from typing import Any
 
 from minibeft.errors import BadInput
 from minibeft.families import bert, encoder_decoder, gpt, llama
-from minibeft.families.body import Body
-from minibeft.families.family import Family
+from minibeft.families.family import Body, Family
 from minibeft.models.config import ModelConfig, Task
 
 FAMILIES: dict[str, Family] = {
@@ -26,8 +25,7 @@ def named_family(raw: Mapping[str, Any], where: str) -> str:
 
 def read_config(raw: Mapping[str, Any], task: Task | None, where: str) -> ModelConfig:
     """config.json as ModelConfig, or BadInput that names the file and the key. task None: what `architectures` says."""
-    kind = named_family(raw, where)
-    return BODIES[kind].read(kind, FAMILIES[kind].attention, raw, task, where)
+    return FAMILIES[named_family(raw, where)].config(raw, task, where)
 
 
 __all__ = ["BODIES", "FAMILIES", "Body", "Family", "named_family", "read_config"]

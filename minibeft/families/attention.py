@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from minibeft.families.reading import Reader
+from minibeft.families.reading import LARGE, Reader
 from minibeft.theory.rotary import Rotary
 from minibeft.theory.variants import AttentionSpec
 
@@ -56,6 +56,7 @@ def self_attention(_: Reader, site: Site) -> list[Site]:
 class Keys:
     """Which keys say what, each with the default of transformers' configuration class; "old|new" are two spellings.
 
+    names      of the keys that hold C, H and the number of layers; sizes: their defaults
     kv_heads   None, and null in the file: as many as heads
     head_size  None, and null in the file: C / H
     biases     those of q, k, v, o that the attention has, or the switch that says so
@@ -66,9 +67,8 @@ class Keys:
     sites      the kinds of attention that a configuration can ask for, from the plain one
     """
 
-    width: tuple[str, int] = ("hidden_size", 768)
-    heads: tuple[str, int] = ("num_attention_heads", 12)
-    layers: tuple[str, int] = ("num_hidden_layers", 12)
+    names: tuple[str, str, str] = ("hidden_size", "num_attention_heads", "num_hidden_layers")
+    sizes: tuple[int, int, int] = (768, 12, 12)
     kv_heads: tuple[str, int | None] | None = None
     head_size: tuple[str, int | None] | None = None
     dropout: tuple[str, float] = ("attention_dropout", 0.0)
@@ -86,7 +86,7 @@ class Keys:
     def read(self, c: Reader) -> list[Site]:
         """The sites of this configuration; Unclear when it is not understood."""
         c.only(self.only)
-        heads, kv_heads, size, width = self.sizes(c)
+        heads, kv_heads, size, width, count = self.shape(c)
         rotary, exact = self.rotation(c, size)
         spec = AttentionSpec(
             *(heads, kv_heads, size, width),
@@ -98,20 +98,20 @@ class Keys:
             sink=self.sink,
             dropout=c.probability(*self.dropout),
         )
-        layers = tuple(range(c.count(*self.layers, most=MOST_LAYERS)))
-        sites = self.sites(c, Site("self-attention", layers, spec, exact=exact))
-        window, sliding = self.window(c, len(layers))
+        sites = self.sites(c, Site("self-attention", tuple(range(count)), spec, exact=exact))
+        window, sliding = self.window(c, count)
         return [part for site in sites for part in split(site, window, sliding)]
 
-    def sizes(self, c: Reader) -> tuple[int, int, int, int]:
-        """H, G, D and C, which must fit."""
-        width, heads = c.count(*self.width), c.count(*self.heads)
+    def shape(self, c: Reader) -> tuple[int, int, int, int, int]:
+        """H, G, D and C, which must fit, and the number of layers."""
+        most = (LARGE, LARGE, MOST_LAYERS)
+        width, heads, layers = (c.count(*each) for each in zip(self.names, self.sizes, most, strict=True))
         kv_heads, size = (count_or_none(c, key) for key in (self.kv_heads, self.head_size))
         if size is None and width % heads:
-            raise c.refuse(self.width[0], f"is not a multiple of {heads} attention heads")
+            raise c.refuse(self.names[0], f"is not a multiple of {heads} attention heads")
         if self.kv_heads is not None and heads % (kv_heads or heads):
             raise c.refuse(self.kv_heads[0], f"does not divide the {heads} heads")
-        return heads, kv_heads or heads, size or width // heads, width
+        return heads, kv_heads or heads, size or width // heads, width, layers
 
     def rotation(self, c: Reader, size: int) -> tuple[Rotary | None, bool]:
         """Rotary positions, and whether their frequencies are known."""
@@ -153,13 +153,9 @@ def split(site: Site, window: int | None, sliding: set[int]) -> list[Site]:
         return [site]
     parts = [
         replace(site, layers=tuple(i for i in site.layers if i not in sliding)),
-        replace(
-            site,
-            name=f"{site.name}, sliding window",
-            layers=tuple(i for i in site.layers if i in sliding),
-            spec=replace(site.spec, window=window),
-        ),
+        replace(site, layers=tuple(i for i in site.layers if i in sliding), spec=replace(site.spec, window=window)),
     ]
+    parts[1] = replace(parts[1], name=f"{site.name}, sliding window")
     return [part for part in parts if part.layers]
 
 

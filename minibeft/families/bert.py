@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from minibeft.families.attention import Keys, Site, Switch
-from minibeft.families.body import Body, Vocabulary, learned
-from minibeft.families.family import Family
+from minibeft.families.family import Body, Family, Vocabulary, learned
 from minibeft.families.reading import Reader
 
 
@@ -47,119 +46,94 @@ def roberta_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     return dropouts(c, values) | {"positions": learned(c, rows, values["pad"] + 1, "tokens")}
 
 
-BERT = Family(
-    "bert",
-    attention=Keys(dropout=("attention_probs_dropout_prob", 0.1), sites=sites),
-    body=Body(
-        architectures={
-            "BertModel": "hidden",
-            "BertForSequenceClassification": "classification",
-            "BertForMaskedLM": "lm",
+BERT_BODY = Body(
+    stem="Bert",
+    lm="ForMaskedLM",
+    prefix="bert.",
+    names={
+        "embed.tokens": "embeddings.word_embeddings",
+        "embed.positions": "embeddings.position_embeddings",
+        "embed.types": "embeddings.token_type_embeddings",
+        "embed.norm": "embeddings.LayerNorm",
+        "blocks.{i}.attention.q": "encoder.layer.{i}.attention.self.query",
+        "blocks.{i}.attention.k": "encoder.layer.{i}.attention.self.key",
+        "blocks.{i}.attention.v": "encoder.layer.{i}.attention.self.value",
+        "blocks.{i}.attention.o": "encoder.layer.{i}.attention.output.dense",
+        "blocks.{i}.norm1": "encoder.layer.{i}.attention.output.LayerNorm",
+        "blocks.{i}.mlp.up": "encoder.layer.{i}.intermediate.dense",
+        "blocks.{i}.mlp.down": "encoder.layer.{i}.output.dense",
+        "blocks.{i}.norm2": "encoder.layer.{i}.output.LayerNorm",
+        "head.dense": "pooler.dense",
+    },
+    heads={
+        "classification": {"head.out": "classifier"},
+        "lm": {
+            "head.dense": "cls.predictions.transform.dense",
+            "head.norm": "cls.predictions.transform.LayerNorm",
+            "head.logits.bias": "cls.predictions.bias",
         },
-        prefix="bert.",
-        names={
-            "embed.tokens": "embeddings.word_embeddings",
-            "embed.positions": "embeddings.position_embeddings",
-            "embed.types": "embeddings.token_type_embeddings",
-            "embed.norm": "embeddings.LayerNorm",
-            "blocks.{i}.attention.q": "encoder.layer.{i}.attention.self.query",
-            "blocks.{i}.attention.k": "encoder.layer.{i}.attention.self.key",
-            "blocks.{i}.attention.v": "encoder.layer.{i}.attention.self.value",
-            "blocks.{i}.attention.o": "encoder.layer.{i}.attention.output.dense",
-            "blocks.{i}.norm1": "encoder.layer.{i}.attention.output.LayerNorm",
-            "blocks.{i}.mlp.up": "encoder.layer.{i}.intermediate.dense",
-            "blocks.{i}.mlp.down": "encoder.layer.{i}.output.dense",
-            "blocks.{i}.norm2": "encoder.layer.{i}.output.LayerNorm",
-            "head.dense": "pooler.dense",
-        },
-        heads={
-            "classification": {"head.out": "classifier"},
-            "lm": {
-                "head.dense": "cls.predictions.transform.dense",
-                "head.norm": "cls.predictions.transform.LayerNorm",
-                "head.logits.bias": "cls.predictions.bias",
-            },
-        },
-        keys={
-            "vocab_size": ("vocab", 30522),
-            "intermediate_size": ("inner", 3072),
-            "hidden_act": ("activation", "gelu"),
-            "hidden_dropout_prob": ("dropout", 0.1),
-            "type_vocab_size": ("token_types", 2),
-            "layer_norm_eps": ("eps", 1e-12),
-            "pad_token_id": ("pad", 0),
-        },
-        fixed={"norm": "layer", "residual": "post", "embedding_norm": True, "tied": True, "head_bias": True},
-        # Untied, the two names of the masked-token head's bias mean different things to different versions of
-        # transformers.
-        only={"position_embedding_type": ("absolute",), "tie_word_embeddings": (True,)},
-        rest=bert_rest,
-        # A pooler that pretraining left behind is read by no masked-token head, nor by RoBERTa's classifier.
-        spare=(r"embeddings\.position_ids$", r"^pooler\.dense\.(weight|bias)$", r"^cls\.seq_relationship\."),
-        copies={
-            "cls.predictions.decoder.weight": "embed.tokens.weight",
-            "cls.predictions.decoder.bias": "head.logits.bias",
-        },
-        vocabulary=Vocabulary(
-            "words", {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
-        ),
+    },
+    keys={
+        "vocab_size": ("vocab", 30522),
+        "intermediate_size": ("inner", 3072),
+        "hidden_act": ("activation", "gelu"),
+        "hidden_dropout_prob": ("dropout", 0.1),
+        "type_vocab_size": ("token_types", 2),
+        "layer_norm_eps": ("eps", 1e-12),
+        "pad_token_id": ("pad", 0),
+    },
+    fixed={"norm": "layer", "residual": "post", "embedding_norm": True, "tied": True, "head_bias": True},
+    # Untied, the two names of the masked-token head's bias mean different things to different versions of
+    # transformers.
+    only={"position_embedding_type": ("absolute",), "tie_word_embeddings": (True,)},
+    rest=bert_rest,
+    # A pooler that pretraining left behind is read by no masked-token head, nor by RoBERTa's classifier.
+    spare=(r"embeddings\.position_ids$", r"^pooler\.dense\.(weight|bias)$", r"^cls\.seq_relationship\."),
+    copies={
+        "cls.predictions.decoder.weight": "embed.tokens.weight",
+        "cls.predictions.decoder.bias": "head.logits.bias",
+    },
+    vocabulary=Vocabulary("words", {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}),
+)
+BERT = Family("bert", Keys(dropout=("attention_probs_dropout_prob", 0.1), sites=sites), BERT_BODY)
+ROBERTA_BODY = replace(
+    BERT_BODY,
+    stem="Roberta",
+    prefix="roberta.",
+    heads={
+        "classification": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
+        "lm": {"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm", "head.logits.bias": "lm_head.bias"},
+    },
+    keys={**BERT_BODY.keys, "vocab_size": ("vocab", 50265), "pad_token_id": ("pad", 1)},
+    fixed={**BERT_BODY.fixed, "drops_twice": True},
+    rest=roberta_rest,
+    spare=BERT_BODY.spare[:2],
+    copies={"lm_head.decoder.weight": "embed.tokens.weight", "lm_head.decoder.bias": "head.logits.bias"},
+    vocabulary=Vocabulary(
+        "bytes",
+        {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"},
+    ),
+    trains_longer=True,
+)
+ROBERTA = Family("roberta", BERT.attention, ROBERTA_BODY)
+XLM_ROBERTA = Family(
+    "xlm-roberta",
+    BERT.attention,
+    replace(
+        ROBERTA_BODY, stem="XLMRoberta", keys={**ROBERTA_BODY.keys, "vocab_size": ("vocab", 30522)}, vocabulary=None
     ),
 )
-assert BERT.body is not None
-ROBERTA = Family(
-    "roberta",
-    attention=BERT.attention,
-    body=replace(
-        BERT.body,
-        architectures={
-            "RobertaModel": "hidden",
-            "RobertaForSequenceClassification": "classification",
-            "RobertaForMaskedLM": "lm",
-        },
-        prefix="roberta.",
-        heads={
-            "classification": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
-            "lm": {
-                "head.dense": "lm_head.dense",
-                "head.norm": "lm_head.layer_norm",
-                "head.logits.bias": "lm_head.bias",
-            },
-        },
-        keys={**BERT.body.keys, "vocab_size": ("vocab", 50265), "pad_token_id": ("pad", 1)},
-        fixed={**BERT.body.fixed, "drops_twice": True},
-        rest=roberta_rest,
-        spare=BERT.body.spare[:2],
-        copies={"lm_head.decoder.weight": "embed.tokens.weight", "lm_head.decoder.bias": "head.logits.bias"},
-        vocabulary=Vocabulary(
-            "bytes",
-            {
-                "bos": "<s>",
-                "eos": "</s>",
-                "sep": "</s>",
-                "cls": "<s>",
-                "unk": "<unk>",
-                "pad": "<pad>",
-                "mask": "<mask>",
-            },
-        ),
-        trains_longer=True,
-    ),
-)
-ELECTRA = Family("electra", replace(BERT.attention, width=("hidden_size", 256), heads=("num_attention_heads", 4)))
+ELECTRA = Family("electra", replace(BERT.attention, sizes=(256, 4, 12)))
 DISTILBERT = Family(
     "distilbert",
     Keys(
-        width=("dim|hidden_size", 768),
-        heads=("n_heads|num_attention_heads", 12),
-        layers=("n_layers|num_hidden_layers", 6),
+        names=("dim|hidden_size", "n_heads|num_attention_heads", "n_layers|num_hidden_layers"),
+        sizes=(768, 12, 6),
         dropout=("attention_dropout", 0.1),
     ),
 )
 VIT = Family(
     "vit",
-    Keys(
-        dropout=("attention_probs_dropout_prob", 0.0),
-        biases=Switch("qkv_bias", "qkv", default=True, always="o"),
-    ),
+    Keys(dropout=("attention_probs_dropout_prob", 0.0), biases=Switch("qkv_bias", "qkv", default=True, always="o")),
 )
-FAMILIES = (BERT, ROBERTA, ELECTRA, DISTILBERT, VIT)
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT, VIT)

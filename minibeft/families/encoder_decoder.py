@@ -23,8 +23,6 @@ def three_sites(encoder: Site, decoder: AttentionSpec, count: int) -> list[Site]
 def t5_sites(c: Reader, site: Site) -> list[Site]:
     """Logits are not scaled, and a learned number for each head and distance (in buckets) is added to them."""
     site = replace(site, spec=replace(site.spec, scale=1.0))
-    c.count("relative_attention_num_buckets", 32)
-    c.count("relative_attention_max_distance", 128)
     upper = c.count("num_decoder_layers", len(site.layers), most=MOST_LAYERS)
     if c.flag("is_encoder_decoder", True):
         return three_sites(site, site.spec, upper)
@@ -43,9 +41,8 @@ def whisper_sites(c: Reader, site: Site) -> list[Site]:
 T5 = Family(
     "t5",
     Keys(
-        width=("d_model", 512),
-        heads=("num_heads", 8),
-        layers=("num_layers", 6),
+        names=("d_model", "num_heads", "num_layers"),
+        sizes=(512, 8, 6),
         head_size=("d_kv", 64),
         dropout=("dropout_rate", 0.1),
         biases="",
@@ -56,9 +53,8 @@ T5 = Family(
 WHISPER = Family(
     "whisper",
     Keys(
-        width=("d_model", 384),
-        heads=("encoder_attention_heads|num_attention_heads|num_key_value_heads", 6),
-        layers=("encoder_layers", 4),
+        names=("d_model", "encoder_attention_heads|num_attention_heads|num_key_value_heads", "encoder_layers"),
+        sizes=(384, 6, 4),
         biases="qvo",
         sites=whisper_sites,
     ),

@@ -1,12 +1,108 @@
-"""A model family: how config.json tells of its attention, and, where models/ can run it, of all the rest."""
+"""A model family as data: how config.json tells of its attention, and, where models/ can run it, of all the rest."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from minibeft.families.attention import Keys, Site
-from minibeft.families.body import Body
-from minibeft.families.reading import ATTENTION, Reader
+from minibeft.errors import BadInput
+from minibeft.families.attention import EXACT, Keys, Site, Switch
+from minibeft.families.reading import ATTENTION, BODY, Reader, Unclear
+from minibeft.models.config import ModelConfig, Task
+from minibeft.models.layers import ACTIVATIONS, Learned
+from minibeft.theory.variants import AttentionSpec
+
+# Of every family.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "pruned_heads": ({},),
+}
+# How the field of ModelConfig that a key fills is read; any other is of its default's type.
+READ: dict[str, Callable[[Reader, str, Any], Any]] = {
+    "vocab": Reader.count,
+    "inner": Reader.count,
+    "token_types": Reader.natural,
+    "dropout": Reader.probability,
+    "embedding_dropout": Reader.probability,
+    "classifier_dropout": Reader.probability,
+    "eps": Reader.small,
+    "activation": lambda c, key, default: c.choice(key, default, ACTIVATIONS),
+}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Vocabulary files older than tokenizer.json.
+
+    pieces   "words": vocab.txt, BERT's; "bytes": vocab.json and merges.txt, GPT-2's
+    tokens   role → the special token, where the files name no other
+    frame    what special tokens stand around a text: both ends, its start, or none
+    """
+
+    pieces: Literal["words", "bytes"]
+    tokens: Mapping[str, str]
+    frame: Literal["ends", "start", "none"] = "ends"
+
+
+@dataclass(frozen=True)
+class Body:
+    """One model family as Hugging Face lays it out.
+
+    stem, lm       of transformers' class names: BertModel, BertForMaskedLM
+    prefix         what stands before the backbone's tensor names when the checkpoint also has a head
+    names          our module (or parameter) → theirs, in the backbone; {i} is the layer
+    heads          the same for each task's head, without prefix
+    keys           their configuration key → our ModelConfig field and the default
+    fixed          ModelConfig fields that the family decides
+    mlp_bias       whether the MLP has biases, or the switch that says so
+    only           their key → the values for which our forward pass is theirs
+    rest           the remaining fields, from the configuration and what was read so far
+    spare          patterns of tensors that a checkpoint may hold and the forward pass does not read
+    copies         a tied tensor's other name → our name of the one that is read
+    vocabulary     None: only tokenizer.json is read
+    trains_longer  the paper trains its base size for as many epochs as BERT-large
+    """
+
+    stem: str
+    prefix: str
+    names: Mapping[str, str]
+    keys: Mapping[str, tuple[str, Any]]
+    fixed: Mapping[str, Any]
+    heads: Mapping[Task, Mapping[str, str]] = field(default_factory=lambda: {"lm": {"head": "lm_head"}})
+    lm: str = "ForCausalLM"
+    mlp_bias: bool | Switch = True
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    rest: Callable[[Reader, dict[str, Any]], dict[str, Any]] = lambda _c, _values: {}
+    spare: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "embed.tokens.weight"})
+    vocabulary: Vocabulary | None = None
+    trains_longer: bool = False
+
+    @property
+    def architectures(self) -> dict[str, Task]:
+        """Class name → task."""
+        ends = {"hidden": "Model", "classification": "ForSequenceClassification", "lm": self.lm}
+        return {self.stem + ends[task]: task for task in ("hidden", *self.heads)}
+
+    def their_name(self, ours: str, task: Task, prefix: str) -> str:
+        """blocks.3.attention.q.weight → bert.encoder.layer.3.attention.self.query.weight."""
+        found = re.match(r"blocks\.(\d+)\.", ours)
+        template = f"blocks.{{i}}.{ours[found.end() :]}" if found else ours
+        module, _, leaf = template.rpartition(".")
+        for table, lead in ((self.heads.get(task, {}), ""), (self.names, prefix)):
+            theirs = table.get(template) or (f"{table[module]}.{leaf}" if module in table else None)
+            if theirs is not None:
+                return lead + (theirs.replace("{i}", found[1]) if found else theirs)
+        raise KeyError(f"no name for {ours}")
+
+    def is_spare(self, theirs: str) -> bool:
+        """Whether a tensor of the checkpoint may go unread: a buffer, a tied copy, or another task's head."""
+        heads = {name for table in self.heads.values() for name in table.values()}
+        known = any(theirs == name or theirs.rpartition(".")[0] == name for name in heads)
+        return known or theirs in self.copies or any(re.search(pattern, theirs) for pattern in self.spare)
 
 
 @dataclass(frozen=True)
@@ -23,3 +119,80 @@ class Family:
         found = self.attention.read(c)
         c.finish(ATTENTION)
         return found
+
+    def config(self, raw: Mapping[str, Any], task: Task | None, where: str) -> ModelConfig:
+        """config.json as ModelConfig, or BadInput that names the file and the key; certify reads the same attention."""
+        c, body = Reader(raw, where), self.body
+        assert body is not None
+        c.only({**ONLY, **body.only})
+        site = computable(c, self.attention.read(c))
+        spec, mlp = site.spec, body.mlp_bias
+        values = dict(body.fixed) | {"width": spec.width, "positions": spec.rotary}
+        values |= {
+            ours: READ.get(ours, Reader.get)(c, theirs, default) for theirs, (ours, default) in body.keys.items()
+        }
+        values |= body.rest(c, values)
+        values["tied"] = c.get("tie_word_embeddings", body.fixed["tied"])
+        values["labels"] = c.count("num_labels", len(c.get("id2label", {})) or 2)
+        values["biases"] = spec.biases | (mlp.read(c) if isinstance(mlp, Switch) else {"mlp"} if mlp else set())
+        c.finish(ATTENTION, BODY)
+        task = task or named_task(body, raw, where)
+        if task != "hidden" and task not in body.heads:
+            raise BadInput(
+                f"{where}: {self.model_type} has no {task} head here, only {', '.join(body.heads)} and hidden"
+            )
+        return ModelConfig(
+            family=self.model_type,
+            task=task,
+            layers=len(site.layers),
+            heads=spec.heads,
+            kv_heads=spec.kv_heads,
+            head_size=spec.head_size,
+            causal=spec.causal,
+            attention_dropout=spec.dropout,
+            source=dict(raw),
+            **values,
+        )
+
+
+def named_task(body: Body, raw: Mapping[str, Any], where: str) -> Task:
+    """The task that `architectures` names; hidden states when it names none."""
+    names = raw.get("architectures")
+    if names is None or names == []:
+        return "hidden"
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise BadInput(f"{where}: architectures = {names!r} must be a list of class names")
+    named = names[0]
+    if named not in body.architectures:
+        raise BadInput(f"{where}: architectures names {named}, a head unknown here; task='hidden' leaves it out")
+    return body.architectures[named]
+
+
+def computable(c: Reader, sites: list[Site]) -> Site:
+    """The one attention that all layers have, refused where it is another than models/ computes."""
+    site, spec = sites[0], sites[0].spec
+    plain = AttentionSpec(
+        *(spec.heads, spec.kv_heads, spec.head_size, spec.width),
+        biases=spec.biases,
+        causal=spec.causal,
+        rotary=spec.rotary,
+        dropout=spec.dropout,
+    )
+    if not site.exact:
+        raise c.refuse("rope_parameters|rope_scaling", f"is not handled: only the rope types {' and '.join(EXACT)} are")
+    if any(each.spec.window for each in sites):
+        raise c.refuse("sliding_window", "is not handled: only null is")
+    if len(sites) > 1 or spec != plain:
+        raise Unclear(c.where, f"asks for an attention that only certify knows: {spec}")
+    return site
+
+
+def learned(c: Reader, rows: int, start: int = 0, counted: str = "all") -> Learned:
+    """Learned positions, of which one at least must be left."""
+    if not 0 <= start < rows:
+        raise Unclear(
+            c.where,
+            f"max_position_embeddings and pad_token_id leave no position: the first token would read row {start} of "
+            f"{rows}",
+        )
+    return Learned(rows, start, counted)

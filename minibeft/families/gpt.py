@@ -6,29 +6,17 @@ from typing import Any
 
 from minibeft.families.attention import Keys, Site, Switch
 from minibeft.families.bert import with_cross
-from minibeft.families.body import Body, Vocabulary, learned
-from minibeft.families.family import Family
+from minibeft.families.family import Body, Family, Vocabulary, learned
 from minibeft.families.reading import Reader
 
 
 def gpt2_sites(c: Reader, site: Site) -> list[Site]:
     """The scale may be 1, and may shrink as 1/(layer + 1): the first layer's stands for all, K1 holds at any scale."""
-    c.flag("reorder_and_upcast_attn", False)  # how it is computed, not what
     if not c.flag("scale_attn_weights", True):
         site = replace(site, spec=replace(site.spec, scale=1.0))
     if c.flag("scale_attn_by_inverse_layer_idx", False):
         site = replace(site, name="self-attention, scale divided by the layer's number", exact=False)
     return with_cross(c, site)
-
-
-def bloom_sites(c: Reader, site: Site) -> list[Site]:
-    """Keys of the code that BLOOM was trained with: how it is computed, and where its positions start."""
-    for key in ("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion"):
-        c.flag(key, False)
-    for key in ("skip_bias_add", "skip_bias_add_qkv"):
-        c.flag(key, False)
-    c.get("offset_alibi", None)
-    return [site]
 
 
 def opt_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
@@ -47,9 +35,8 @@ def gptj_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
 GPT2 = Family(
     "gpt2",
     attention=Keys(
-        width=("n_embd|hidden_size", 768),
-        heads=("n_head|num_attention_heads", 12),
-        layers=("n_layer|num_hidden_layers", 12),
+        names=("n_embd|hidden_size", "n_head|num_attention_heads", "n_layer|num_hidden_layers"),
+        sizes=(768, 12, 12),
         dropout=("attn_pdrop", 0.1),
         causal=True,
         sites=gpt2_sites,
@@ -58,9 +45,8 @@ GPT2 = Family(
 GPTJ = Family(
     "gptj",
     attention=Keys(
-        width=("n_embd|hidden_size", 4096),
-        heads=("n_head|num_attention_heads", 16),
-        layers=("n_layer|num_hidden_layers", 28),
+        names=("n_embd|hidden_size", "n_head|num_attention_heads", "n_layer|num_hidden_layers"),
+        sizes=(4096, 16, 28),
         dropout=("attn_pdrop", 0.0),
         biases="",
         causal=True,
@@ -68,7 +54,7 @@ GPTJ = Family(
         only={"rotary": (True,), "scale_attn_weights": (True,)},
     ),
     body=Body(
-        architectures={"GPTJModel": "hidden", "GPTJForCausalLM": "lm"},
+        stem="GPTJ",
         prefix="transformer.",
         names={
             "embed.tokens": "wte",
@@ -81,7 +67,6 @@ GPTJ = Family(
             "blocks.{i}.mlp.down": "h.{i}.mlp.fc_out",
             "norm": "ln_f",
         },
-        heads={"lm": {"head": "lm_head"}},
         keys={
             "vocab_size": ("vocab", 50400),
             "activation_function": ("activation", "gelu_new"),
@@ -93,7 +78,6 @@ GPTJ = Family(
         fixed={"norm": "layer", "residual": "parallel", "tied": False, "head_bias": True},
         rest=gptj_rest,
         spare=(r"\.attn\.(bias|masked_bias|embed_positions)$",),
-        copies={"lm_head.weight": "embed.tokens.weight"},
         vocabulary=Vocabulary(
             "bytes", {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}, frame="none"
         ),
@@ -103,7 +87,7 @@ OPT = Family(
     "opt",
     attention=Keys(biases=Switch("enable_bias", "qkvo", default=True), causal=True),
     body=Body(
-        architectures={"OPTModel": "hidden", "OPTForCausalLM": "lm"},
+        stem="OPT",
         prefix="model.",
         names={
             "embed.tokens": "decoder.embed_tokens",
@@ -118,7 +102,6 @@ OPT = Family(
             "blocks.{i}.norm2": "decoder.layers.{i}.final_layer_norm",
             "norm": "decoder.final_layer_norm",
         },
-        heads={"lm": {"head": "lm_head"}},
         keys={
             "vocab_size": ("vocab", 50272),
             "ffn_dim": ("inner", 3072),
@@ -136,30 +119,20 @@ OPT = Family(
             "activation_dropout": (0.0,),
         },
         rest=opt_rest,
-        copies={"lm_head.weight": "embed.tokens.weight"},
         vocabulary=Vocabulary("bytes", {"bos": "</s>", "eos": "</s>", "unk": "</s>", "pad": "<pad>"}, frame="start"),
     ),
 )
 NEOX = Family(
     "gpt_neox",
-    Keys(
-        width=("hidden_size", 6144),
-        heads=("num_attention_heads", 64),
-        layers=("num_hidden_layers", 44),
-        biases=Switch("attention_bias", "qkvo", default=True),
-        causal=True,
-        rotary=0.25,
-    ),
+    Keys(sizes=(6144, 64, 44), biases=Switch("attention_bias", "qkvo", default=True), causal=True, rotary=0.25),
 )
 BLOOM = Family(
     "bloom",
     Keys(
-        width=("n_embed|hidden_size", 64),
-        heads=("n_head|num_attention_heads", 8),
-        layers=("n_layer|num_hidden_layers", 2),
+        names=("n_embed|hidden_size", "n_head|num_attention_heads", "n_layer|num_hidden_layers"),
+        sizes=(64, 8, 2),
         causal=True,
         position_bias="alibi",
-        sites=bloom_sites,
     ),
 )
 FAMILIES = (GPT2, GPTJ, OPT, NEOX, BLOOM)

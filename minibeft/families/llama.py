@@ -7,8 +7,7 @@ their windows, and in what else is done to the logits.
 from dataclasses import replace
 
 from minibeft.families.attention import Keys, Site, Switch
-from minibeft.families.body import Body
-from minibeft.families.family import Family
+from minibeft.families.family import Body, Family
 from minibeft.families.reading import Reader
 
 
@@ -27,58 +26,54 @@ def gemma2_sites(c: Reader, site: Site) -> list[Site]:
     return [replace(site, spec=replace(site.spec, softcap=cap, scale=scale, causal=not both))]
 
 
+LLAMA_BODY = Body(
+    stem="Llama",
+    prefix="model.",
+    names={
+        "embed.tokens": "embed_tokens",
+        "blocks.{i}.attention.q": "layers.{i}.self_attn.q_proj",
+        "blocks.{i}.attention.k": "layers.{i}.self_attn.k_proj",
+        "blocks.{i}.attention.v": "layers.{i}.self_attn.v_proj",
+        "blocks.{i}.attention.o": "layers.{i}.self_attn.o_proj",
+        "blocks.{i}.norm1": "layers.{i}.input_layernorm",
+        "blocks.{i}.mlp.gate": "layers.{i}.mlp.gate_proj",
+        "blocks.{i}.mlp.up": "layers.{i}.mlp.up_proj",
+        "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
+        "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
+        "norm": "norm",
+    },
+    keys={
+        "vocab_size": ("vocab", 32000),
+        "intermediate_size": ("inner", 11008),
+        "hidden_act": ("activation", "silu"),
+        "rms_norm_eps": ("eps", 1e-6),
+        "pad_token_id": ("pad", None),
+    },
+    fixed={"norm": "rms", "residual": "pre", "gated": True, "tied": False},
+    mlp_bias=Switch("mlp_bias", ("mlp",)),
+    spare=(r"rotary_emb\.inv_freq$",),
+)
 LLAMA = Family(
     "llama",
     attention=Keys(
-        width=("hidden_size", 4096),
-        heads=("num_attention_heads", 32),
-        layers=("num_hidden_layers", 32),
+        sizes=(4096, 32, 32),
         kv_heads=("num_key_value_heads", None),
         head_size=("head_dim", None),
         biases=Switch("attention_bias", "qkvo"),
         causal=True,
         rotary="whole",
     ),
-    body=Body(
-        architectures={"LlamaModel": "hidden", "LlamaForCausalLM": "lm"},
-        prefix="model.",
-        names={
-            "embed.tokens": "embed_tokens",
-            "blocks.{i}.attention.q": "layers.{i}.self_attn.q_proj",
-            "blocks.{i}.attention.k": "layers.{i}.self_attn.k_proj",
-            "blocks.{i}.attention.v": "layers.{i}.self_attn.v_proj",
-            "blocks.{i}.attention.o": "layers.{i}.self_attn.o_proj",
-            "blocks.{i}.norm1": "layers.{i}.input_layernorm",
-            "blocks.{i}.mlp.gate": "layers.{i}.mlp.gate_proj",
-            "blocks.{i}.mlp.up": "layers.{i}.mlp.up_proj",
-            "blocks.{i}.mlp.down": "layers.{i}.mlp.down_proj",
-            "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
-            "norm": "norm",
-        },
-        heads={"lm": {"head": "lm_head"}},
-        keys={
-            "vocab_size": ("vocab", 32000),
-            "intermediate_size": ("inner", 11008),
-            "hidden_act": ("activation", "silu"),
-            "rms_norm_eps": ("eps", 1e-6),
-            "pad_token_id": ("pad", None),
-        },
-        fixed={"norm": "rms", "residual": "pre", "gated": True, "tied": False},
-        mlp_bias=Switch("mlp_bias", ("mlp",)),
-        spare=(r"rotary_emb\.inv_freq$",),
-        copies={"lm_head.weight": "embed.tokens.weight"},
-    ),
+    body=LLAMA_BODY,
 )
-assert LLAMA.body is not None
 QWEN2 = Family(
     "qwen2",
     attention=replace(
         LLAMA.attention, kv_heads=("num_key_value_heads", 32), head_size=None, biases="qkv", windows=("late", 4096)
     ),
     body=replace(
-        LLAMA.body,
-        architectures={"Qwen2Model": "hidden", "Qwen2ForCausalLM": "lm"},
-        keys={**LLAMA.body.keys, "vocab_size": ("vocab", 151936), "intermediate_size": ("inner", 22016)},
+        LLAMA_BODY,
+        stem="Qwen2",
+        keys={**LLAMA_BODY.keys, "vocab_size": ("vocab", 151936), "intermediate_size": ("inner", 22016)},
         mlp_bias=False,
         only={"use_sliding_window": (False,), "use_mrope": (False,)},
     ),
@@ -86,6 +81,9 @@ QWEN2 = Family(
 MISTRAL = Family(
     "mistral",
     replace(LLAMA.attention, kv_heads=("num_key_value_heads", 8), biases="", windows=("all", 4096)),
+    replace(
+        LLAMA_BODY, stem="Mistral", keys={**LLAMA_BODY.keys, "intermediate_size": ("inner", 14336)}, mlp_bias=False
+    ),
 )
 QWEN3 = Family(
     "qwen3",
@@ -101,9 +99,7 @@ GEMMA2 = Family(
     "gemma2",
     replace(
         LLAMA.attention,
-        width=("hidden_size", 2304),
-        heads=("num_attention_heads", 8),
-        layers=("num_hidden_layers", 26),
+        sizes=(2304, 8, 26),
         kv_heads=("num_key_value_heads", 4),
         head_size=("head_dim", 256),
         windows=("even", 4096),
@@ -114,9 +110,7 @@ GPT_OSS = Family(
     "gpt_oss",
     replace(
         LLAMA.attention,
-        width=("hidden_size", 2880),
-        heads=("num_attention_heads", 64),
-        layers=("num_hidden_layers", 36),
+        sizes=(2880, 64, 36),
         kv_heads=("num_key_value_heads", 8),
         head_size=("head_dim", 64),
         biases=Switch("attention_bias", "qkvo", default=True),
@@ -125,15 +119,5 @@ GPT_OSS = Family(
         sink="learned",
     ),
 )
-PHI = Family(
-    "phi",
-    replace(
-        LLAMA.attention,
-        width=("hidden_size", 2048),
-        layers=("num_hidden_layers", 24),
-        biases="qkvo",
-        rotary=0.5,
-        sites=phi_sites,
-    ),
-)
+PHI = Family("phi", replace(LLAMA.attention, sizes=(2048, 32, 24), biases="qkvo", rotary=0.5, sites=phi_sites))
 FAMILIES = (LLAMA, QWEN2, MISTRAL, QWEN3, GEMMA2, GPT_OSS, PHI)

@@ -10,8 +10,9 @@ refused by name. HARMLESS are the names that have such a word and yet say how fa
 is shown, how long a text may be, how to generate, or what another head does; not what a layer computes.
 """
 
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +31,11 @@ BODY = re.compile(
 HARMLESS = re.compile(
     r"^(output_(attentions|hidden_states)|chunk_size_feed_forward|encoder_no_repeat_ngram_size|prefix|pruned_heads"
     r"|n_positions|max_(position_embeddings|sequence_length|window_layers|source_positions|target_positions)"
-    r"|(summary|sbert)_.*|pooler_(fc_size|num_attention_heads|num_fc_layers|size_per_head|type)"
+    r"|relative_attention_(num_buckets|max_distance)|skip_bias_add.*|offset_alibi|reorder_and_upcast_attn|.*_in_fp32"
+    r"|(summary|sbert)_.*|.*_fusion|pooler_(fc_size|num_attention_heads|num_fc_layers|size_per_head|type)"
     r"|_?(flash_)?(attn|experts)_(implementation.*|\d_enabled)|.*_token_ids?)$"
 )
+LARGE = 2**31
 
 
 class Unclear(BadInput):
@@ -81,41 +84,31 @@ class Reader:
         """True or false."""
         return self.get(keys, default)
 
-    def natural(self, keys: str, default: int, least: int = 0, most: int = 2**31 - 1) -> int:
-        """An integer from `least` to `most`."""
+    def checked(self, keys: str, default: Any, holds: Callable[[Any], bool], must: str) -> Any:
+        """The value, for which this must hold."""
         value = self.get(keys, default)
-        if not least <= value <= most:
-            raise self.refuse(keys, f"must be at least {least}" if value < least else f"must be at most {most}")
+        if not holds(value):
+            raise self.refuse(keys, f"must be {must}")
         return value
 
-    def count(self, keys: str, default: int, most: int = 2**31 - 1) -> int:
-        """A positive integer."""
-        return self.natural(keys, default, 1, most)
+    def natural(self, keys: str, default: int) -> int:
+        return self.checked(keys, default, lambda value: 0 <= value < LARGE, "at least 0 and less than 2**31")
+
+    def count(self, keys: str, default: int, most: int = LARGE) -> int:
+        return self.checked(keys, default, lambda value: 1 <= value < most, f"at least 1 and less than {most}")
 
     def positive(self, keys: str, default: float) -> float:
-        """A positive number."""
-        value = self.get(keys, default)
-        if not 0 < value < float("inf"):
-            raise self.refuse(keys, "must be a positive number")
-        return float(value)
+        return float(self.checked(keys, default, lambda value: 0 < value < math.inf, "a positive number"))
 
     def small(self, keys: str, default: float) -> float:
-        """A number between 0 and 1, both excluded."""
-        if not 0 < self.get(keys, default) < 1:
-            raise self.refuse(keys, "must be between 0 and 1")
-        return float(self.get(keys, default))
+        return float(self.checked(keys, default, lambda value: 0 < value < 1, "between 0 and 1"))
 
     def probability(self, keys: str, default: float) -> float:
-        """From 0 up, less than 1."""
-        if not 0 <= self.get(keys, default) < 1:
-            raise self.refuse(keys, "must be at least 0 and less than 1")
-        return float(self.get(keys, default))
+        return float(self.checked(keys, default, lambda value: 0 <= value < 1, "at least 0 and less than 1"))
 
     def choice(self, keys: str, default: str, allowed: Collection[str]) -> str:
         """One of these words."""
-        if self.get(keys, default) not in allowed:
-            raise self.refuse(keys, f"is not one of {', '.join(allowed)}")
-        return self.get(keys, default)
+        return self.checked(keys, default, lambda value: value in allowed, f"one of {', '.join(allowed)}")
 
     def optional(self, key: str, default: Any) -> Any:
         """The value; None where the key is there and null, which here switches off what the default has on."""
@@ -138,9 +131,9 @@ class Reader:
             raise self.refuse("auto_map", "asks for the repository's own code, which is not run")
         for key, value in self.raw.items():
             name = key.lower()
-            if key not in self.read and any(w.search(name) for w in words) and not HARMLESS.search(name):
-                if not is_off(name, value):
-                    raise self.refuse(key, "is a key that minibeft does not know; remove it if it changes nothing")
+            suspect = any(word.search(name) for word in words) and not HARMLESS.search(name)
+            if suspect and key not in self.read and not is_off(name, value):
+                raise self.refuse(key, "is a key that minibeft does not know; remove it if it changes nothing")
 
 
 def is_off(name: str, value: Any) -> bool:

@@ -28,6 +28,7 @@ LLAMA = BERT | {"num_attention_heads": 4, "num_key_value_heads": 2}
 SMALL: dict[str, dict[str, Any]] = {
     "bert": BERT,
     "roberta": BERT,
+    "xlm-roberta": BERT,
     "electra": BERT,
     "distilbert": {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 20, "vocab_size": 30},
     "vit": BERT | {"image_size": 8, "patch_size": 4},
@@ -59,6 +60,7 @@ NAMES: dict[str, dict[str, str]] = {
     **dict.fromkeys(FAMILIES, SPLIT),
     "bert": ENCODER,
     "roberta": ENCODER,
+    "xlm-roberta": ENCODER,
     "electra": ENCODER,
     "distilbert": {"q": r"\.q_lin$", "k": r"\.k_lin$", "v": r"\.v_lin$", "o": r"\.out_lin$"},
     "phi": SPLIT | {"o": r"attn\.dense$"},

@@ -9,7 +9,7 @@ from damage import config, lay, outcome, refusal, sound
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibeft.families import BODIES
+from minibeft.families import BODIES, FAMILIES
 
 EVERY: list[tuple[dict[str, Any], str]] = [
     ({"is_decoder": True}, "is_decoder = True is not handled: only False is"),
@@ -39,35 +39,44 @@ ENCODER: list[tuple[dict[str, Any], str]] = [
         "position_embedding_type = 'relative_key' is not handled: only 'absol",
     ),
     ({"tie_word_embeddings": False}, "tie_word_embeddings = False is not handled: only True is"),
-    ({"hidden_act": "quick_gelu"}, "activation 'quick_gelu' is not one of gelu, "),
-    ({"hidden_size": 25}, "hidden size 25 is not a multiple of 4 attention heads"),
-    ({"num_attention_heads": 0}, "hidden size 24 is not a multiple of 0 attention heads"),
+    ({"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu' must be one of gelu, "),
+    ({"hidden_size": 25}, "hidden_size = 25 is not a multiple of 4 attention heads"),
+    ({"num_attention_heads": 0}, "num_attention_heads = 0 must be at least 1"),
     ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob = 1.0 must be at least 0 and less than 1"),
     ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob = -0.1 must be at least 0"),
     ({"classifier_dropout": "0.1"}, "classifier_dropout = '0.1' must be of type float"),
     ({"layer_norm_eps": 0}, "layer_norm_eps = 0 must be between 0 and 1"),
     ({"layer_norm_eps": float("nan")}, "layer_norm_eps = nan must be between 0 and 1"),
-    ({"type_vocab_size": -1}, "type_vocab_size = -1 must not be negative"),
-    ({"max_position_embeddings": 0}, "max_position_embeddings and pad_token_id leave no position"),
+    ({"type_vocab_size": -1}, "type_vocab_size = -1 must be at least 0"),
+    ({"max_position_embeddings": 0}, "max_position_embeddings = 0 must be at least 1"),
 ]
 ROPE = "is not handled: only the rope types default and linear are"
 ROTARY: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, ROPE),
     ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_parameters": None}, ROPE),
     ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_parameters = {'rope_type'"),
-    ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, ROPE),
+    (
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor = 0.5 is not handled",
+    ),
     (
         {"rope_scaling": {"type": "linear"}, "rope_parameters": None},
-        "has factor = None, which must be a positive number",
+        "factor, which is not given, must be a positive number",
     ),
-    ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "4"}}, "has factor = '4', which must be"),
-    ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": -4}}, "has factor = -4, which must be"),
-    ({"rope_parameters": {"rope_theta": 0.0}}, "has rope_theta = 0.0, which must be a positive number"),
-    ({"rope_parameters": {"rope_theta": float("nan")}}, "has rope_theta = nan, which must be a positive number"),
+    (
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "4"}},
+        "rope_parameters: factor = '4' must be of type float",
+    ),
+    (
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": -4}},
+        "rope_parameters: factor = -4 must be a positive number",
+    ),
+    ({"rope_parameters": {"rope_theta": 0.0}}, "rope_theta = 0.0 must be a positive number"),
+    ({"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta = nan must be a positive number"),
     ({"rope_parameters": "default"}, "rope_parameters = 'default' must be of type dict"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is a key that minibeft does not know"),
-    ({"num_key_value_heads": 3}, "4 heads are not a multiple of 3 key-value heads"),
-    ({"num_key_value_heads": 0}, "kv_heads = 0 must be at least 1"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not handled: this family turns whole heads"),
+    ({"num_key_value_heads": 3}, "num_key_value_heads = 3 does not divide the 4 heads"),
+    ({"num_key_value_heads": 0}, "num_key_value_heads = 0 must be at least 1"),
     ({"num_hidden_layers": -1}, "num_hidden_layers = -1 must be at least 1"),
 ]
 VALUES: dict[str, list[tuple[dict[str, Any], str]]] = {
@@ -84,16 +93,22 @@ VALUES: dict[str, list[tuple[dict[str, Any], str]]] = {
     ],
     "llama": [
         *ROTARY,
-        ({"head_dim": 5}, "a head of size 5 cannot be rotated; it must be even"),
-        ({"head_dim": -2}, "head_size = -2 must be at least 1"),
+        ({"head_dim": 5}, "leaves 5 rotary dims, which must be even"),
+        ({"head_dim": -2}, "head_dim = -2 must be at least 1"),
         ({"attention_bias": 1}, "attention_bias = 1 must be of type bool"),
     ],
     "qwen2": [
         *ROTARY,
         ({"use_sliding_window": True}, "use_sliding_window = True is not handled"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "is not handled: only full_attention is"),
-        ({"layer_types": [["full_attention"]]}, "is not handled: only full_attention is"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "without a window only full_attention is"),
+        ({"layer_types": [["full_attention"]]}, "is not handled: only 2 of full_attention and"),
         ({"use_mrope": True}, "use_mrope = True is not handled"),
+    ],
+    "xlm-roberta": ENCODER,
+    "mistral": [
+        *ROTARY,
+        ({"sliding_window": 8}, "sliding_window = 8 is not handled: only null is"),
+        ({"attention_bias": True}, "attention_bias = True is a key that minibeft does not know"),
     ],
     "gptj": [
         ({"rotary": False}, "rotary = False is not handled: only True is"),
@@ -101,7 +116,7 @@ VALUES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"rotary_dim": None}, "rotary_dim = None must be even and between 2 and the head size 6"),
         ({"rotary_dim": 3}, "rotary_dim = 3 must be even and between 2 and the head size 6"),
         ({"rotary_dim": 8}, "rotary_dim = 8 must be even and between 2 and the head size 6"),
-        ({"n_inner": 0}, "inner = 0 must be at least 1"),
+        ({"n_inner": 0}, "n_inner = 0 must be at least 1"),
     ],
 }
 
@@ -132,8 +147,10 @@ def test_any_configuration_loads_or_is_refused(data: st.DataObject, tmp_path_fac
         *json.loads(sound(name)["config.json"]),
         *family.keys,
         *family.only,
-        *family.inert,
+        *FAMILIES[name].attention.names,
         "rope_scaling",
+        "sliding_window",
+        "layer_types",
         "id2label",
     ]
     changes = data.draw(st.dictionaries(st.sampled_from(sorted(known)), values, min_size=1, max_size=2))

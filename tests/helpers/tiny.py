@@ -32,6 +32,7 @@ ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, 
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {"architectures": ["BertForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
     "roberta": {"architectures": ["RobertaForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
+    "xlm-roberta": {"architectures": ["XLMRobertaModel"], **ENCODER, "max_position_embeddings": 40},
     "opt": {
         "architectures": ["OPTForCausalLM"],
         "hidden_size": 24,
@@ -42,6 +43,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 40,
     },
     "llama": {"architectures": ["LlamaForCausalLM"], **ENCODER, "num_key_value_heads": 2, "attention_bias": True},
+    "mistral": {"architectures": ["MistralForCausalLM"], **ENCODER, "num_key_value_heads": 2, "sliding_window": None},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], **ENCODER, "num_key_value_heads": 2},
     "gptj": {"architectures": ["GPTJForCausalLM"], "n_embd": 24, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
 }
@@ -60,7 +62,7 @@ def typical(family: str, task: Task, **changes: Any) -> dict[str, Any]:
 
 
 def encoder(draw: st.DrawFn, family: str) -> dict[str, Any]:
-    """BERT and RoBERTa."""
+    """BERT, RoBERTa and XLM-RoBERTa."""
     heads = draw(st.integers(1, 4))
     labels = draw(st.integers(1, 5))
     return {
@@ -121,7 +123,7 @@ def rope(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def llama(draw: st.DrawFn, family: str) -> dict[str, Any]:
-    """LLaMA and Qwen2: MHA, GQA or MQA; head_dim free of the width for LLaMA."""
+    """LLaMA, Mistral and Qwen2: MHA, GQA or MQA; head_dim free of the width but for Qwen2."""
     groups, ratio = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     heads = groups * ratio
     size = 2 * draw(st.integers(-(-MIN_WIDTH // (2 * heads)), 6))
@@ -142,6 +144,8 @@ def llama(draw: st.DrawFn, family: str) -> dict[str, Any]:
         return config
     if draw(st.booleans()):
         config |= {"head_dim": size, "hidden_size": heads * draw(st.integers(-(-MIN_WIDTH // heads), 12))}
+    if family == "mistral":
+        return config | {"sliding_window": None}
     return config | {"attention_bias": draw(st.booleans()), "mlp_bias": draw(st.booleans())}
 
 
@@ -166,7 +170,12 @@ def gptj(draw: st.DrawFn, family: str) -> dict[str, Any]:
     }
 
 
-DRAWERS = {"bert": encoder, "roberta": encoder, "opt": opt, "llama": llama, "qwen2": llama, "gptj": gptj}
+DRAWERS = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), encoder),
+    **dict.fromkeys(("llama", "mistral", "qwen2"), llama),
+    "opt": opt,
+    "gptj": gptj,
+}
 
 
 @st.composite
