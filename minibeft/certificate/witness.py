@@ -249,5 +249,5 @@ def query_witness(spec: AttentionSpec) -> Witness:
     q, k, k_abs, arithmetic = layer.rounding()
     slack = 2 * weights_error(logit_error(q, k_abs, arithmetic), evaluation_error(q, k, arithmetic)).max() / RESOLVED
     alive = {h: double_difference(*weights(alone(spec, "q", h))) for h in broken(spec, "q")}
-    ratio = (distance / limit)[resolved].max().item()
+    ratio = (distance / limit)[resolved].amax().item() if resolved.any() else 0.0  # none where a row sees one key
     return Witness("max TV(P(0), P(b_q)) / tanh(osc/4)", ratio, 1.0 + slack.item(), alive, details)

@@ -119,9 +119,9 @@ class Reader:
         """Refuse any other value of these keys than the ones for which we know what is computed."""
         for key in sorted(values.keys() & self.raw.keys()):
             value, allowed = self.raw[key], values[key]
-            if value is not None and not any(
-                value == a and (type(value) is bool) == (type(a) is bool) for a in allowed
-            ):
+            same = (value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed)
+            off = is_off(key, value) and any(is_off(key, a) for a in allowed)
+            if value is not None and not off and not any(same):
                 raise self.refuse(key, f"is not handled: only {' or '.join(map(repr, allowed))} is")
         self.read.update(values)
 
