@@ -76,7 +76,7 @@ FILES: dict[str, tuple[Damage, str]] = {
     "config is not text": (file("config.json", b"\xff\xfe\x00"), "config.json: is not valid JSON ("),
     "config is a list": (file("config.json", "[]"), "config.json: must hold a JSON object, holds a list"),
     "config is deep": (file("config.json", "[" * 100_000), "config.json: is not valid JSON ("),
-    "unknown model": (config(model_type="t5"), "config.json: model_type = 't5' is not one of bert, roberta, opt"),
+    "unknown model": (config(model_type="t5"), "config.json: model_type = 't5' is not one of bert, roberta, xlm-"),
     "no model": (config(model_type=None), "config.json: model_type = None is not one of bert"),
     "odd model": (config(model_type=["bert"]), "config.json: model_type = ['bert'] is not one of bert"),
     "no weights": (remove(WEIGHTS), "has no weights; model.safetensors (or its shards) or pytorch_model.bin must be"),

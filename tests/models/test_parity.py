@@ -67,7 +67,7 @@ def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
     types = {} if b.token_type_ids is None else {"token_type_ids": b.token_type_ids}
     output = model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True, **types)
     run = backward(output.hidden_states[-1], getattr(output, "logits", None), b.attention_mask.bool())
-    c, parameters = ours.config, dict(model.named_parameters())
+    c, parameters = ours.config, dict(model.named_parameters(remove_duplicate=False))
     family = BODIES[c.family]
     prefix = "" if c.task == "hidden" else family.prefix
     names = {name: family.their_name(name, c.task, prefix) for name, _ in ours.named_parameters()}
