@@ -116,13 +116,11 @@ ROBERTA_BODY = replace(
     trains_longer=True,
 )
 ROBERTA = Family("roberta", BERT.attention, ROBERTA_BODY)
-XLM_ROBERTA = Family(
-    "xlm-roberta",
-    BERT.attention,
-    replace(
-        ROBERTA_BODY, stem="XLMRoberta", keys={**ROBERTA_BODY.keys, "vocab_size": ("vocab", 30522)}, vocabulary=None
-    ),
+XLM_ROBERTA_BODY = replace(
+    ROBERTA_BODY, stem="XLMRoberta", keys={**ROBERTA_BODY.keys, "vocab_size": ("vocab", 30522)}, vocabulary=None
 )
+XLM_ROBERTA = Family("xlm-roberta", BERT.attention, XLM_ROBERTA_BODY)
+CAMEMBERT = Family("camembert", BERT.attention, replace(XLM_ROBERTA_BODY, stem="Camembert"))
 ELECTRA = Family("electra", replace(BERT.attention, sizes=(256, 4, 12)))
 DISTILBERT = Family(
     "distilbert",
@@ -136,4 +134,4 @@ VIT = Family(
     "vit",
     Keys(dropout=("attention_probs_dropout_prob", 0.0), biases=Switch("qkv_bias", "qkv", default=True, always="o")),
 )
-FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT, VIT)
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, VIT)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny import BERTS
 from torch import Tensor, nn
 
 from minibeft.certificate.certify import Certificate, certify
@@ -26,9 +27,7 @@ BERT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "in
 GPT2 = {"n_embd": 24, "n_layer": 2, "n_head": 3, "vocab_size": 30, "n_positions": 16}
 LLAMA = BERT | {"num_attention_heads": 4, "num_key_value_heads": 2}
 SMALL: dict[str, dict[str, Any]] = {
-    "bert": BERT,
-    "roberta": BERT,
-    "xlm-roberta": BERT,
+    **dict.fromkeys(BERTS, BERT),
     "electra": BERT,
     "distilbert": {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 20, "vocab_size": 30},
     "vit": BERT | {"image_size": 8, "patch_size": 4},
@@ -58,9 +57,7 @@ SPLIT = {"q": r"\.q_proj$", "k": r"\.k_proj$", "v": r"\.v_proj$", "o": r"attn\.(
 ENCODER = {"q": r"self\.query$", "k": r"self\.key$", "v": r"self\.value$", "o": r"attention\.output\.dense$"}
 NAMES: dict[str, dict[str, str]] = {
     **dict.fromkeys(FAMILIES, SPLIT),
-    "bert": ENCODER,
-    "roberta": ENCODER,
-    "xlm-roberta": ENCODER,
+    **dict.fromkeys(BERTS, ENCODER),
     "electra": ENCODER,
     "distilbert": {"q": r"\.q_lin$", "k": r"\.k_lin$", "v": r"\.v_lin$", "o": r"\.out_lin$"},
     "phi": SPLIT | {"o": r"attn\.dense$"},

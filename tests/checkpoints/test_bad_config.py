@@ -8,6 +8,7 @@ import pytest
 from damage import config, lay, outcome, refusal, sound
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import BERTS
 
 from minibeft.families import BODIES, FAMILIES
 
@@ -80,7 +81,7 @@ ROTARY: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": -1}, "num_hidden_layers = -1 must be at least 1"),
 ]
 VALUES: dict[str, list[tuple[dict[str, Any], str]]] = {
-    "bert": ENCODER,
+    **dict.fromkeys(BERTS, ENCODER),
     "roberta": [*ENCODER, ({"pad_token_id": 50}, "max_position_embeddings and pad_token_id leave no position")],
     "opt": [
         ({"do_layer_norm_before": False}, "do_layer_norm_before = False is not handled: only True is"),
@@ -104,7 +105,6 @@ VALUES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"layer_types": [["full_attention"]]}, "is not handled: only 2 of full_attention and"),
         ({"use_mrope": True}, "use_mrope = True is not handled"),
     ],
-    "xlm-roberta": ENCODER,
     "mistral": [
         *ROTARY,
         ({"sliding_window": 8}, "sliding_window = 8 is not handled: only null is"),

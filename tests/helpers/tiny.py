@@ -27,12 +27,20 @@ CASES: list[tuple[str, Task]] = [(name, task) for name, family in BODIES.items()
 DROPOUT = 0.25
 MIN_WIDTH = 8
 
+# BERT's layout under other names.
+BERTS = tuple(name for name, body in BODIES.items() if body.names is BODIES["bert"].names)
+
 # One configuration a family, for tests that need no others.
 ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": {"architectures": ["BertForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
-    "roberta": {"architectures": ["RobertaForSequenceClassification"], **ENCODER, "max_position_embeddings": 40},
-    "xlm-roberta": {"architectures": ["XLMRobertaModel"], **ENCODER, "max_position_embeddings": 40},
+    **{
+        name: {
+            "architectures": [BODIES[name].stem + "ForSequenceClassification"],
+            **ENCODER,
+            "max_position_embeddings": 40,
+        }
+        for name in BERTS
+    },
     "opt": {
         "architectures": ["OPTForCausalLM"],
         "hidden_size": 24,
@@ -171,7 +179,7 @@ def gptj(draw: st.DrawFn, family: str) -> dict[str, Any]:
 
 
 DRAWERS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), encoder),
+    **dict.fromkeys(BERTS, encoder),
     **dict.fromkeys(("llama", "mistral", "qwen2"), llama),
     "opt": opt,
     "gptj": gptj,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rounding import Unrounded, assert_same
-from tiny import CASES, Batch, batch, configurations, load, reference, typical
+from tiny import BERTS, CASES, Batch, batch, configurations, load, reference, typical
 from tolerance import error, in_float64, samples
 from torch import Tensor
 
@@ -121,18 +121,16 @@ def test_float64_in_transformers_is_not_float64(family: str):
     with Unrounded():
         gold = run_theirs(in_float64(theirs), b, ours64)["hidden"]
     assert error(run64, gold) < HALF_THE_DIGITS
-    assert (error(cast, gold) > HALF_THE_DIGITS) == (family not in ("bert", "roberta", "xlm-roberta"))
+    assert (error(cast, gold) > HALF_THE_DIGITS) == (family not in BERTS)
 
 
 ENCODER_DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "classifier_dropout": 0.4}
 DROPOUTS: dict[str, dict[str, float]] = {
-    "bert": ENCODER_DROPOUT,
-    "roberta": ENCODER_DROPOUT,
+    **dict.fromkeys(BERTS, ENCODER_DROPOUT),
     "opt": {"dropout": 0.2, "attention_dropout": 0.3},
     "llama": {"attention_dropout": 0.3},
     "qwen2": {"attention_dropout": 0.3},
     "mistral": {"attention_dropout": 0.3},
-    "xlm-roberta": ENCODER_DROPOUT,
     "gptj": {"embd_pdrop": 0.2, "attn_pdrop": 0.3, "resid_pdrop": 0.4},
 }
 
