@@ -8,7 +8,7 @@ import typer
 from minibeft.cli.console import Json, Model, save, tell
 from minibeft.cli.training import Data
 
-app = typer.Typer(help="Measure against the real peers, in one run.", no_args_is_help=True)
+app = typer.Typer(help="Measure against the real peers, in one run.")
 Png = Annotated[Path | None, typer.Option(metavar="FILE", help="draw the ratios")]
 
 

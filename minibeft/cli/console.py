@@ -7,13 +7,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from minibeft.errors import BadInput, one_line, shortened
-from minibeft.show.console import err, out
+from minibeft.show.console import err, out, shown
 from minibeft.show.files import write_json
 from minibeft.show.grid import Grid
 from minibeft.show.record import provenance
@@ -25,6 +26,7 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write
 def tell(*parts: Grid | str) -> None:
     """Print tables, and lines between them."""
     for part in parts:
+        part = shown(part) if isinstance(part, str) else part
         out.print(part, markup=False, highlight=False, emoji=False)
 
 
@@ -43,12 +45,26 @@ class Interrupt(BaseException):
     """Ctrl-C. No KeyboardInterrupt, because click turns that into exit status 1."""
 
 
+# What a wrong option or argument raises; typer has it from click, or from a copy of click, and names it nowhere.
+Misuse: Any = typer.BadParameter.__bases__[0]
+
+
+class OneLine(logging.Formatter):
+    """Warnings are lines like any other."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"minibeft: {shortened(one_line(record.getMessage()))}"
+
+
 def run(command: Callable[[], None]) -> None:
     """Run a command line; whatever stops it ends in one line and an exit status of its own. With --debug the traceback
     of a defect is shown."""
-    logging.basicConfig(format="minibeft: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logging.basicConfig(handlers=[handler])
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -57,20 +73,31 @@ def run(command: Callable[[], None]) -> None:
     try:
         command()
         sys.stdout.flush()
-    except SystemExit:
-        raise
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except Misuse as error:
+        stop(f"{error.format_message().rstrip('.')}; minibeft --help, and --help after a command, say more", REFUSED)
     except Interrupt:
         stop("interrupted; what was written stays, and the same command goes on from there", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; the last flush must not fail
+    except (BrokenPipeError, SystemExit):  # rich, which prints the help, makes the one of the other
         stop("the reader of the output has gone", DEFECT)
-    except (BadInput, OSError) as error:
+    except BadInput as error:
         stop(str(error), REFUSED)
+    except OSError as error:
+        stop(f"{error.filename or 'output'}: {error.strerror or error}; check that place and its rights", REFUSED)
     except BaseException as error:
         if debug:
             raise
         what = f"{type(error).__name__}: {error}"
         stop(f"defect: {what}; please report it with the traceback that --debug shows", DEFECT)
+
+
+def execute(app: typer.Typer) -> None:
+    """The command line that was typed. Not by click's own way, which ends a closed pipe with status 1 and draws a box
+    around a wrong option."""
+    command = typer.main.get_command(app)
+    with command.make_context("minibeft", sys.argv[1:]) as context:
+        command.invoke(context)
 
 
 def interrupt(*_: Any) -> None:
@@ -79,13 +106,13 @@ def interrupt(*_: Any) -> None:
 
 
 def stop(text: str, status: int) -> None:
-    """Say why in one line, and end."""
-    err.print(
-        f"minibeft: {shortened(one_line(text))}",
-        style="red",
-        markup=False,
-        highlight=False,
-        emoji=False,
-        soft_wrap=True,
-    )
+    """Say why in one line, and end; the interpreter's last flush of a stream that nobody reads must not fail."""
+    line = f"minibeft: {shortened(one_line(text))}"
+    with suppress(OSError):
+        err.print(line, style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)

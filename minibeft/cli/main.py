@@ -8,7 +8,7 @@ import typer
 import minibeft
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
-from minibeft.cli.console import Json, Model, run, save, tell
+from minibeft.cli.console import Json, Model, execute, run, save, tell
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
 
@@ -97,4 +97,4 @@ def as_task(name: str | None) -> Any:
 
 def main() -> None:
     """The console script."""
-    run(app)
+    run(lambda: execute(app))

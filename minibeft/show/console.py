@@ -4,7 +4,22 @@ import os
 
 from rich.console import Console
 
+from minibeft.errors import LONGEST_LINE, cut, printable
+
+
+class Screen(Console):
+    """A console that lets a closed pipe be an error; rich would end the process with status 1, a violated theorem."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("nobody reads the output any more")
+
+
+def shown(text: str) -> str:
+    """Text of several lines as a terminal may show it: a name from a file is never obeyed, and a word is cut."""
+    return "\n".join(" ".join(cut(printable(w), LONGEST_LINE) for w in line.split(" ")) for line in text.split("\n"))
+
+
 # Of several processes that torchrun started, the first one speaks.
 _quiet = os.environ.get("RANK", "0") != "0"
-out = Console(quiet=_quiet)
-err = Console(stderr=True, quiet=_quiet)
+out = Screen(quiet=_quiet)
+err = Screen(stderr=True, quiet=_quiet)

@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
+from minibeft.show.console import shown
+
 NUMBER = re.compile(r"[+−-]?\d|–$")
 # Entries up to this long are short: in the terminal they are not broken into lines while others can be.
 SHORT = 20
@@ -33,8 +35,8 @@ class Grid:
         """For the terminal: numbers flush right, headings and long texts broken into lines to fit its width."""
         gap, widths = self.widths(options.max_width)
         table = Table(
-            title=f"\n{self.title}" if self.title else None,
-            caption=self.note or None,
+            title=Text(f"\n{shown(self.title)}") if self.title else None,
+            caption=Text(shown(self.note)) if self.note else None,
             title_justify="left",
             caption_justify="left",
             box=SIMPLE_HEAD,
@@ -45,7 +47,7 @@ class Grid:
         for width, name, *cells in zip(widths, self.header, *self.rows, strict=True):
             firsts = [first for cell in cells if (first := cell.partition("\n")[0])]
             number = bool(firsts) and all(map(NUMBER.match, firsts))
-            table.add_column(Text(name), justify="right" if number else "left", width=width, overflow="fold")
+            table.add_column(Text(shown(name)), justify="right" if number else "left", width=width, overflow="fold")
         for row in self.rows:
             table.add_row(*map(self.styled, row))
         yield table
@@ -72,13 +74,15 @@ class Grid:
 
     def styled(self, cell: str) -> Text:
         """A cell in the terminal: the first line in its style, the details dim."""
-        first, line, details = cell.partition("\n")
+        first, line, details = shown(cell).partition("\n")
         return Text(first, style=self.styles.get(first, "")) + Text(line + details, style="dim")
 
     def markdown(self) -> str:
         """For a README or an issue."""
-        lines = [f"| {' | '.join(row)} |" for row in (self.header, ("---",) * len(self.header), *self.rows)]
-        return "\n".join([line.replace("\n", "<br>") for line in lines] + (["", self.note] if self.note else []))
+        rows = [[as_markdown(cell) for cell in row] for row in (self.header, *self.rows)]
+        rows.insert(1, ["---"] * len(self.header))
+        note = ["", as_markdown(self.note)] if self.note else []
+        return "\n".join([f"| {' | '.join(row)} |" for row in rows] + note)
 
     def html(self) -> str:
         """A section of a page, with its heading and note."""
@@ -88,3 +92,9 @@ class Grid:
         note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
         table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
         return f'<h2>{escape(self.title)}</h2>\n<div class="wide">{table}</div>\n{note}'
+
+
+def as_markdown(text: str) -> str:
+    """Text in Markdown, where it is no HTML, no link, and not the end of a cell."""
+    text = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", shown(text)))
+    return text.replace("|", "\\|").replace("](", "]\\(").replace("\n", "<br>")

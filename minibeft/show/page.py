@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
-from minibeft.show.grid import Grid
+from minibeft.show.grid import Grid, as_markdown
 from minibeft.show.plot import Plot
 
 STYLE = """
@@ -44,4 +44,5 @@ def figure(plot: Plot) -> str:
 
 def markdown(title: str, grids: Iterable[Grid], note: str) -> str:
     """The same tables as Markdown."""
-    return "\n\n".join([f"# {title}", *(f"## {grid.title}\n\n{grid.markdown()}" for grid in grids), note]) + "\n"
+    parts = [f"## {as_markdown(grid.title)}\n\n{grid.markdown()}" for grid in grids]
+    return "\n\n".join([f"# {as_markdown(title)}", *parts, as_markdown(note)]) + "\n"

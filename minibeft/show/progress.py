@@ -6,6 +6,7 @@ from itertools import count
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from minibeft.errors import one_line
 from minibeft.show.console import err
 
 
@@ -19,7 +20,7 @@ class Lines:
     def show(self, name: str, done: float, total: float, text: str = "") -> None:
         """Bring a line up to date; a new name gets a line."""
         if name not in self.lines:
-            self.lines[name] = self.bar.add_task(name, total=total, text="")
+            self.lines[name] = self.bar.add_task(one_line(name), total=total, text="")
         self.bar.update(self.lines[name], completed=done, total=total, text=text)
 
     def end(self, name: str) -> None:
@@ -31,7 +32,8 @@ class Lines:
 @contextmanager
 def progress() -> Iterator[Lines]:
     """The display, as long as the block lasts; a file or a pipe gets none."""
-    columns = TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
+    name, text = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("description", "fields[text]"))
+    columns = name, BarColumn(16), text, TimeRemainingColumn()
     with Progress(*columns, console=err, speed_estimate_period=600, disable=not err.is_terminal) as bar:
         yield Lines(bar)
 
