@@ -19,9 +19,9 @@ from minibeft.kernels.gate import check
 from minibeft.kernels.shapes import SHAPES, SMALL, TYPES, Shape
 from minibeft.kernels.timing import copy_ceiling, input_sets, matmul_ceiling, median_seconds
 from minibeft.show.console import out
-from minibeft.show.files import require_place, write, write_json
+from minibeft.show.files import write, write_json
 from minibeft.show.grid import Grid
-from minibeft.show.plot import as_png, require_matplotlib
+from minibeft.show.plot import as_png
 from minibeft.show.record import provenance
 
 REPEATS = 100
@@ -120,16 +120,13 @@ def run(bench: Bench, shapes: tuple[Shape, ...]) -> Row:
     }
 
 
-def refuse(device: torch.device, small: bool, json_path: Path | None, png_path: Path | None) -> None:
+def refuse(device: torch.device, small: bool) -> None:
     """What would only fail after the measurement."""
     trial = "TRITON_INTERPRET=1 minibeft bench kernels --device cpu --small tries the benchmark without a GPU"
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"--device {device}: torch sees no GPU here; {trial}")
     if device.type != "cuda" and not (small and on_kernels(torch.empty(0, device=device))):
         raise BadInput(f"--device {device}: only a GPU can be measured; {trial}")
-    require_place({"--json": json_path, "--png": png_path})
-    if png_path is not None:
-        require_matplotlib()
 
 
 def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda", small: bool = False) -> Row:
@@ -138,8 +135,11 @@ def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda"
     small: three tiny shapes, to try the benchmark itself; all that a machine without a GPU can do, and only under
     TRITON_INTERPRET=1. Such a record says that it is interpreted and holds no rates.
     """
-    where = torch.device(device)
-    refuse(where, small, json_path, png_path)
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"--device {device}: must be cuda, or cpu with --small") from error
+    refuse(where, small)
     shapes = SMALL if small else SHAPES
     if where.type == "cuda":
         with torch.cuda.device(where), torch.cuda.stream(torch.cuda.Stream()):

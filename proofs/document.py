@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from minibeft.proofs.printing import MATH, latex, text
 from minibeft.proofs.statement import Counterexample, Outcome, Report, Step
+from minibeft.show.files import MARK
 from minibeft.theory.theorems import HYPOTHESES
 
 HEAD = r"""\documentclass[a4paper]{article}
@@ -64,6 +65,6 @@ def counterexample(outcome: Outcome) -> str:
 
 def document(reports: Iterable[Report]) -> str:
     """The whole document."""
-    lines = [HEAD % "\n".join(declarations())]
+    lines = [f"% {MARK}", HEAD % "\n".join(declarations())]
     lines += [line for report in reports for line in section(report)]
     return "\n".join([*lines, r"\end{document}", ""])

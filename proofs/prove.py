@@ -14,7 +14,7 @@ from minibeft.proofs.printing import latex as formula_latex
 from minibeft.proofs.printing import unicode
 from minibeft.proofs.statement import PROVED, Outcome
 from minibeft.show.console import out
-from minibeft.show.files import require_place, write, write_json
+from minibeft.show.files import write, write_json
 from minibeft.show.grid import Grid
 from minibeft.show.progress import steps
 from minibeft.show.record import provenance
@@ -26,7 +26,6 @@ GUARD = "'every size' is proved by normal forms, and added up in numbers for all
 def prove(names: list[str], *, latex: Path | None = None, json: Path | None = None, without: str | None = None) -> None:
     """Prove the statements of the theory step by step; exit status 1 if a step fails."""
     proofs = chosen(names)
-    require_place({"--latex": latex, "--json": json})
     if without is not None:
         drop(out, proofs, without)
         return

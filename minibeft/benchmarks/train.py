@@ -7,9 +7,8 @@ that slows down slows both. Tokens are made once for all: only the model, its gr
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,8 +34,6 @@ from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.kernels.timing import matmul_ceiling
-from minibeft.show.files import require_place
-from minibeft.show.plot import require_matplotlib
 from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
 
 CEILING_SIZE = 1024
@@ -53,16 +50,11 @@ class Plan:
     dtypes: Sequence[str] = tuple(DTYPES)
 
 
-def plan(
-    model: str, data: str | None, *, examples: int, rounds: int, dtypes: Sequence[str], files: Mapping[str, Path | None]
-) -> Plan:
+def plan(model: str, data: str | None, *, examples: int, rounds: int, dtypes: Sequence[str]) -> Plan:
     """The plan, after a look for what would only fail after the measurement."""
     if wrong := sorted(set(dtypes) - DTYPES.keys()):
         raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}")
     require_peers()
-    require_place(files)
-    if files["--png"] is not None:
-        require_matplotlib()
     raw = read_json(find(model) / "config.json")
     longest = min(MAX_LENGTH, raw.get("max_position_embeddings", MAX_LENGTH))
     settings = Settings(

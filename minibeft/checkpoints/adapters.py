@@ -20,14 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minibeft.checkpoints.load import head_to_come, load_model
-from minibeft.checkpoints.rewrite import new_folder
 from minibeft.checkpoints.tensors import Lazy, read_json, read_safetensors
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.models.biases import BIAS_TERMS
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
-from minibeft.show.files import write_json
+from minibeft.show.files import new_folder, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LEAD, TAIL = "base_model.model.", ".beft_bias"

@@ -6,13 +6,10 @@ those bytes copied through a small buffer, with the new ones in their places: wh
 
 import json
 import logging
-import os
 import re
 import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,26 +49,6 @@ class Edit:
     beside: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     rename: Callable[[str], str] = str
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A neighbour to write into, which becomes `folder` when the block ends without an error, and else vanishes.
-
-    So an interruption, even SIGKILL, leaves either the whole folder or none of that name (SIGKILL also the hidden
-    neighbour, which nothing reads). BadInput when the folder is there and not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder}: exists and is not empty; choose another folder, nothing was written")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            ready = Path(temporary) / "ready"
-            ready.mkdir()
-            yield ready
-            os.replace(ready, folder)
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot be written ({error}); nothing was left there") from error
 
 
 def shards(folder: Path) -> dict[str, str]:

@@ -9,12 +9,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minibeft.checkpoints.load import describe
-from minibeft.checkpoints.rewrite import new_folder
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.models.config import ModelConfig
 from minibeft.models.transformer import Transformer
-from minibeft.show.files import write_json
+from minibeft.show.files import new_folder, write_json
 
 
 def their_state(model: Transformer) -> dict[str, Tensor]:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import Json, Model, save, tell
+from minibeft.cli.console import Json, Model, picture, save, tell
 from minibeft.cli.training import Data
 
 app = typer.Typer(help="Measure against the real peers, in one run.")
-Png = Annotated[Path | None, typer.Option(metavar="FILE", help="draw the ratios")]
+Png = Annotated[Path | None, typer.Option(metavar="FILE", help="draw the ratios", callback=picture)]
 
 
 @app.command()
@@ -43,8 +43,7 @@ def train(
     from minibeft.show.plot import as_png
     from minibeft.show.progress import steps
 
-    files = {"--json": json_file, "--png": png}
-    asked = plan(model, data, examples=examples, rounds=rounds, dtypes=dtypes.split(","), files=files)
+    asked = plan(model, data, examples=examples, rounds=rounds, dtypes=dtypes.split(","))
     with steps("bench train", steps_of(asked)) as begin:
         record = bench(asked, begin)
     tell(*render(record))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import Json, Model, save, tell
+from minibeft.cli.console import Json, Model, place, save, tell
 
 app = typer.Typer()
 
@@ -70,7 +70,9 @@ def quantkeys(
     model: Model,
     text: Text = None,
     json_file: Json = None,
-    export: Annotated[Path | None, typer.Option(metavar="FILE", help="write the mean shifts as safetensors")] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the mean shifts as safetensors", callback=place)
+    ] = None,
 ) -> None:
     """Study which shift of all cached keys makes them easiest to quantise, and what it gains."""
     from minibeft.surgery.quantkeys import quantkeys

@@ -15,12 +15,33 @@ import typer
 
 from minibeft.errors import BadInput, one_line, shortened
 from minibeft.show.console import err, out, shown
-from minibeft.show.files import write_json
+from minibeft.show.files import require_place, write_json
 from minibeft.show.grid import Grid
 from minibeft.show.record import provenance
 
+
+def place(context: typer.Context, option: typer.CallbackParam, file: Path | None) -> Path | None:
+    """The file that an option names, looked at before the work whose result it is to hold."""
+    if file is not None:
+        require_place(option.opts[0], file, provenance()["command"])
+        if file in context.params.values():
+            raise BadInput(f"{option.opts[0]} {file}: is named twice; each result needs a file of its own")
+    return file
+
+
+def picture(context: typer.Context, option: typer.CallbackParam, file: Path | None) -> Path | None:
+    """The same, for a plot."""
+    if file is not None:
+        from minibeft.show.plot import require_matplotlib
+
+        require_matplotlib()
+    return place(context, option, file)
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file")]
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file", callback=place)
+]
 
 
 def tell(*parts: Grid | str) -> None:

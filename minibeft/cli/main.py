@@ -8,7 +8,7 @@ import typer
 import minibeft
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
-from minibeft.cli.console import Json, Model, execute, run, save, tell
+from minibeft.cli.console import Json, Model, execute, place, run, save, tell
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
 
@@ -73,7 +73,9 @@ def certify(
 @app.command()
 def prove(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="K1, Q3, …; none: all of them")] = None,
-    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="write all derivations as LaTeX")] = None,
+    latex: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write all derivations as LaTeX", callback=place)
+    ] = None,
     json_file: Json = None,
     without: Annotated[str | None, typer.Option(metavar="KEY", help="drop this hypothesis, show what fails")] = None,
 ) -> None:

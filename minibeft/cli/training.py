@@ -68,7 +68,7 @@ def finetune(
     from dataclasses import fields, replace
 
     from minibeft.show.progress import progress
-    from minibeft.training.seeds import finetune_all, read_seeds, save_seeds, summary, trainable
+    from minibeft.training.seeds import finetune_all, read_seeds, save_seeds, seeds_in, summary, trainable
     from minibeft.training.settings import Settings
 
     given = locals()
@@ -76,9 +76,9 @@ def finetune(
     name = "-".join([Path(model).name, task, terms] + [form] * (form != "plain"))
     folder = folder or Path("runs") / name
     runs = [(f"{name} seed {s}", replace(settings, seed=s), folder / f"seed-{s}") for s in read_seeds(seeds)]
-    with progress() as lines:
+    with seeds_in(folder, settings), progress() as lines:
         records = finetune_all(runs, lines, jobs=jobs, announce=lambda run: err.print(trainable(run)))
-    save_seeds(folder, records)
+        save_seeds(folder, records)
     tell(summary(records), f"wrote {folder}")
 
 

@@ -1,7 +1,5 @@
 """A folder of runs that belong together: begun once, resumed as often as needed, nothing run twice."""
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from minibeft.checkpoints.tensors import read_json
-from minibeft.errors import BadInput
 from minibeft.reproduce.plan import name_of
-from minibeft.show.files import write_json
+from minibeft.show.files import held, write_json
 from minibeft.show.progress import progress
 from minibeft.training.loading import load
 from minibeft.training.runs import RECORD, begun, require_same
-from minibeft.training.seeds import finetune_all
+from minibeft.training.seeds import LOCAL, finetune_all
 from minibeft.training.settings import Settings
 
 SERIES = "series.json"
 # What the runs of a series may differ in: what a table compares.
 COMPARED = ("terms", "form", "regime", "learning_rate", "held_out", "seed")
-# Where the same data lie, and what a machine has: the digests say whether they are the same.
-LOCAL = ("data", "device")
 
 Record = dict[str, Any]
 
@@ -74,8 +69,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Seri
     digests, resolved = {False: loaded.digests}, loaded.settings
     if held_out:
         digests[True] = load(replace(base, held_out=held_out)).digests
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with held(folder):
         mine = {"settings": shared_by(base, resolved), "digests": digests[False]}
         if begun(folder, SERIES):
             require_same(folder, read_json(folder / SERIES), mine, "reproduction")
@@ -90,16 +84,3 @@ def shared_by(base: Settings, resolved: Settings) -> Record:
     depend on form and regime."""
     asked = {"examples": base.examples, "epochs": base.epochs}
     return {n: value for n, value in resolved.as_json().items() if n not in (*COMPARED, *LOCAL)} | asked
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; the system releases it however that process ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise BadInput(f"{folder}: another minibeft is at work there; wait for it or choose another folder") from error
-    finally:
-        os.close(handle)

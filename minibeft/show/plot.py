@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minibeft.errors import needs
+from minibeft.show.files import MARK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def drawn(draw: Draw, size: tuple[float, float], look: dict[Any, Any], **file: A
 
 def as_png(draw: Draw, size: tuple[float, float] = (8, 4)) -> bytes:
     """On white, for a file."""
-    return drawn(draw, size, {}, format="png", dpi=150)
+    return drawn(draw, size, {}, format="png", dpi=150, metadata={"Software": MARK})
 
 
 def as_svg(draw: Draw, name: str, size: tuple[float, float] = (8, 4)) -> str:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.adapters import changed, is_linear, load_adapter, load_base
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.rewrite import BEFORE, MERGED, RESIDUAL, Edit, new_folder, rewrite_folder
+from minibeft.checkpoints.rewrite import BEFORE, MERGED, RESIDUAL, Edit, rewrite_folder
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
+from minibeft.show.files import new_folder
 from minibeft.surgery.equivalence import Agreement
 from minibeft.surgery.source import Source, fold, shapes, write_verified
 
@@ -65,7 +66,15 @@ def merge(
     residual     keep what rounding loses
     BadInput, and nothing written, where the format has no place for a bias or the result does not compute the same.
     """
-    folder, loaded = find(model), load_adapter(adapter)
+    with new_folder(Path(out)) as ready:
+        return write_merged(adapter, find(model), ready, into_output, residual, text)
+
+
+def write_merged(
+    adapter: str | Path, folder: Path, ready: Path, into_output: bool, residual: bool, text: Path | None
+) -> Merged:
+    """The same into a folder that is there."""
+    loaded = load_adapter(adapter)
     intended = load_base(folder, loaded)
     source = Source.open(folder, intended.config.task)
     exact = {name: value.double() for name, value in changed(intended, loaded).items()}
@@ -81,7 +90,7 @@ def merge(
     if residual:
         rest = {name: (value - values[name].double()).float() for name, value in exact.items() if is_linear(name)}
         extras[RESIDUAL] = save({new_name(source, name): value for name, value in rest.items()})
-    agreement = write_verified(source, Path(out), edit, intended, exact, text=text, extras=extras)
+    agreement = write_verified(source, ready, edit, intended, exact, text=text, extras=extras)
     return Merged(*count(source, exact, values), residual, agreement)
 
 

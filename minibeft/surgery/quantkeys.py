@@ -34,7 +34,7 @@ from minibeft.certificate.certify import certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
-from minibeft.show.files import write
+from minibeft.show.files import MARK, write
 from minibeft.surgery.equivalence import read_sentences
 from minibeft.theory.attention import attention_weights
 from minibeft.theory.instance import Instance
@@ -119,7 +119,7 @@ class Study:
     def export(self, file: Path) -> None:
         """Write the mean shifts as safetensors: layers.0.key_shift (G, D) and so on, in float32."""
         tensors = {f"layers.{i}.key_shift": shift.contiguous() for i, shift in enumerate(self.shifts)}
-        write(file, save(tensors, {"format": "pt", "model": self.model}))
+        write(file, save(tensors, {"format": "pt", "software": MARK, "model": self.model}))
 
 
 # Broken before the keys are cached: what is compared is still a softmax of products with the cached keys.

@@ -18,6 +18,7 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.rewrite import Edit
 from minibeft.errors import BadInput
+from minibeft.show.files import new_folder
 from minibeft.surgery.equivalence import Agreement
 from minibeft.surgery.source import Source, fold, shapes, write_verified
 
@@ -93,6 +94,12 @@ def simplify(model: str | Path, out: str | Path, *, text: Path | None = None) ->
     BadInput, and nothing written, when no step is allowed or the two models do not agree.
     """
     folder = find(model)
+    with new_folder(Path(out)) as ready:
+        return write_simplified(folder, ready, text)
+
+
+def write_simplified(folder: Path, ready: Path, text: Path | None) -> Simplified:
+    """The same into a folder that is there."""
     steps = plan(folder)
     actions = {step.bias: step.action for step in steps}
     nothing = f"{folder}: nothing to simplify, nothing was written; " + "; ".join(map(str, steps))
@@ -107,13 +114,13 @@ def simplify(model: str | Path, out: str | Path, *, text: Path | None = None) ->
         raise BadInput(nothing)
     kept = {name: value for name, value in exact.items() if name not in gone}
     intended = load_model(folder, task=source.config.task)
-    agreement = write_verified(source, Path(out), edit, intended, kept, text=text)
+    agreement = write_verified(source, ready, edit, intended, kept, text=text)
     rounding = [(value - edit.tensors[source.name(name)].double()).abs().max().item() for name, value in kept.items()]
     return Simplified(
         steps,
         sum(before[name].numel() for name, value in kept.items() if not value.any()),
         sum(source[name].numel() for name in gone),
-        weight_bytes(folder) - weight_bytes(Path(out)),
+        weight_bytes(folder) - weight_bytes(ready),
         max(rounding, default=0.0),
         agreement,
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.checkpoints.load import describe, load_model
-from minibeft.checkpoints.rewrite import RESIDUAL, Edit, new_folder, rewrite_folder
+from minibeft.checkpoints.rewrite import RESIDUAL, Edit, rewrite_folder
 from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json
 from minibeft.errors import BadInput
 from minibeft.families import BODIES, FAMILIES, Body, named_family, read_config
@@ -91,7 +91,7 @@ def fold(
 
 def write_verified(
     source: Source,
-    out: Path,
+    ready: Path,
     edit: Edit,
     intended: Transformer,
     exact: Mapping[str, Tensor],
@@ -99,27 +99,26 @@ def write_verified(
     text: Path | None,
     extras: Mapping[str, bytes] | None = None,
 ) -> Agreement:
-    """Write the edited folder to `out` if, and only if, it computes what `intended` does on sentences.
+    """Write the edited folder to `ready`; BadInput unless it computes what `intended` does on sentences.
 
     exact   by our names, the changed parameters before they were rounded to the file's type
     extras  further files of the new folder
     """
-    with new_folder(out) as ready:
-        batch = read_sentences(source.folder, text, source.config)
-        rewrite_folder(source.folder, ready, edit)
-        for name, content in (extras or {}).items():
-            (ready / name).parent.mkdir(parents=True, exist_ok=True)
-            (ready / name).write_bytes(content)
-        written = load_model(ready, task=intended.config.task)
-        agreement = compare(intended, written, exact, batch)
-        for difference in (agreement.exact, agreement.written):
-            if not difference.finite:
-                raise BadInput(
-                    f"{out}: was not written; in {difference.dtype} outputs overflow, so nothing is verified"
-                )
-            if not difference.within:
-                raise BadInput(
-                    f"{out}: was not written; in {difference.dtype} its outputs differ from the model's by "
-                    f"{difference.value:.3g}, and rounding explains only {difference.allowed:.3g}"
-                )
+    batch = read_sentences(source.folder, text, source.config)
+    rewrite_folder(source.folder, ready, edit)
+    for name, content in (extras or {}).items():
+        (ready / name).parent.mkdir(parents=True, exist_ok=True)
+        (ready / name).write_bytes(content)
+    written = load_model(ready, task=intended.config.task)
+    agreement = compare(intended, written, exact, batch)
+    for difference in (agreement.exact, agreement.written):
+        if not difference.finite:
+            raise BadInput(
+                f"{source.folder}: nothing was written; in {difference.dtype} outputs overflow, so nothing is verified"
+            )
+        if not difference.within:
+            raise BadInput(
+                f"{source.folder}: nothing was written; in {difference.dtype} the new outputs differ by "
+                f"{difference.value:.3g}, and rounding explains only {difference.allowed:.3g}"
+            )
     return agreement

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
@@ -26,37 +27,44 @@ def finetune_in_processes(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, record) of each run as it ends; `jobs` at a time, begun in order, the threads shared out evenly.
 
-    The first error cancels what has not begun and is raised when the runs under way have come to their end.
+    The first error cancels what has not begun and is raised when the runs under way have come to their end; Ctrl-C ends
+    those at once.
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # a child would otherwise import what lies in the current folder before torch
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    listener = Thread(target=lambda: [notify(*item) for item in iter(queue.get, None)])
+    queue, (ends, alive) = context.Queue(), context.Pipe(duplex=False)
+    listener = Thread(target=lambda: [notify(*item) for item in iter(queue.get, None)], daemon=True)
     listener.start()
-    pool = ProcessPoolExecutor(jobs, context, begin_child, (torch.get_num_threads() // jobs, queue))
+    pool = ProcessPoolExecutor(jobs, context, begin_child, (torch.get_num_threads() // jobs, queue, ends))
     try:
         numbers = {pool.submit(work, number, *run): number for number, run in enumerate(runs)}
         for future in as_completed(numbers):
             yield numbers[future], future.result()
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            alive.close()
+            queue = None  # a child may have died with its lock
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
-        queue.put(None)
-        listener.join()
+        if queue is not None:
+            queue.put(None)
+            listener.join()
 
 
-def begin_child(threads: int, queue: Any) -> None:
-    """What a child process does first."""
+def begin_child(threads: int, queue: Any, ends: Any) -> None:
+    """What a child process does first. A terminal sends Ctrl-C to all: the parent is the one to answer."""
     global report
     report = queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(max(1, threads))
-    Thread(target=end_with_parent, daemon=True).start()
+    Thread(target=end_with_parent, args=(ends,), daemon=True).start()
 
 
-def end_with_parent() -> None:
-    """Nobody reads the results of an orphan, and its parent's next start would write to the same folder."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
+def end_with_parent(ends: Any) -> None:
+    """Nobody reads the results of an orphan, and its parent's next start would write to the same folder. `ends` is at
+    its end when the parent closes the other side, or is no more."""
+    wait([ends])
     os._exit(1)
 
 

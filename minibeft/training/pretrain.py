@@ -21,12 +21,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 
 from minibeft.checkpoints.load import build_model
-from minibeft.checkpoints.rewrite import new_folder
 from minibeft.checkpoints.save import save_model
 from minibeft.models.biases import count
 from minibeft.models.transformer import Transformer
 from minibeft.show.console import out
-from minibeft.show.files import write_json
+from minibeft.show.files import new_folder, write_json
 from minibeft.show.progress import progress
 from minibeft.show.record import provenance
 from minibeft.training.tasks import find_data, find_task, read_split
@@ -156,6 +155,8 @@ def tokenizer_config(kind: Kind) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from minibeft.cli.console import run
+    from minibeft.cli.console import execute, run
 
-    run(lambda: typer.run(pretrain))
+    app = typer.Typer(add_completion=False)
+    app.command()(pretrain)
+    run(lambda: execute(app))

@@ -7,7 +7,7 @@ data depends on seed and epoch alone.
 
 import io
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from minibeft.show.plot import as_png
 from minibeft.show.record import provenance
 from minibeft.training import sharded
 from minibeft.training.curves import draw_curves
-from minibeft.training.loading import load
+from minibeft.training.loading import Loaded, load
 from minibeft.training.reparam import merge
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step, fit, start
@@ -42,7 +42,12 @@ def finetune(
     overwritten, when the folder holds another run or anything else.
     """
     sharded.join()
-    loaded = load(settings)
+    with files.held(folder):
+        return finetune_held(load(settings), folder, progress, announce)
+
+
+def finetune_held(loaded: Loaded, folder: Path, progress: Callable[[Step], None], announce: Announce) -> dict[str, Any]:
+    """The same in a folder that no other process has."""
     record: dict[str, Any] = {"settings": loaded.settings.as_json(), "digests": loaded.digests}
     if done := finished(folder, record):
         return done
@@ -67,7 +72,6 @@ def silent(_: Any) -> None:
 def finished(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder."""
     if not begun(folder, RECORD):
-        folder.mkdir(parents=True, exist_ok=True)
         return None
     there = read_json(folder / RECORD)
     require_same(folder, there, record, "run")
@@ -77,17 +81,23 @@ def finished(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
 def require_same(folder: Path, there: dict[str, Any], mine: dict[str, Any], what: str) -> None:
     """BadInput that names the settings and digests that another run or series in this folder has; a setting that is
     newer than the folder had its default."""
-    defaults = {field.name: field.default for field in fields(Settings)}
+    defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
     wrong = [
         f"{name} is {found!r} there, {value!r} here"
         for part in ("settings", "digests")
         for name, value in mine[part].items()
-        if (found := there.get(part, {}).get(name, defaults.get(name))) != value
+        if (found := (defaults | part_of(there, part)).get(name)) != value
     ]
     if wrong:
         raise BadInput(
             f"{folder}: holds another {what} ({', '.join(wrong)}); choose another folder, nothing was written"
         )
+
+
+def part_of(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object of a record that anybody may have written; empty where it is none."""
+    part = record.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def state_of(run: Run) -> bytes:

@@ -1,30 +1,40 @@
 """Several runs, one after the other or in parallel processes, and what came of them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
+from minibeft.show.files import held
 from minibeft.show.grid import Grid
 from minibeft.show.progress import Lines
 from minibeft.training.parallel import finetune_in_processes
-from minibeft.training.runs import Announce, describe, finetune, silent, write_json
+from minibeft.training.runs import Announce, describe, finetune, require_same, silent, write_json
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step
 
 SEEDS = "seeds.json"
+# Where the same data lie, and what a machine has: the digests say whether they are the same.
+LOCAL = ("data", "device")
+MOST_SEEDS = 1000
 
 
 def read_seeds(text: str) -> list[int]:
     """[0, 1, 2, 7] from "0-2,7"; BadInput for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or not (last or first).isdigit():
+        ends = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part.strip())
+        if not ends:
             raise BadInput(f"--seeds {text}: give numbers and ranges, such as 0-4 or 0,3")
-        seeds += range(int(first), int(last or first) + 1)
+        found = range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        if len(seeds) + len(found) > MOST_SEEDS:
+            raise BadInput(f"--seeds {text}: are more than {MOST_SEEDS}; run them in parts, with an --out each")
+        seeds += found
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadInput(f"--seeds {text}: must name at least one seed, each once")
     return seeds
@@ -80,9 +90,26 @@ def summary(records: Sequence[dict[str, Any]]) -> Grid:
     return Grid("", ("seed", *columns), rows)
 
 
+@contextmanager
+def seeds_in(folder: Path, settings: Settings) -> Iterator[None]:
+    """The folder of these settings' seeds, for this process alone; BadInput when its seeds.json is another's."""
+    with held(folder):
+        given = {n: value for n, value in settings.as_json().items() if value is not None and n not in ("seed", *LOCAL)}
+        require_seeds(folder, {"settings": given, "digests": {}})
+        yield
+
+
+def require_seeds(folder: Path, mine: dict[str, Any]) -> None:
+    """BadInput when the folder's seeds.json is of other settings or digests than these."""
+    if (folder / SEEDS).is_file():
+        require_same(folder, read_json(folder / SEEDS), mine, "run")
+
+
 def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:
     """Write seeds.json: what the runs share, each seed's last epoch, and what made the last run, read again or not."""
     shared = {name: value for name, value in records[0]["settings"].items() if name != "seed"}
     last = [{"seed": record["settings"]["seed"]} | record["epochs"][-1] for record in records]
     made = {name: records[-1][name] for name in ("command", "date", "versions", "machine")}
-    write_json(folder / SEEDS, {"settings": shared, "digests": records[0]["digests"], "last": last} | made)
+    mine = {"settings": shared, "digests": records[0]["digests"]}
+    require_seeds(folder, mine)
+    write_json(folder / SEEDS, mine | {"last": last} | made)

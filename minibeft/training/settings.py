@@ -1,5 +1,7 @@
 """Every setting of a run, with the protocols' values as defaults; the run's record holds them all."""
 
+import math
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +21,7 @@ REPARAMETRISED_EPOCHS = {"sst2": 50}
 LARGE_EPOCHS = {"sst2": 30, "wic": 30}  # BERT-large and RoBERTa
 FULL_LEARNING_RATE = 1e-5
 BATCH, MAX_LENGTH = 16, 128
+MOST, WIDEST = 2**31, 2**16
 
 
 @dataclass(frozen=True)
@@ -75,24 +78,31 @@ class Settings:
                 raise BadInput(f"--{name} {getattr(self, name)}: choose among {', '.join(allowed)}")
         if self.form != "plain" and self.terms in ("none", "full"):
             raise BadInput(f"--form {self.form}: needs bias terms, not {self.terms}")
-        for name in ("rank", "examples", "evaluated", "epochs", "batch", "learning_rate", "eps", "clip", "max_length"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise BadInput(f"--{name.replace('_', '-')} {value}: must be above 0")
-        for name in ("held_out", "weight_decay", "seed", "data_seed"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+        counts, sizes = ("rank", "examples", "evaluated", "epochs", "batch", "max_length"), ("eps", "clip", "scale")
+        for name in (*counts, "learning_rate", *sizes):
+            value, end = getattr(self, name), MOST if name in counts else math.inf
+            if value is not None and not 0 < value < end:
+                raise BadInput(f"--{name.replace('_', '-')} {value}: must be above 0 and below {end}")
+        for name, end in {"held_out": MOST, "weight_decay": math.inf, "seed": 2**32, "data_seed": 2**32}.items():
+            if not 0 <= getattr(self, name) < end:
+                raise BadInput(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative, and below {end}"
+                )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"--{name} {getattr(self, name)}: must be in [0, 1)")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            raise BadInput(f"--device {self.device}: must be auto, cpu or cuda")
+        if self.device.startswith("cuda") and int(self.device[5:] or 0) >= torch.cuda.device_count():
+            raise BadInput(f"--device {self.device}: torch sees no such GPU here; give auto or cpu")
         longest = self.max_length or MAX_LENGTH
-        if self.pad not in ("bucket", "longest") and not (self.pad.isdigit() and int(self.pad) >= longest):
-            raise BadInput(f"--pad {self.pad}: bucket, longest, or a number of tokens from --max-length {longest}")
+        if self.pad not in ("bucket", "longest") and not (self.width and longest <= self.width <= WIDEST):
+            raise BadInput(f"--pad {self.pad}: bucket, longest, or a number of tokens, {longest} to {WIDEST}")
 
     @property
     def width(self) -> int | None:
         """The number of tokens that every batch is padded to; None: its longest."""
-        return int(self.pad) if self.pad.isdigit() else None
+        return int(self.pad) if re.fullmatch(r"[0-9]{1,9}", self.pad) else None
 
     def as_json(self) -> dict[str, Any]:
         """By name."""

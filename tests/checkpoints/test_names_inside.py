@@ -8,8 +8,9 @@ import pytest
 import torch
 from checkpoints import write_adapter, write_checkpoint
 
-from minibeft.checkpoints.rewrite import INDEX, Edit, new_folder, rewrite_folder
+from minibeft.checkpoints.rewrite import INDEX, Edit, rewrite_folder
 from minibeft.errors import BadInput
+from minibeft.show.files import new_folder
 from minibeft.surgery.merge import merge, unmerge
 from minibeft.surgery.simplify import simplify
 

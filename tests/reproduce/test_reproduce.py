@@ -19,7 +19,8 @@ from minibeft.checkpoints.tensors import read_json
 from minibeft.cli.main import app
 from minibeft.errors import BadInput
 from minibeft.reproduce.same import compare
-from minibeft.reproduce.series import locked, open_series
+from minibeft.reproduce.series import open_series
+from minibeft.show.files import held
 
 pytestmark = pytest.mark.slow
 SEEDS, ROWS = (0, 1), ("v", "q", "k", "none", "all")
@@ -254,6 +255,6 @@ def test_what_cannot_be_is_one_line(done, tmp_path):
 def test_two_at_work_in_one_folder(done):
     """The lock is the system's: it holds while this process has the folder open, and goes with it."""
     root, folder, _ = done
-    with locked(folder):
+    with held(folder):
         result = run(root, "biases", folder)
     assert "another minibeft is at work there" in " ".join(f"{result.output}{result.exception}".split())

@@ -8,9 +8,8 @@ from evidence import ROOT, record
 from rich.console import Console
 
 from minibeft.benchmarks.report import memory_grid
-from minibeft.errors import BadInput
 from minibeft.reproduce.reproduce import shown
-from minibeft.show.files import require_place, write_json
+from minibeft.show.files import write_json
 from minibeft.show.grid import Grid
 from minibeft.show.page import page
 from minibeft.show.record import made_by
@@ -65,13 +64,6 @@ def test_json_is_what_it_was_with_numbers_on_a_line(tmp_path):
     assert json.loads(text) == value
     assert '"numbers": [1, -2.5e-07, null, true]' in text
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_a_place_is_refused_before_the_work(tmp_path):
-    require_place({"--json": tmp_path / "x.json", "--png": None})
-    for file in (tmp_path, tmp_path / "no" / "x.json"):
-        with pytest.raises(BadInput, match="name a file in a folder that exists"):
-            require_place({"--json": file})
 
 
 @pytest.mark.parametrize("name", ["biases", "reparam", "ranking"])

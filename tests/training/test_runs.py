@@ -228,7 +228,7 @@ class Seen(Lines):
 
 def test_seeds_are_read():
     assert read_seeds("0-2,7") == [0, 1, 2, 7]
-    for text in ("", "a", "3-1", "1,1", "-1"):
+    for text in ("", "a", "3-1", "1,1", "-1", "0-", "²", "0-²", "0-100000000", "0-999,1000", "9" * 5000, "٣"):
         with pytest.raises(BadInput, match="--seeds"):
             read_seeds(text)
 
