@@ -43,11 +43,10 @@ def finetune_in_processes(
     except BaseException as error:
         if not isinstance(error, Exception):
             alive.close()
-            queue = None  # a child may have died with its lock
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-        if queue is not None:
+        if not alive.closed:  # else a child may have died with the queue's lock
             queue.put(None)
             listener.join()
 

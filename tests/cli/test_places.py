@@ -108,6 +108,13 @@ def test_marks(tmp_path: Path):
         require_place("--json", tmp_path / "a.json", other)
 
 
+@pytest.mark.parametrize("command", ["train", "kernels"])
+def test_a_plot_that_cannot_be_drawn_is_refused_before_the_work(command: str, tmp_path: Path, ended, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, _, said = ended("bench", command, "--png", tmp_path / "k.png")
+    assert (status, "needs matplotlib: pip install" in said) == (2, True)
+
+
 def test_one_file_for_two_results_is_refused(bert: Path, tmp_path: Path, ended):
     status, _, said = ended("quantkeys", bert, "--json", tmp_path / "x", "--export", tmp_path / "x")
     assert status == 2
