@@ -158,7 +158,11 @@ def test_joined_weights_are_the_same_memory_under_the_same_names():
 
 
 def test_dropout_keeps_each_number_by_itself_with_the_right_probability():
-    """Frequencies within five standard deviations: of one number, and of two neighbours, which share random words."""
+    """Frequencies within seven standard deviations: of one number, and of two neighbours, which share random words.
+
+    By Bernstein's inequality the chance of more is at most 2 exp(−n t²/(2σ² + 2t/3)), 6e-11 for n = 10⁶ and p = 0.1.
+    Pairs overlap: they are two sets of n/2 that do not, so twice as far covers them.
+    """
     torch.manual_seed(0)
     p, size = 0.1, 1_000_000
     keep = dropout.draw_keep(torch.empty(size), p).double()
@@ -166,14 +170,15 @@ def test_dropout_keeps_each_number_by_itself_with_the_right_probability():
     for distance in (0, 1, 2, 3, 4):
         both = (keep * keep.roll(distance)).mean().item()
         expected = (1 - p) ** (2 if distance else 1)
-        assert abs(both - expected) < 5 * (expected * (1 - expected) / size) ** 0.5 * (2 if distance else 1)
+        assert abs(both - expected) < 7 * (expected * (1 - expected) / size) ** 0.5 * (2 if distance else 1)
 
 
 def test_dropout_keeps_the_mean_and_its_gradient_is_itself():
+    """The mean within seven standard deviations, as above."""
     torch.manual_seed(0)
     x = torch.ones(1_000_000, dtype=torch.float64, requires_grad=True)
     y = dropout.Dropout(0.1)(x)
-    assert abs(y.mean().item() - 1) < 5 * (0.1 / 0.9 / len(x)) ** 0.5
+    assert abs(y.mean().item() - 1) < 7 * (0.1 / 0.9 / len(x)) ** 0.5
     y.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, y.detach())
