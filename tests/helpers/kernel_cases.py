@@ -6,7 +6,7 @@ are NaN themselves before a launch. Without a GPU, Triton's interpreter runs the
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from minibeft.kernels.lang import chip_of
 from minibeft.kernels.qkv_bias.backward import plan_input_grad
 from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, input_grad_reference, qkv_bias_reference
-from minibeft.theory.bounds import gamma, unit_roundoff
+from minibeft.kernels.rounding import Reach, rounding_bound
 from minibeft.theory.draws import Draws
 from minibeft.theory.rotary import Rotation
 
@@ -93,18 +93,6 @@ class Case:
         return Drawn(x, (w_q, w_k, w_v), (b_q, b_k, b_v), (d_q, d_k, d_v), rotation, self.heads)
 
 
-class Reach(NamedTuple):
-    """Takes a rotation's place where sizes are asked for."""
-
-    rotation: Rotation
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.rotation.reach(x)
-
-    def inverse(self) -> "Reach":
-        return self
-
-
 @dataclass(frozen=True)
 class Drawn:
     """The tensors of a case, in one type."""
@@ -136,21 +124,6 @@ class Drawn:
         return Drawn(f(self.x), each(self.weights), each(self.biases), each(self.grads), rotation, self.heads)
 
 
-def rounding_bound(gold: Tensor, size: Tensor, terms: int, dtype: torch.dtype, turned: bool) -> Tensor:
-    """How far an entry may lie from the exact one: (γ_{n+6} + u') size + u (|gold| + the same), entry by entry.
-
-    n terms are summed in the accumulator's type, float32 at least, in any order, and then a bias, two products, a sum
-    and an angle's two roundings (Higham's bound; size is the sum of the terms without their signs). u' is for operands
-    that are `turned` before they are multiplied, and rounded to the type again; u is for the one rounding when the
-    result is stored. Both are twice that where Triton's interpreter casts to bfloat16, because it truncates.
-    """
-    wide = torch.promote_types(dtype, torch.float32)
-    truncates = DEVICE.type == "cpu" and dtype == torch.bfloat16
-    cast = (1 + truncates) * unit_roundoff(dtype)
-    inner = (gamma(terms + 6, unit_roundoff(wide)) + turned * (dtype != wide) * cast) * size
-    return inner + cast * (gold.abs() + inner)
-
-
 def assert_within(candidate: Tensor, gold: Tensor, allowed: Tensor, what: str) -> None:
     """Every entry lies within its own bound; NaN lies in none."""
     off = (candidate.double() - gold).abs()
@@ -161,7 +134,7 @@ def _compare(run: Run, reference: Run, drawn: Drawn, terms: dict[str, int], turn
     """Each named result against float64. terms: how many products or numbers one entry of it sums."""
     gold, sizes = (reference(of) for of in (drawn.to(torch.float64), drawn.to(torch.float64).absolute()))
     for (name, n), c, g, size in zip(terms.items(), run(drawn), gold, sizes, strict=True):
-        assert_within(c, g, rounding_bound(g, size, n, c.dtype, turned), name)
+        assert_within(c, g, rounding_bound(g, size, n, c.dtype, turned=turned), name)
         assert_guards_intact(c, name)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import DEVICE, Case, assert_within, rounding_bound
+from kernel_cases import DEVICE, Case, assert_within
 from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor
 from torch.autograd import gradcheck
@@ -16,6 +16,7 @@ from minibeft.kernels.bias_grad.function import column_sum, value_bias_grad
 from minibeft.kernels.bias_grad.reference import column_sum_reference
 from minibeft.kernels.qkv_bias.function import qkv_bias, qkv_bias_op, qkv_input_grad
 from minibeft.kernels.qkv_bias.reference import qkv_bias_reference
+from minibeft.kernels.rounding import rounding_bound
 from minibeft.theory.rotary import Rotation
 
 NAMES = ("x", "w_q", "w_k", "w_v", "b_q", "b_k", "b_v")
@@ -191,7 +192,7 @@ def test_biases_may_stay_in_float32(case: Case, autocast: bool):
     absolute = case.draw(torch.float64).absolute()
     sizes = reference({n: t.double().abs() for n, t in wide.items()}, absolute.rotation, case)
     for name, f, g, size in zip("qkv", fused, gold, sizes, strict=True):
-        assert_within(f, g.detach(), rounding_bound(g.detach(), size.detach(), case.width, f.dtype, False), name)
+        assert_within(f, g.detach(), rounding_bound(g.detach(), size.detach(), case.width, f.dtype), name)
     biases, grads = [wide[n] for n in NAMES[4:]], case_grads(case)
     got = torch.autograd.grad(fused, biases, [g.bfloat16() for g in grads])  # the same numbers: they have eight bits
     exact = torch.autograd.grad(gold, biases, [g.double() for g in grads])
@@ -199,7 +200,7 @@ def test_biases_may_stay_in_float32(case: Case, autocast: bool):
     for name, f, e, grad in zip(NAMES[4:], got, exact, grads, strict=True):
         assert f.dtype == torch.float32
         size = column_sum_reference(grad.double().abs(), None if name == "b_v" else absolute.rotation, 1, torch.float64)
-        assert_within(f, e.double(), rounding_bound(e.double(), size, rows, f.dtype, False), f"d{name}")
+        assert_within(f, e.double(), rounding_bound(e.double(), size, rows, f.dtype), f"d{name}")
 
 
 def test_expanded_gradients():

@@ -100,9 +100,16 @@ def test_no_speed_is_reported_when_the_losses_overflow(monkeypatch):
     assert measured(ONES, ONES)["peer"] == 0.0
 
 
-def test_the_gate_of_the_kernels_and_the_comparator_of_the_tests_refuse_an_overflow():
-    with pytest.raises(RuntimeError, match="the correctness gate is red"):
-        assert_right("sum", ONES + 1e6, ONE_INFINITE, ONES)
+@pytest.mark.parametrize("place", ["fused", "gold", "allowed"])
+def test_the_gate_of_the_kernels_refuses_what_is_not_finite(place):
+    given = {"fused": ONES, "gold": ONES, "allowed": ONES}
+    assert_right("sum", **given)
+    for wrong in (inf, nan):
+        with pytest.raises(RuntimeError, match="the correctness gate is red"):
+            assert_right("sum", **given | {place: torch.tensor([1.0, 1.0, 1.0, wrong], dtype=torch.float64)})
+
+
+def test_the_comparator_of_the_tests_refuses_an_overflow():
     with pytest.raises(AssertionError, match="error"):
         assert_agrees(ONES + 1e6, [ONE_INFINITE] * SAMPLES, ONES)
 
