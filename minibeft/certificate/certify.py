@@ -15,8 +15,7 @@ from minibeft.errors import BadInput
 from minibeft.families import FAMILIES
 from minibeft.families.attention import Site
 from minibeft.families.reading import Reader, Unclear
-from minibeft.theory.mechanisms import broken, null_dims
-from minibeft.theory.reasons import KEY, QUERY, SHIFT, VALUE
+from minibeft.theory.mechanisms import null_dims, reasons
 from minibeft.theory.variants import AttentionSpec
 
 Status = Literal["null", "foldable", "limited", "active", "unknown"]
@@ -132,6 +131,14 @@ def prefix_tokens(adapter: Mapping[str, Any] | None) -> int:
     return Reader(adapter, ADAPTER).count("num_virtual_tokens", 1)
 
 
+# Why a statement holds, where nothing breaks it.
+SHIFT = {
+    "k": "b_k adds the same number to every logit of a row, and a softmax ignores what its row shares",
+    "v": "the weights of a row sum to one, so b_v shifts every output by the same vector, which b_o can carry",
+    "q": "b_q adds one number a key, the same for every query: a row of P moves by at most tanh(osc/4)",
+}
+
+
 def judge(spec: AttentionSpec) -> dict[str, Verdict]:
     """The verdicts on b_q, b_k and b_v under this attention."""
     return {"q": judge_query(spec), "k": judge_key(spec), "v": judge_value(spec)}
@@ -144,17 +151,17 @@ def absent(spec: AttentionSpec, bias: str) -> tuple[str, ...]:
 
 def judge_key(spec: AttentionSpec) -> Verdict:
     """K1, or K4 where a hypothesis is broken."""
-    missing, null = broken(spec, "k"), null_dims(spec)
+    missing, null = reasons(spec, "k"), null_dims(spec)
     dims: tuple[DimRange, ...] = ()
     if 0 < len(null) < spec.head_size:
         dims = (DimRange(0, null.start - 1, "active"), DimRange(null.start, null.stop - 1, "null"))
-    reason = "; ".join(KEY[key] for key in missing) or SHIFT["k"]
+    reason = "; ".join(missing.values()) or SHIFT["k"]
     return Verdict(
         "k",
         "active" if missing else "null",
         "K4" if missing else "K1",
         reason,
-        missing,
+        tuple(missing),
         "k" in spec.biases,
         dims,
         absent(spec, "k"),
@@ -164,7 +171,7 @@ def judge_key(spec: AttentionSpec) -> Verdict:
 
 def judge_value(spec: AttentionSpec) -> Verdict:
     """V2, or V5 where a hypothesis is broken; V6 on what b_v reaches beside b_o; dropout, which only training has."""
-    missing, notes = broken(spec, "v"), absent(spec, "v")
+    missing, notes = reasons(spec, "v"), absent(spec, "v")
     if spec.dropout and not missing:
         notes += (f"dropout {spec.dropout:g} on P: exact at evaluation; in training the shift is b_v in expectation",)
     if not missing:
@@ -178,17 +185,17 @@ def judge_value(spec: AttentionSpec) -> Verdict:
             notes += (f"folding repeats b_v over the {spec.heads // spec.kv_heads} query heads that share its head",)
         if "o" not in spec.biases:
             notes += ("the output projection has no bias: folding creates one",)
-    reason = "; ".join(VALUE[key] for key in missing) or SHIFT["v"]
+    reason = "; ".join(missing.values()) or SHIFT["v"]
     status, theorem = ("active", "V5") if missing else ("foldable", "V2")
-    return Verdict("v", status, theorem, reason, missing, "v" in spec.biases, (), notes, value_witness(spec))
+    return Verdict("v", status, theorem, reason, tuple(missing), "v" in spec.biases, (), notes, value_witness(spec))
 
 
 def judge_query(spec: AttentionSpec) -> Verdict:
     """Q3, or Q7's form of it where the shift of the logits is not the same for every query."""
-    missing, notes = broken(spec, "q"), absent(spec, "q")
+    missing, notes = reasons(spec, "q"), absent(spec, "q")
     if spec.weighting in ("sigmoid", "relu"):
         return Verdict(
-            "q", "active", "Q3", QUERY["softmax"], missing, "q" in spec.biases, (), notes, query_witness(spec)
+            "q", "active", "Q3", missing["softmax"], tuple(missing), "q" in spec.biases, (), notes, query_witness(spec)
         )
     if spec.differential is not None:
         notes += (f"for each of the two softmaxes; their difference moves by up to {1 + abs(spec.differential):g} ×",)
@@ -196,6 +203,6 @@ def judge_query(spec: AttentionSpec) -> Verdict:
         notes += ("the sink is one more entry of the row, with logit shift 0 and value 0",)
     reason = SHIFT["q"]
     if missing:
-        reason = "; ".join(QUERY[key] for key in missing) + ": Q4 fails, the bound holds row by row"
+        reason = "; ".join(missing.values()) + ": Q4 fails, the bound holds row by row"
     theorem = "Q7" if missing else "Q3"
-    return Verdict("q", "limited", theorem, reason, missing, "q" in spec.biases, (), notes, query_witness(spec))
+    return Verdict("q", "limited", theorem, reason, tuple(missing), "q" in spec.biases, (), notes, query_witness(spec))

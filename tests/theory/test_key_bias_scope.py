@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from breakers import PLAIN, breaking, breaking_ids, harmless, harmless_ids, some
+from breakers import PLAIN, breaking, harmless, some, twins
 from checks import check_invariance
 from hypothesis import given
 from strategies import problems
@@ -19,7 +19,7 @@ from minibeft.theory.theorems import THEOREMS
 from minibeft.theory.variants import without
 
 
-@pytest.mark.parametrize(("hypothesis", "spec"), breaking("k"), ids=breaking_ids("k"))
+@pytest.mark.parametrize(("hypothesis", "spec"), breaking("k"))
 def test_K1_needs(hypothesis, spec):
     """K4: the hypothesis removed, b_k has an effect far above rounding; restored, it has none."""
     assert broken(spec, "k") == (hypothesis,)
@@ -30,10 +30,10 @@ def test_K1_needs(hypothesis, spec):
 
 def test_K1_needs_all_that_the_catalogue_says():
     """Every hypothesis of K1 has a twin here; 'exact' has test_K4_rounding."""
-    assert {h for h, _ in breaking("k")} | {"exact"} == set(THEOREMS["K1"].needs)
+    assert twins("k") | {"exact"} == set(THEOREMS["K1"].needs)
 
 
-@pytest.mark.parametrize("spec", harmless("k"), ids=harmless_ids("k"))
+@pytest.mark.parametrize("spec", harmless("k"))
 def test_K1_scope(spec):
     layer = Layer.random(spec)
     assert broken(spec, "k") == ()
