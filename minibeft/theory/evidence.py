@@ -67,14 +67,16 @@ EVIDENCE: dict[str, Evidence] = {
     "Q2": Evidence("query_bias", QUERIES, STATEMENTS, {"QueryBias": "convex half_spaces"}),
     "Q3": Evidence("query_bound", QUERIES, STATEMENTS, {"QueryBias": "bound any_logits attained output"}),
     "Q4": Evidence("query_bias", QUERIES, STATEMENTS, {"QueryBias": "blind_to_who_asks"}),
-    "Q5": Evidence("query_bias", QUERIES, STATEMENTS, {"QueryBias": "null_directions", "Ranks": "dimension"}),
+    "Q5": Evidence(
+        "query_bias", QUERIES, STATEMENTS, {"QueryBias": "null_directions equal_values", "Ranks": "dimension"}
+    ),
     "Q6": Evidence("query_limits", QUERIES, STATEMENTS, {"QueryBias": "saturation limit"}),
     "Q7": Evidence("query_limits", QUERIES, STATEMENTS, {"QueryBias": "rotary not_blind hull bound"}),
     "R1": Evidence(
         "reparametrised",
         "training/test_reparam",
         REPARAM,
-        {"Ranks": "lora_reach lora_start", "Reparam": "vera_zero vera_only_zero vera1d dora_start"},
+        {"Ranks": "lora_reach lora_start", "Reparam": "vera_zero vera_only_zero vera_dimension vera1d dora_start"},
     ),
     "R2": Evidence(
         "reparametrised", "training/test_reparam", REPARAM, {"Reparam": "no_effect no_gradient shift chain_rule"}
@@ -87,7 +89,13 @@ EVIDENCE: dict[str, Evidence] = {
     ),
     "I2": Evidence("importance", "theory/test_importance", IMPORTANCE, {"Importance": "metric scale not_invariant"}),
     "I3": Evidence("importance", "theory/test_importance", IMPORTANCE, {"Importance": "zero bound joint_bound"}),
+    "K8": Evidence("", "", "", {"LayerNorm": "direction hidden no_gradient"}),
     "K9": Evidence("", "", "", {"KeyBias": "cached_keys"}),
+    "K10": Evidence("", "", "", {"Rotary": "waves bound"}),
+    "V7": Evidence("", "", "", {"LayerNorm": "layer_norm mean output_bias output_matrix"}),
+    "Q8": Evidence("", "", "", {"Covariance": "covariance gruss bound loss attained"}),
+    "Q9": Evidence("", "", "", {"Divergence": "divergence any_logits"}),
+    "G1": Evidence("", "", "", {"Decay": "key_bias value_bias"}),
 }
 
 FORMAL: dict[str, str] = {theorem: name for name, evidence in EVIDENCE.items() for theorem in evidence.theorems(name)}

@@ -274,11 +274,57 @@ _CATALOGUE = (
 
 _FORMAL_ALONE = (
     Theorem(
+        "K8",
+        "LayerNorm hides a b_k in W_k",
+        "Behind a LayerNorm with γ ≠ 0 and with n = 1/γ, W_k + t nᵀ gives the same P as W_k for every t, so "
+        "(∂L/∂W_k) n = 0.",
+        SCORES,
+        "d directions of each key head's W_k, for full fine-tuning and LoRA alike; not behind RMSNorm",
+    ),
+    Theorem(
         "K9",
         "cached keys may be shifted",
         "With keys as they are multiplied with q, taking one vector c off all of them leaves P as it is, for every c.",
         ("no-softcap", "softmax", "no-sink", "no-foreign-keys", "exact"),
         "rotary, QK-norm, every mask and scale",
+    ),
+    Theorem(
+        "K10",
+        "b_k under rotary positions",
+        "b_k adds a learned wave of the distance a plane, any amplitude and phase; TV(P(0), P(b_k)) ≤ "
+        "tanh(¼ s Σ_u ‖q^u‖ ‖b_k^u‖ min(2, ω_u W)) where the keys in sight lie within W positions.",
+        ("no-qk-norm", "no-softcap", "softmax", "no-sink", "no-foreign-keys"),
+        "partial rotary too (ω = 0); K1 is the limit ω → 0",
+    ),
+    Theorem(
+        "V7",
+        "the mean of b_o is not read",
+        "Where every reader of the residual stream is a LayerNorm, the mean of b_o + W_o b_v does nothing: "
+        "1ᵀ ∂L/∂b_o = 0 and 1ᵀ ∂L/∂W_o = 0.",
+        (),
+        "every number of blocks behind; not for RMSNorm",
+    ),
+    Theorem(
+        "Q8",
+        "b_q's gradient is a covariance",
+        "∂O_i/∂b_q = s Σ_j P_ij (v_j − O_i)(k_j − k̄_i)ᵀ, of norm ≤ (s/4) diam(K) diam(V), attained; so "
+        "‖∂L/∂b_q‖ ≤ (s/4) diam(K) diam(V) Σ_i ‖∂L/∂O_i‖.",
+        (*QUERY, "softmax", "no-sink", "no-foreign-keys", "visible-key", "ungated"),
+        "every mask; diameters over the keys that the row sees",
+    ),
+    Theorem(
+        "Q9",
+        "b_q moves P by at most osc(β)²/8 in entropy",
+        "KL(P(0)‖P(b_q)) and KL(P(b_q)‖P(0)) ≤ osc(β)²/8.",
+        (*QUERY, "softmax", "no-sink", "visible-key"),
+        "osc over the keys that the row sees; Hoeffding's lemma",
+    ),
+    Theorem(
+        "G1",
+        "weight decay fixes the gauge",
+        "Where L + λ/2 ‖θ‖² is stationary and λ ≠ 0: b_k = 0 and b_v = W_oᵀ b_o, summed over the group.",
+        (*SCORES, *VALUES[1:], "raw-output"),
+        "decay in the loss, over all parameters",
     ),
 )
 

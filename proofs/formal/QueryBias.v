@@ -392,6 +392,17 @@ Proof.
     + assert (Q := E j Hj). rewrite dot_sub_r in Q. replace (dot (dims H) bq (key H j)) with (dot (dims H) bq (mean_key H)) by lra. ring.
 Qed.
 
+(** O may stay although P moves: where all values that a row sees are equal, its output is that value, whatever b_q is. *)
+Theorem Q5_equal_values H bq bk bv i (v : vec) :
+  sees (keys H) (mask H i) -> (forall j c, (j < keys H)%nat -> 0 < mask H i j -> value H j c = v c) ->
+  forall c, output H bq bk bv i c = v c + bv c.
+Proof.
+  intros S E c. unfold output, mixture.
+  transitivity (sum (keys H) (fun j => weights H bq bk i j * (v c + bv c))); [|rewrite sum_scal_r; unfold weights; rewrite softmax_sum by easy; ring].
+  apply sum_ext. intros j Hj. destruct (proj1 S j Hj) as [P|Z]; [now rewrite E|].
+  unfold weights, softmax. rewrite <- Z. unfold Rdiv. ring.
+Qed.
+
 (** ** Q6 *)
 
 (** 1 − P_ip ≤ (m − 1) e^{osc − tΔ}: key p is seen and beats every other key in sight by Δ; osc bounds by how much the logits

@@ -74,9 +74,26 @@ Proof.
   intros y Hy. specialize (P y Hy q Hq). destruct (Rmult_integral _ _ P); [easy|lra].
 Qed.
 
-(** VeRA1D reaches the line ℝ·1: every entry is the same number, and every number is reached if s ≠ 0. *)
-Theorem R1_vera1d s : s <> 0 -> forall x, exists lambda, s * lambda = x.
-Proof. intros H x. exists (x / s). field. easy. Qed.
+(** Its k + c numbers have one too many: (tλ, μ/t) gives the same Δ, so that each Δ other than 0 comes from a λ with an entry 1,
+    of k + c − 1 free numbers. *)
+Theorem R1_vera_dimension k s A B lambda mu :
+  (exists q, (q < k)%nat /\ lambda q <> 0) ->
+  exists lambda' mu', (exists q, (q < k)%nat /\ lambda' q = 1) /\ forall x y, vera k s A B lambda' mu' x y = vera k s A B lambda mu x y.
+Proof.
+  intros (q & Hq & N). exists (fun p => lambda p / lambda q), (fun y => lambda q * mu y). split.
+  - exists q. split; [easy|]. field. easy.
+  - intros x y. unfold vera. f_equal. apply sum_ext. intros p _. field. easy.
+Qed.
+
+(** VeRA1D: Δ = s σ 1, one number σ. *)
+Definition vera1d (s sigma : R) : vec := fun _ => s * sigma.
+
+(** It reaches exactly the line ℝ·1, if s ≠ 0. *)
+Theorem R1_vera1d s (delta : vec) : s <> 0 -> (exists sigma, forall a, vera1d s sigma a = delta a) <-> exists x, forall a, delta a = x.
+Proof.
+  intros H. split; [intros (sigma & E); exists (s * sigma); intros; now rewrite <- E|].
+  intros (x & E). exists (x / s). intros a. rewrite E. unfold vera1d. field. easy.
+Qed.
 
 (** DoRA: b + s t (b + Δ)/‖b + Δ‖; it starts (Δ = 0, t = ‖b‖) from (1 + s) b. *)
 Definition dora (d : nat) (s t : R) (b delta : vec) : vec := fun a => b a + s * t * (b a + delta a) / norm d (add b delta).
