@@ -39,8 +39,9 @@ prove: .venv/demo ## run every proof
 formal: ## have Coq check the theorems of proofs/formal/
 	@PYTHONPATH=. $(PYTHON) proofs/formal/check.py
 
-readme: .venv/test ## rewrite the tables of README.md from records/
+readme: .venv/test ## rewrite the tables of README.md and proofs/TRUST.md
 	$(BIN)/python tests/helpers/evidence.py
+	$(BIN)/python proofs/formal/trust.py
 
 # torch comes first and alone: the version is pinned so that everybody runs what was measured.
 .venv/torch:

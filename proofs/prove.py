@@ -18,7 +18,8 @@ from minibeft.show.files import write, write_json
 from minibeft.show.grid import Grid
 from minibeft.show.progress import steps
 from minibeft.show.record import provenance
-from minibeft.theory.theorems import HYPOTHESES, THEOREMS
+from minibeft.theory.evidence import LEVELS
+from minibeft.theory.theorems import FORMAL_ALONE, HYPOTHESES, THEOREMS
 
 GUARD = "'every size' is proved by normal forms, and added up in numbers for all sizes 1 to 3 (1, 2 where four occur)"
 
@@ -39,6 +40,29 @@ def prove(names: list[str], *, latex: Path | None = None, json: Path | None = No
         out.print(f"wrote {json}")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
+
+
+def catalogue(names: list[str]) -> Grid:
+    """`prove --list`: how far each statement is assured. Those that only Coq has proved have no derivation."""
+    known = THEOREMS | FORMAL_ALONE
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise BadInput(f"prove: no statement is called {', '.join(unknown)}; known are {', '.join(known)}")
+    rows = []
+    for name, theorem in known.items():
+        if not names or name in names:
+            evidence = theorem.evidence
+            theorems = len(evidence.theorems(name)) or "–"
+            level = evidence.level + "*" * bool(evidence.left)
+            rows.append((name, theorem.title, level, f"{theorems}", evidence.derivation or "–"))
+    note = "; ".join(f"{x}: {LEVELS[x]}" for x in dict.fromkeys(row[2].rstrip("*") for row in rows))
+    return Grid(
+        "",
+        ("", "statement", "level", "in Coq", "derivation"),
+        rows,
+        f"{note}. *: not all of it, see proofs/TRUST.md",
+        {"formal": "green"},
+    )
 
 
 def chosen(names: list[str]) -> list[Proof]:

@@ -78,10 +78,14 @@ def prove(
     ] = None,
     json_file: Json = None,
     without: Annotated[str | None, typer.Option(metavar="KEY", help="drop this hypothesis, show what fails")] = None,
+    levels: Annotated[bool, typer.Option("--list", help="list the statements, and how far each is assured")] = False,
 ) -> None:
     """Prove the statements of the theory step by step; exit status 1 if a step fails."""
-    from minibeft.proofs.prove import prove
+    from minibeft.proofs.prove import catalogue, prove
 
+    if levels:
+        tell(catalogue(names or []))
+        return
     prove(names or [], latex=latex, json=json_file, without=without)
 
 

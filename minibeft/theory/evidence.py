@@ -77,6 +77,7 @@ EVIDENCE: dict[str, Evidence] = {
         "training/test_reparam",
         REPARAM,
         {"Ranks": "lora_reach lora_start", "Reparam": "vera_zero vera_only_zero vera_dimension vera1d dora_start"},
+        left="VeRA's k + c − 1 as a dimension; Coq has that one of the k + c numbers can be 1",
     ),
     "R2": Evidence(
         "reparametrised", "training/test_reparam", REPARAM, {"Reparam": "no_effect no_gradient shift chain_rule"}

@@ -314,7 +314,7 @@ _FORMAL_ALONE = (
     ),
     Theorem(
         "Q9",
-        "b_q moves P by at most osc(β)²/8 in entropy",
+        "b_q moves P by at most osc(β)²/8 nats",
         "KL(P(0)‖P(b_q)) and KL(P(b_q)‖P(0)) ≤ osc(β)²/8.",
         (*QUERY, "softmax", "no-sink", "visible-key"),
         "osc over the keys that the row sees; Hoeffding's lemma",

@@ -51,7 +51,7 @@ Proof.
   assert (norm d b * norm d b' <= M * M) by (apply Rmult_le_compat; lra). split; [nra|lra].
 Qed.
 
-(** It is at least 0 and at most 2, *)
+(** It is at least 0 and at most 2. *)
 Theorem I1_between d b b' : 0 < norm d b -> 0 < norm d b' -> 0 <= mag_angle d b b' <= 2.
 Proof.
   intros P Q. rewrite mag_angle_longer by easy. destruct (inner_below d b b' P Q) as (M & L & U). set (MM := _ * _) in *.
@@ -59,7 +59,7 @@ Proof.
   split; apply (Rmult_le_reg_r MM); try easy; unfold Rdiv; rewrite Rmult_assoc, Rinv_l by lra; lra.
 Qed.
 
-(** at most 1 for angles up to 90°, *)
+(** It is at most 1 for angles up to 90°. *)
 Theorem I1_acute d b b' : 0 < norm d b -> 0 < norm d b' -> 0 <= dot d b b' -> mag_angle d b b' <= 1.
 Proof.
   intros P Q A. rewrite mag_angle_longer by easy. destruct (inner_below d b b' P Q) as (M & _).
@@ -67,7 +67,7 @@ Proof.
   apply Rmult_le_pos; [easy|now apply Rlt_le, Rinv_0_lt_compat].
 Qed.
 
-(** and 0 iff b' = b. *)
+(** It is 0 iff b' = b. *)
 Theorem I1_zero d b b' :
   0 < norm d b -> 0 < norm d b' -> mag_angle d b b' = 0 <-> forall a, (a < d)%nat -> b' a = b a.
 Proof.
@@ -143,6 +143,7 @@ Proof.
   rewrite <- Rinv_mult, sqrt_sqrt by lra. rewrite Rinv_l; lra.
 Qed.
 
+(** The factor is positive. *)
 Lemma clip_pos total : 0 < clip total.
 Proof. unfold clip. destruct (Rle_dec total 1); [lra|]. apply Rinv_0_lt_compat, sqrt_lt_R0. lra. Qed.
 
@@ -162,7 +163,7 @@ Proof.
   rewrite sum_scal. apply clip_total. apply sum_nonneg. intros. apply dot_self_nonneg.
 Qed.
 
-(** So I is at most 1/d, *)
+(** So I is at most 1/d, and never negative. *)
 Theorem I3_bound N d U g u : (0 < N)%nat -> (0 < d)%nat -> (u < U)%nat -> 0 <= fisher N d U g u <= 1 / INR d.
 Proof.
   intros HN Hd Hu. assert (n : 0 < INR N) by (apply (lt_INR 0); easy). assert (D : 0 < INR d) by (apply (lt_INR 0); easy).
@@ -173,7 +174,7 @@ Proof.
   apply (sum_ge_term U (fun w => INR d * fisher N d U g w)); [|easy]. intros. apply Rmult_le_pos; [lra|apply P].
 Qed.
 
-(** and 0 iff every gradient is 0. *)
+(** I is 0 iff every gradient is 0. *)
 Theorem I3_zero N d U g u :
   (0 < N)%nat -> (0 < d)%nat ->
   fisher N d U g u = 0 <-> forall i a, (i < N)%nat -> (a < d)%nat -> g u i a = 0.

@@ -483,11 +483,12 @@ Proof.
   rewrite cos_neg, cos_PI, cos_0. ring.
 Qed.
 
-(** Q3 holds with the oscillation of each row's own β_ij, and Q2 with any logits at all. *)
+(** Q3 holds with the oscillation of each row's own β_ij. *)
 Theorem Q7_bound m mu (z beta : mat) (osc : vec) i :
   sees m mu -> oscillates m mu (beta i) (osc i) -> tv m (softmax m mu (z i)) (softmax m mu (fun j => z i j + beta i j)) <= tanh (osc i / 4).
 Proof. now apply Q3_any_logits. Qed.
 
+(** Q2 holds as it does for any logits. *)
 Theorem Q7_hull m mu (z beta : mat) v bv i :
   sees m mu ->
   exists w : vec, (forall j, (j < m)%nat -> 0 <= w j) /\ (forall j, mu j = 0 -> w j = 0) /\ sum m w = 1

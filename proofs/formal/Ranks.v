@@ -45,14 +45,14 @@ Qed.
 Theorem V4_same_functions Wo E : (forall b_o : 'cV_C, exists b_v : 'cV_GD, Wo *m E *m b_v = b_o) <-> \rank (Wo *m E) = C.
 Proof. exact: onto_iff_rank. Qed.
 
-(** The changes that b_v reaches are the span of W_o E's columns, of dimension rank(W_o E), *)
+(** The changes that b_v reaches are the span of W_o E's columns, of dimension rank(W_o E). *)
 Theorem V6_reached Wo E (y : 'cV_C) : (exists b_v : 'cV_GD, y = Wo *m E *m b_v) <-> (y^T <= (Wo *m E)^T)%MS.
 Proof.
 split=> [[b ->] | /submxP [D eq]]; first by rewrite trmx_mul submxMl.
 by exists D^T; apply: trmx_inj; rewrite eq [RHS]trmx_mul trmxK.
 Qed.
 
-(** which is at most C, rank W_o and G·D. *)
+(** Their dimension is at most C, rank W_o and G·D. *)
 Theorem V6_dimension Wo E : (\rank (Wo *m E) <= minn C (minn (\rank Wo) GD))%N.
 Proof. by rewrite !leq_min rank_leq_row mxrankM_maxl rank_leq_col. Qed.
 

@@ -39,7 +39,7 @@ Qed.
 Definition vera (k : nat) (s : R) (A B : mat) (lambda mu : vec) : mat :=
   fun x y => s * sum k (fun q => A q x * lambda q * (B y q * mu y)).
 
-(** VeRA's Δ is 0 if a diagonal is, *)
+(** VeRA's Δ is 0 if a diagonal is. *)
 Theorem R1_vera_zero k s A B lambda mu c x y :
   (y < c)%nat -> (forall q, (q < k)%nat -> lambda q = 0) \/ (forall y, (y < c)%nat -> mu y = 0) -> vera k s A B lambda mu x y = 0.
 Proof.
@@ -54,7 +54,7 @@ Proof.
   intros q Hq. destruct (Nat.eq_dec q k) as [->|]; [easy|apply Z; lia].
 Qed.
 
-(** and only then, where A has independent rows (so k ≤ r), B no entry 0 and s ≠ 0. *)
+(** Δ is 0 only then, where A has independent rows (so k ≤ r), B no entry 0 and s ≠ 0. *)
 Theorem R1_vera_only_zero r c k s A B lambda mu :
   s <> 0 -> (forall y q, (y < c)%nat -> (q < k)%nat -> B y q <> 0) ->
   (forall w : vec, (forall x, (x < r)%nat -> sum k (fun q => w q * A q x) = 0) -> forall q, (q < k)%nat -> w q = 0) ->
@@ -95,9 +95,10 @@ Proof.
   intros (x & E). exists (x / s). intros a. rewrite E. unfold vera1d. field. easy.
 Qed.
 
-(** DoRA: b + s t (b + Δ)/‖b + Δ‖; it starts (Δ = 0, t = ‖b‖) from (1 + s) b. *)
+(** DoRA: b + s t (b + Δ)/‖b + Δ‖, with LoRA's numbers and t. *)
 Definition dora (d : nat) (s t : R) (b delta : vec) : vec := fun a => b a + s * t * (b a + delta a) / norm d (add b delta).
 
+(** It starts (Δ = 0, t = ‖b‖) from (1 + s) b. *)
 Theorem R1_dora_start d s b a : norm d b <> 0 -> dora d s (norm d b) b zero a = (1 + s) * b a.
 Proof.
   intros H. unfold dora. replace (add b zero) with b by (extensionality x; unfold add, zero; ring). unfold zero. field. easy.

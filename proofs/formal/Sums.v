@@ -105,37 +105,47 @@ Proof.
   - rewrite IHn by lia. destruct (Nat.eqb_spec n p); [lia|lra].
 Qed.
 
-(** The inner product is symmetric and linear. *)
+(** The inner product is symmetric. *)
 Lemma dot_comm d u v : dot d u v = dot d v u.
 Proof. apply sum_ext. intros. lra. Qed.
 
+(** It is additive on the right, *)
 Lemma dot_add_r d u v w : dot d u (add v w) = dot d u v + dot d u w.
 Proof. unfold dot, add. rewrite <- sum_plus. apply sum_ext. intros. lra. Qed.
 
+(** and on the left. *)
 Lemma dot_add_l d u v w : dot d (add u v) w = dot d u w + dot d v w.
 Proof. now rewrite dot_comm, dot_add_r, !(dot_comm d w). Qed.
 
+(** A factor moves out from the right, *)
 Lemma dot_scale_r d t u v : dot d u (scale_by t v) = t * dot d u v.
 Proof. unfold dot, scale_by. rewrite <- sum_scal. apply sum_ext. intros. lra. Qed.
 
+(** and from the left. *)
 Lemma dot_scale_l d t u v : dot d (scale_by t u) v = t * dot d u v.
 Proof. now rewrite dot_comm, dot_scale_r, dot_comm. Qed.
 
+(** With 0 it is 0, *)
 Lemma dot_zero_r d u : dot d u zero = 0.
 Proof. apply sum_zero. unfold zero. intros. lra. Qed.
 
+(** on either side. *)
 Lemma dot_zero_l d u : dot d zero u = 0.
 Proof. now rewrite dot_comm, dot_zero_r. Qed.
 
+(** With a unit vector it is one entry. *)
 Lemma dot_unit_r d u p : (p < d)%nat -> dot d u (unit p) = u p.
 Proof. intros H. rewrite dot_comm. unfold dot. now rewrite sum_unit. Qed.
 
+(** It is additive for differences, *)
 Lemma dot_sub_r d u v w : dot d u (fun a => v a - w a) = dot d u v - dot d u w.
 Proof. unfold dot. rewrite <- sum_minus. apply sum_ext. intros. lra. Qed.
 
+(** and for sums of n vectors. *)
 Lemma dot_sum_r d n u (f : mat) : dot d u (fun a => sum n (fun j => f j a)) = sum n (fun j => dot d u (f j)).
 Proof. unfold dot. rewrite sum_swap. apply sum_ext. intros. now rewrite sum_scal. Qed.
 
+(** A squared length is not negative. *)
 Lemma dot_self_nonneg d u : 0 <= dot d u u.
 Proof. apply sum_nonneg. intros. apply Rle_0_sqr. Qed.
 
@@ -146,9 +156,11 @@ Proof.
   assert (u a * u a = 0) by (apply (sum_zero_inv d (fun c => u c * u c)); auto; intros; apply Rle_0_sqr). nra.
 Qed.
 
+(** Nor is a length. *)
 Lemma norm_nonneg d u : 0 <= norm d u.
 Proof. apply sqrt_pos. Qed.
 
+(** The length's square is the squared length. *)
 Lemma norm_square d u : norm d u * norm d u = dot d u u.
 Proof. apply sqrt_sqrt, dot_self_nonneg. Qed.
 

@@ -18,22 +18,6 @@ from minibeft.reproduce.statistics import paired
 from minibeft.theory.theorems import THEOREMS
 
 ROOT = Path(__file__).parents[2]
-TESTS = {
-    "K": "test_key_bias",
-    "V": "test_value_bias",
-    "Q": "test_query_bias",
-    "R": "test_reparam",
-    "I": "test_importance",
-}
-
-
-ELSEWHERE = {"K4": "test_key_bias_scope", "K6": "test_train", "K7": "test_verify"}
-
-
-def home_of(name: str) -> Path:
-    """The test module that a statement's row links."""
-    (file,) = (ROOT / "tests").rglob(f"{ELSEWHERE.get(name, TESTS[name[0]])}.py")
-    return file
 
 
 def record(name: str) -> dict[str, Any]:
@@ -81,7 +65,8 @@ def theorems() -> str:
         proof = proofs[name]
         counts = f"{len(proof['steps'])}, {len(proof['counterexamples'])}"
         status = counts if proof["status"] == "proved" else f"{proof['status']} ({counts})"
-        test = f"[{home_of(name).stem}]({home_of(name).relative_to(ROOT)})"
+        tests = Path("tests", f"{theorem.evidence.test}.py")
+        test = f"[{tests.stem}]({tests})"
         on_bert = same_epochs() if name == "K6" else measured(bert, name)
         cells = (name, theorem.title, status, test, on_bert, measured(llama, name))
         rows.append(f"| {' | '.join(cells)} |")

@@ -1,11 +1,16 @@
 """Coq checks the theorems of the catalogue, and `make formal` rejects what is false, admitted, assumed or missing."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from minibeft.cli.main import app
+from minibeft.errors import BadInput
 from minibeft.proofs.formal import check as formal
+from minibeft.proofs.formal import trust
 from minibeft.theory.evidence import EVIDENCE, FORMAL, LEVELS
 from minibeft.theory.theorems import FORMAL_ALONE, THEOREMS
 
@@ -118,3 +123,34 @@ def test_every_statement_has_its_evidence_and_every_place_exists():
 
 def test_at_least_25_statements_are_formal():
     assert len(set(FORMAL.values())) >= 25
+
+
+def test_the_page_on_trust_is_current():
+    page = trust.PAGE.read_text(encoding="utf-8")
+    assert trust.filled(page) == page, "run: make readme"
+
+
+def test_a_statement_that_changes_changes_the_page(monkeypatch):
+    """Negative twin."""
+    text = trust.source("KeyBias")
+    changed = text.replace("weights H bq bk i = weights H bq zero i", "weights H bq bk i = weights H bq bk i")
+    assert changed != text
+    monkeypatch.setattr(trust, "source", lambda file: changed if file == "KeyBias" else text)
+    assert "weights H bq bk i = weights H bq bk i" in trust.theorem_in("KeyBias.K1_no_effect")[1]
+
+
+def test_every_lemma_has_a_sentence_above_it():
+    for file in formal.FOLDER.glob("*.v"):
+        lines = file.read_text(encoding="utf-8").split("\n")
+        for above, line in pairwise(lines):
+            assert not line.startswith(("Lemma", "Theorem")) or above.endswith("*)"), f"{file.name}: {line}"
+
+
+def test_the_list_names_every_statement_and_fits_a_terminal():
+    result = CliRunner().invoke(app, ["prove", "--list"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    assert [
+        line.split()[0] for line in result.output.splitlines() if line[:1] in "KVQRIG" and line[1:2].isdigit()
+    ] == list(EVIDENCE)
+    assert all(len(line) <= 80 for line in result.output.splitlines())
+    assert isinstance(CliRunner().invoke(app, ["prove", "K99", "--list"]).exception, BadInput)
