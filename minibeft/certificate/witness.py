@@ -6,39 +6,33 @@ witnessed, above it the number is a counterexample. Where several hypotheses are
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from minibeft.theory import statements
 from minibeft.theory.agreement import within
-from minibeft.theory.attention import project
-from minibeft.theory.bounds import (
-    Arithmetic,
-    evaluation_error,
-    key_bias_effect_bound,
-    logit_error,
-    oscillation,
-    unit_roundoff,
-    value_fold_bound,
-    value_shift_bound,
-    weights_error,
-)
+from minibeft.theory.attention import Attended
+from minibeft.theory.bounds import oscillation
 from minibeft.theory.draws import Draws
+from minibeft.theory.instance import Instance
 from minibeft.theory.mechanisms import alone, broken, null_dims
-from minibeft.theory.statements import double_differences
+from minibeft.theory.statements import Gap
 from minibeft.theory.variants import (
     AttentionSpec,
     Parameters,
     attend_variant,
     position_mask,
     random_parameters,
-    without,
 )
 
-U = unit_roundoff(torch.float64)
+PROJECTIONS = ("w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v", "b_o")
+SCORES = ("w_q", "w_k", "b_q", "b_k")
 RESOLVED = 1e-3  # rows whose bound is smaller are left out of Q3's ratio, which rounding would drown
-TOKENS, SOURCE, WINDOW = 7, 9, 4  # query tokens, key tokens of a cross-attention, and a sliding window among them
+# Query tokens, key tokens of a cross-attention (under rotary positions as many as queries), and a sliding window.
+TOKENS, SOURCE, WINDOW = 7, 9, 4
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ def small(spec: AttentionSpec) -> AttentionSpec:
 
 @dataclass(frozen=True)
 class Layer:
-    """A random layer of this spec with its input; it can be run with any of its biases replaced or absent."""
+    """A random layer of this spec with its input; it can be run with any of its parameters replaced or absent."""
 
     spec: AttentionSpec
     params: Parameters
@@ -101,7 +95,7 @@ class Layer:
         generator = Draws(seed)
         params = random_parameters(spec, generator)
         x = generator.normal(2, TOKENS, spec.width)
-        y = generator.normal(2, SOURCE, spec.width) if spec.cross else x
+        y = generator.normal(2, TOKENS if spec.rotary else SOURCE, spec.width) if spec.cross else x
         return Layer(spec, params, x, y)
 
     def run(self, params: Parameters, *, training: bool = False) -> tuple[Tensor, Tensor]:
@@ -110,85 +104,62 @@ class Layer:
         assert weights is not None
         return output, weights
 
-    def heads_of_bias(self, bias: Float[Tensor, " GD"] | None) -> Float[Tensor, "H D"]:
-        """A bias of keys or values as each query head meets it, repeated over its group."""
-        assert bias is not None
-        return bias.view(-1, self.spec.head_size).repeat_interleave(self.spec.heads // self.spec.kv_heads, 0)
+    def instance(self) -> Instance:
+        """The same as what statements are measured on. The mechanisms are inside its function; positions and mask
+        stand outside as well, for the bounds. Of a difference of two softmaxes it shows the first's parameters."""
+        spec, params = self.spec, self.params
+        given: dict[str, Any] = {name: getattr(params, name) for name in PROJECTIONS}
+        second: dict[str, Tensor] = {}
+        if spec.differential is not None:
+            for name in SCORES:
+                given[name], second[name] = given[name].chunk(2)
 
-    def rounding(self) -> tuple[Tensor, Tensor, Tensor, Arithmetic]:
-        """What the bounds on P ask for: queries, keys without b_k, |y||W_k|ᵀ, and the arithmetic."""
-        spec, params, group = self.spec, self.params, self.spec.heads // self.spec.kv_heads
-        streams = params.w_q.shape[0] // (spec.heads * spec.head_size)
-        q = project(self.x, params.w_q, params.b_q, streams * spec.heads)
-        k = project(self.y, params.w_k, None, streams * spec.kv_heads).repeat_interleave(group, 1)
-        k_abs = project(self.y.abs(), params.w_k.abs(), None, streams * spec.kv_heads).repeat_interleave(group, 1)
-        mask = position_mask(spec, params, q.shape[2], k.shape[2]).repeat(streams, 1, 1)[None]
-        scale = spec.head_size**-0.5 if spec.scale is None else spec.scale
-        return q, k, k_abs, Arithmetic(mask, scale, U, spec.width + 1)
+        def function(x: Tensor, *weights: Any, **arguments: Any) -> Attended:
+            named = dict(zip(PROJECTIONS, weights, strict=False)) | arguments
+            replaced = {name: named[name] for name in PROJECTIONS}
+            replaced |= {name: torch.cat([replaced[name], rest]) for name, rest in second.items()}
+            return attend_variant(spec, replace(params, **replaced), x, y=self.y)
 
-    def key_rounding(self) -> float:
-        """K4: what adding b_k may do to the heads' outputs through rounding alone."""
-        spec, (q, k, k_abs, arithmetic) = self.spec, self.rounding()
-        v = project(self.y, self.params.w_v, self.params.b_v, spec.kv_heads)
-        streams = q.shape[1] // spec.heads
-        v = v.repeat_interleave(spec.heads // spec.kv_heads, 1).repeat(1, streams, 1, 1)
-        bias = self.heads_of_bias(self.params.b_k).unsqueeze(1)
-        moved = key_bias_effect_bound(q, k, v, k_abs, bias, arithmetic).max().item()
-        return moved * (1 + abs(spec.differential or 0.0))
-
-    def fold_rounding(self) -> float:
-        """V2: what folding b_v may do to the layer's output through rounding alone."""
-        spec, params, group = self.spec, self.params, self.spec.heads // self.spec.kv_heads
-        assert params.w_o is not None
-        assert params.b_o is not None
-        v_abs = project(self.y.abs(), params.w_v.abs(), None, spec.kv_heads).repeat_interleave(group, 1)
-        bias = self.heads_of_bias(params.b_v)
-        arithmetic = Arithmetic(None, 1.0, U, spec.width + 1)
-        shift = value_shift_bound(v_abs, bias.unsqueeze(1), arithmetic).amax((0, 2)).flatten()
-        o_abs = 2 * v_abs.amax((0, 2)).flatten()  # O is a mean of the values; 2 leaves room for its own rounding
-        return value_fold_bound(shift, o_abs, params.w_o, bias.flatten(), params.b_o, arithmetic).max().item()
+        mask = position_mask(spec, params, self.x.shape[1], self.y.shape[1])[None]
+        rotate = spec.rotary and spec.rotary.rotate(torch.arange(self.x.shape[1]))
+        given |= {"heads": spec.heads, "kv_heads": spec.kv_heads, "mask": mask, "rotate": rotate, "scale": spec.scale}
+        return Instance(self.x, **given, y=self.y, function=function)
 
 
-def key_effect(layer: Layer, dims: range | None = None) -> float:
-    """max |O(b_k) − O(0)|, with b_k supported on these dims of each head (None: on all)."""
-    bias = layer.params.b_k
-    assert bias is not None
+def key_effect(spec: AttentionSpec, dims: range | None = None) -> Gap:
+    """K1 and K4: |O(b_k) − O(0)| of each row, with b_k supported on these dims of each head (None: on all).
+
+    Of a difference of two softmaxes the first is measured.
+    """
+    p = Layer.random(replace(spec, differential=None)).instance()
+    assert p.b_k is not None
     if dims is not None:
-        keep = torch.zeros(layer.spec.head_size, dtype=bias.dtype)
+        keep = torch.zeros(spec.head_size, dtype=p.b_k.dtype)
         keep[dims.start : dims.stop] = 1.0
-        bias = (bias.view(-1, layer.spec.head_size) * keep).flatten()
-    heads = replace(layer.params, w_o=None)
-    with_bias, _ = layer.run(replace(heads, b_k=bias))
-    return (with_bias - layer.run(without(heads, "k"))[0]).abs().max().item()
+        p = replace(p, b_k=(p.b_k.view(-1, spec.head_size) * keep).flatten())
+    return statements.key_effect(p)
+
+
+def largest(gap: Gap) -> float:
+    """The largest value."""
+    return gap.value.max().item()
 
 
 def key_witness(spec: AttentionSpec) -> Witness:
     """K1 and K4: the effect of b_k on the heads' outputs, beside what rounding allows."""
     spec = small(spec)
-    layer = Layer.random(spec)
-    alive = {h: key_effect(Layer.random(alone(spec, "k", h))) for h in broken(spec, "k")}
+    gap, null = key_effect(spec), null_dims(spec)
+    alive = {h: largest(key_effect(alone(spec, "k", h))) for h in broken(spec, "k")}
     details = {}
-    null = null_dims(spec)
     if 0 < len(null) < spec.head_size:
-        details["on the dims that are not rotated"] = key_effect(layer, null)
-        details["on the rotated dims"] = key_effect(layer, range(null.start))
-    return Witness("max |O(b_k) − O(0)|", key_effect(layer), layer.key_rounding(), alive, details)
+        details["on the dims that are not rotated"] = largest(key_effect(spec, null))
+        details["on the rotated dims"] = largest(key_effect(spec, range(null.start)))
+    return Witness("max |O(b_k) − O(0)|", largest(gap), gap.allowed.max().item(), alive, details)
 
 
-def shift_residual(layer: Layer) -> float:
-    """V1: max |O(b_v) − O(0) − 1 b_vᵀ|."""
-    heads = replace(layer.params, w_o=None)
-    shift = layer.heads_of_bias(heads.b_v).flatten()
-    return (layer.run(heads)[0] - layer.run(without(heads, "v"))[0] - shift).abs().max().item()
-
-
-def fold_residual(layer: Layer) -> float:
-    """V2: the largest difference that moving b_v into b_o' = b_o + W_o b_v makes to the layer's output."""
-    params = layer.params
-    assert params.b_o is not None
-    assert params.w_o is not None
-    folded = replace(without(params, "v"), b_o=params.b_o + params.w_o @ layer.heads_of_bias(params.b_v).flatten())
-    return (layer.run(params)[0] - layer.run(folded)[0]).abs().max().item()
+def fold(spec: AttentionSpec) -> Gap:
+    """V2: what moving b_v into b_o' = b_o + W_o b_v changes in the layer's output."""
+    return statements.value_fold(Layer.random(spec).instance())
 
 
 def reach(layer: Layer) -> int:
@@ -203,8 +174,9 @@ def value_witness(spec: AttentionSpec) -> Witness:
     """V2 and V5: what folding b_v into b_o changes, beside what rounding allows; the shift of V1; the rank of V6."""
     spec = small(spec)
     layer = Layer.random(spec)
-    alive = {h: fold_residual(Layer.random(alone(spec, "v", h))) for h in broken(spec, "v")}
-    details: dict[str, float] = {"max |O(b_v) − O(0) − b_v|": shift_residual(layer)}
+    gap = fold(spec)
+    alive = {h: largest(fold(alone(spec, "v", h))) for h in broken(spec, "v")}
+    details: dict[str, float] = {"max |O(b_v) − O(0) − b_v|": largest(statements.value_shift(layer.instance()))}
     if spec.dropout:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -212,15 +184,13 @@ def value_witness(spec: AttentionSpec) -> Witness:
         details["max |row sum of P − 1| in training"] = (row_sums - 1).abs().max().item()
     details["dimension that b_v reaches here"] = reach(layer)
     details["dimension that b_o reaches here"] = spec.width
-    return Witness(
-        "max |change of the output when b_v is folded|", fold_residual(layer), layer.fold_rounding(), alive, details
-    )
+    measures = "max |change of the output when b_v is folded|"
+    return Witness(measures, largest(gap), gap.allowed.max().item(), alive, details)
 
 
-def double_difference(before: Tensor, after: Tensor) -> float:
+def double_difference(p: Instance) -> float:
     """Q4: how much log P_ij − log P_il − log P_rj + log P_rl changes at most, over keys that both rows see."""
-    change = after.log() - before.log()  # (B, H, T, S)
-    return double_differences(change.masked_fill(~change.isfinite(), torch.nan)).max().item()
+    return largest(statements.blindness(p))
 
 
 def query_witness(spec: AttentionSpec) -> Witness:
@@ -229,25 +199,17 @@ def query_witness(spec: AttentionSpec) -> Witness:
     osc is that of the change of the row's log-weights. What a row gives to sinks and foreign keys is lumped into one
     more entry, for which Q3 holds as for any key. Of a difference of two softmaxes the first is measured.
     """
-    spec = small(spec)
-    if spec.differential is not None:
-        spec = replace(spec, differential=0.0)
-    layer = Layer.random(spec)
-
-    def weights(of: AttentionSpec) -> tuple[Tensor, Tensor]:
-        other = Layer.random(of)
-        return other.run(without(other.params, "q"))[1], other.run(other.params)[1]
-
-    before, after = weights(spec)
-    details = {"largest change of a double difference of log P": double_difference(before, after)}
+    spec = replace(small(spec), differential=None)
+    p = Layer.random(spec).instance()
+    details = {"largest change of a double difference of log P": double_difference(p)}
+    before, after = p.weights(b_q=None), p.weights()
     if spec.sink or spec.prefix or spec.bias_kv or spec.zero_key:
-        before, after = (torch.cat([p, 1 - p.sum(-1, keepdim=True)], -1) for p in (before, after))
+        before, after = (torch.cat([w, 1 - w.sum(-1, keepdim=True)], -1) for w in (before, after))
     hidden = torch.zeros_like(before).masked_fill(before == 0, -torch.inf)
     limit = torch.tanh(oscillation((after.log() - before.log()).nan_to_num(nan=0.0), hidden) / 4)
     resolved = limit > RESOLVED
     distance = (after - before).abs().sum(-1) / 2
-    q, k, k_abs, arithmetic = layer.rounding()
-    slack = 2 * weights_error(logit_error(q, k_abs, arithmetic), evaluation_error(q, k, arithmetic)).max() / RESOLVED
-    alive = {h: double_difference(*weights(alone(spec, "q", h))) for h in broken(spec, "q")}
+    slack = 2 * statements.query_errors(p).max() / RESOLVED
+    alive = {h: double_difference(Layer.random(alone(spec, "q", h)).instance()) for h in broken(spec, "q")}
     ratio = (distance / limit)[resolved].amax().item() if resolved.any() else 0.0  # none where a row sees one key
     return Witness("max TV(P(0), P(b_q)) / tanh(osc/4)", ratio, 1.0 + slack.item(), alive, details)

@@ -118,7 +118,7 @@ class Instance:
 
     def per_head(self, bias: Float[Tensor, " hD"]) -> Float[Tensor, "H 1 D"]:
         """A bias as each query head meets it."""
-        by_head = bias.double().view(-1, 1, self.w_q.shape[0] // self.heads)
+        by_head = bias.double().view(-1, 1, self.w_v.shape[0] // self.kv_heads)
         return by_head.repeat_interleave(self.heads // by_head.shape[0], 0)
 
     def over_group(self, by_head: Float[Tensor, "H D"]) -> Float[Tensor, " GD"]:

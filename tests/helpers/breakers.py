@@ -8,6 +8,7 @@ from torch import Tensor
 
 from minibeft.theory.mechanisms import MECHANISMS
 from minibeft.theory.rotary import Rotary
+from minibeft.theory.statements import Gap
 from minibeft.theory.variants import AttentionSpec
 
 # One key-value head of 16 dims serves two query heads: more dims than the 12 differences of two batches' 7 keys.
@@ -32,6 +33,11 @@ HARMLESS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("q", "learned sink", {"sink": "learned"}),
     ("q", "value-norm", {"value_norm": True}),
 )
+
+
+def far_above(gap: Gap) -> bool:
+    """The statement fails by a million times what rounding explains."""
+    return bool(gap.value.max() > 1e6 * gap.allowed.max())
 
 
 def some(bias: Tensor | None) -> Tensor:

@@ -5,24 +5,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from breakers import PLAIN, breaking, harmless, some, twins
+from breakers import PLAIN, breaking, far_above, harmless, some, twins
 from checks import U, check_fold, check_gradient, check_shift
 from hypothesis import assume, given
 from planted import mixed_up_groups, off_by_one, rejects, thin_rows
 from strategies import problems
 
-from minibeft.certificate.witness import Layer, fold_residual, reach, shift_residual
+from minibeft.certificate.witness import Layer, fold, reach
 from minibeft.theory.attention import attend
 from minibeft.theory.bounds import (
-    evaluation_error,
     gamma,
-    logit_error,
     value_fold_bound,
     value_gradient_bound,
     value_shift_bound,
 )
 from minibeft.theory.draws import Draws
 from minibeft.theory.mechanisms import broken, restore
+from minibeft.theory.statements import logit_errors, value_fold, value_shift
 from minibeft.theory.theorems import THEOREMS
 from minibeft.theory.variants import without
 
@@ -46,11 +45,10 @@ def test_V1_rejects(bug):
 def test_V1_and_V2_need(hypothesis, spec):
     """V5: the hypothesis removed, folding changes the output far above rounding; restored, it does not."""
     assert broken(spec, "v") == (hypothesis,)
-    layer, whole = Layer.random(spec), Layer.random(restore(spec, "v", {hypothesis}))
-    assert fold_residual(layer) > 1e6 * layer.fold_rounding()
-    assert fold_residual(whole) <= whole.fold_rounding()
+    assert far_above(fold(spec))
+    assert fold(restore(spec, "v", {hypothesis})).holds
     if hypothesis != "raw-output":  # which V1 does not need: it is about O itself
-        assert shift_residual(layer) > 1e6 * layer.fold_rounding()
+        assert far_above(value_shift(Layer.random(spec).instance()))
 
 
 def test_V1_and_V2_need_all_that_the_catalogue_says():
@@ -73,10 +71,9 @@ def test_V1_needs_visible_key(fused):
 
 @pytest.mark.parametrize("spec", harmless("v"))
 def test_V1_scope(spec):
-    layer = Layer.random(spec)
     assert broken(spec, "v") == ()
-    assert fold_residual(layer) <= layer.fold_rounding()
-    assert shift_residual(layer) <= layer.fold_rounding()
+    assert fold(spec).holds
+    assert value_shift(Layer.random(spec).instance()).holds
 
 
 @given(problems())
@@ -156,7 +153,7 @@ def test_V4_needs_full_rank_output(heads, kv_heads, size, width):
     """GQA, or a W_o of rank below C: some output shift that b_o makes is out of b_v's reach (V6 says by how much)."""
     layer = Layer.random(replace(PLAIN, heads=heads, kv_heads=kv_heads, head_size=size, width=width))
     w_o = some(layer.params.w_o)
-    columns = [layer.heads_of_bias(e).flatten() for e in torch.eye(kv_heads * size, dtype=torch.float64)]
+    columns = [layer.instance().per_head(e).flatten() for e in torch.eye(kv_heads * size, dtype=torch.float64)]
     reachable = w_o @ torch.stack(columns, 1)  # (C, GD)
     target = Draws(0).normal(width)
     residual = target - reachable @ torch.linalg.lstsq(reachable, target).solution
@@ -224,13 +221,13 @@ def test_V5_shift_is_the_row_sum_of_the_real_keys(change):
     if "differential" in change:
         # γ_8 for a softmax row as above, two roundings for λP and the difference, six for the sum over seven keys
         assert (row_sums - 0.7).abs().max() <= 1.3 * gamma(16, U)
-    shift = (row_sums * layer.heads_of_bias(heads.b_v)).flatten(2)
-    assert (output - layer.run(without(heads, "v"))[0] - shift).abs().max() <= layer.fold_rounding()
+    p = layer.instance()
+    shift = (row_sums * p.per_head(some(p.b_v)).transpose(0, 1)).flatten(2)
+    assert (output - layer.run(without(heads, "v"))[0] - shift).abs().max() <= value_shift(p).allowed.max()
 
 
 def test_the_bounds_are_not_vacuous():
     """On unit-size problems V1's float64 bound is below 1e-12, V3's row error too."""
-    layer = Layer.random(PLAIN)
-    assert layer.fold_rounding() < 1e-11
-    q, k, k_abs, arithmetic = layer.rounding()
-    assert (logit_error(q, k_abs, arithmetic) + evaluation_error(q, k, arithmetic)).max() < 1e-12
+    p = Layer.random(PLAIN).instance()
+    assert value_fold(p).allowed.max() < 1e-11
+    assert all(error.max() < 1e-12 for error in logit_errors(p, p.b_q))
