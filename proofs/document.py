@@ -53,8 +53,9 @@ def step(outcome: Outcome) -> Iterator[str]:
     assert isinstance(outcome.part, Step)
     yield rf"\item {text(outcome.part.text)}"
     yield from (rf"\formula{{{latex(formula)}}}" for formula in outcome.part.formulas)
-    verdict = "checked" if outcome.ok else r"\textbf{FAILED}"
-    yield rf"{{\footnotesize {verdict}: {text(outcome.part.scope)}; {text(outcome.note)}}}"
+    verdict = outcome.part.level if outcome.ok else r"\textbf{FAILED}"
+    given = "".join(f"; ${latex(x)}$" for x in outcome.part.given)
+    yield rf"{{\footnotesize {verdict}: {text(outcome.part.scope)}{given}; {text(outcome.note)}}}"
 
 
 def counterexample(outcome: Outcome) -> str:

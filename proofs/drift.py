@@ -6,95 +6,99 @@ up to the size of everything else, unless eps stands in the way.
 
 from collections.abc import Iterator
 
-from sympy import Derivative, Function, Limit, Rational, Symbol, oo, sqrt, symbols
+from sympy import Derivative, Expr, Function, Limit, Rational, Subs, Symbol, oo, sqrt, symbols
 
 from minibeft.proofs.notation import a, b, over, u
-from minibeft.proofs.statement import Counterexample, Part, proof
+from minibeft.proofs.statement import Counterexample, Part, proof, says
 from minibeft.proofs.steps import bounded, equal, exactly, positive
-from minibeft.proofs.training import adam, output
+from minibeft.proofs.training import BIAS, NAMES, SLOPE_B, adam, output
 
 G, LR, EPS, X = symbols("g η ε x", positive=True)  # |g|, the learning rate, eps, and g/eps
 B1, B2 = symbols("β₁ β₂", positive=True)
 T = Symbol("t", integer=True, positive=True)
 
 
-@proof("K5", step=LR * G / (G + EPS), drift=X / (1 + X), noisy=Rational(1, 2))
+OPTIONS = {"lr": LR, "b1": B1, "b2": B2, "eps": EPS}
+M1, M2 = symbols("m v", real=True)  # Adam's moments
+HELD = (1 - B1**T) * G, (1 - B2**T) * G**2  # what they are after t steps under the same gradient
+LATER = LR * (M1 / (1 - B1**T)) / (sqrt(M2 / (1 - B2**T)) + EPS)  # the step that these moments make
+DRIFT = X / (1 + X)
+MOVED = "A gradient of pure noise g moves b_k by lr·|g|/(|g| + eps) a step"
+
+
+def moved(which: int, *moments: Expr | int) -> Expr:
+    """What Adam makes of the bias 0, or of a moment, by the gradient g, from these moments."""
+    sign = -1 if which == 0 else 1
+    return Subs(sign * adam(0, M1, M2, G, T if moments == HELD else 1, **OPTIONS)[which], (M1, M2), moments)
+
+
+@proof(
+    "K5",
+    first=says("", moved(1, *HELD), "=", HELD[0].subs(T, T + 1)),
+    second=says("", moved(2, *HELD), "=", HELD[1].subs(T, T + 1)),
+    start=says(MOVED, moved(0, 0, 0), "=", LR * G / (G + EPS)),
+    step=says(MOVED, Subs(LATER, (M1, M2), HELD), "=", LR * G / (G + EPS)),
+    drift=says("", LR * G / (G + EPS) / LR, "=", DRIFT.subs(X, G / EPS)),
+    large=says("by lr if |g| ≫ eps", Limit(DRIFT, X, oo), "=", 1),
+    small=says("by lr·|g|/eps if not", Limit(DRIFT / X, X, 0), "=", 1),
+    half=says("", Subs(DRIFT, X, 1), "=", Rational(1, 2)),
+    fiftieth=says("", Subs(DRIFT, X, Rational(1, 100)), "=", Rational(1, 101)),
+)
 def adam_moves_b_k_by_rounding_noise(claim) -> Iterator[Part]:
-    options = {"lr": LR, "b1": B1, "b2": B2, "eps": EPS}
-    moved, first, second = adam(0, 0, 0, G, **options)
-    yield exactly(
-        "The first step under a gradient g > 0 of noise (for g < 0 the mirror image).",
-        -moved,
-        claim.step,
-        shown="η·ĝ/(√ĝ² + ε), ĝ = (1 − β)g/(1 − β)",
-    )
-    held = (1 - B1**T) * G, (1 - B2**T) * G**2
-    _, first, second = adam(0, *held, G, **options)
-    yield exactly("While g stays, the first moment is (1 − β₁ᵗ) g: induction step,", first, held[0].subs(T, T + 1))
-    yield exactly("and the second (1 − β₂ᵗ) g²,", second, held[1].subs(T, T + 1))
-    unbiased = held[0] / (1 - B1**T) / (sqrt(held[1] / (1 - B2**T)) + EPS)
-    yield exactly(
-        "so every later step is as long as the first.", LR * unbiased, claim.step, shown="η·m̂/(√v̂ + ε), m̂ = g, v̂ = g²"
-    )
-    yield exactly(
-        "The step, in units of η, depends on g and eps only through x = g/eps.",
-        claim.step / LR,
-        claim.drift.subs(X, G / EPS),
-    )
-    yield exactly("It grows with x:", Derivative(claim.drift, X), 1 / (1 + X) ** 2)
+    yield exactly("The first step under a gradient g > 0 of noise (for g < 0 the mirror image).", claim.start)
+    yield exactly("While g stays, the first moment is (1 − β₁ᵗ) g: induction step,", claim.first)
+    yield exactly("and the second (1 − β₂ᵗ) g²,", claim.second)
+    yield exactly("so every later step is as long as the first.", claim.step)
+    yield exactly("The step, in units of η, depends on g and eps only through x = g/eps.", claim.drift)
+    yield exactly("It grows with x:", Derivative(DRIFT, X), 1 / (1 + X) ** 2)
     yield positive("always.", 1 / (1 + X) ** 2)
+    yield exactly("Noise of 1e-8 at eps 1e-8 (x = 1) moves b_k by half the learning rate a step;", claim.half)
     yield exactly(
-        "Noise far above eps moves b_k by the whole learning rate, as far as any weight.", Limit(claim.drift, X, oo), 1
+        "at eps 1e-6 (x = 1/100) by a fiftieth of that, on the same data: the drift tells eps, not use.",
+        claim.fiftieth,
     )
-    yield exactly("Noise far below eps moves it by η·x: in proportion to the noise.", Limit(claim.drift / X, X, 0), 1)
+    yield exactly("Noise far above eps moves b_k by the whole learning rate, as far as any weight.", claim.large)
+    yield exactly("Noise far below eps moves it by η·x: in proportion to the noise.", claim.small)
     tiny = Rational(1, 10**8)
-    yield exactly(
-        "Noise of 1e-8 at eps 1e-8 moves b_k by half the learning rate a step;",
-        claim.drift.subs(X, tiny / tiny),
-        claim.noisy,
-        shown="1/(1 + 1)",
-    )
-    at_6 = claim.drift.subs(X, tiny / Rational(1, 10**6))
-    yield exactly(
-        "at eps 1e-6 by a fiftieth of that, on the same data: the drift tells eps, not use.",
-        claim.noisy / at_6,
-        Rational(101, 2),
-        shown="(1/2)/(0.01/(1 + 0.01))",
-    )
+    size = claim.start.right.subs({LR: 1, G: tiny, EPS: tiny})
     yield Counterexample(
         "adaptive",
         "Plain gradient descent at g = eps = 1e-8, η = 1 moves b_k by the noise itself.",
         "step − η|g|/(|g| + eps)",
-        lambda: -adam(0, 0, 0, tiny, lr=1, eps=tiny)[0] - claim.step.subs({LR: 1, G: tiny, EPS: tiny}),
-        lambda: tiny - claim.step.subs({LR: 1, G: tiny, EPS: tiny}),
+        lambda: -adam(0, 0, 0, tiny, lr=1, eps=tiny)[0] - size,
+        lambda: tiny - size,
     )
 
 
-@proof("K6", score=over(u, Function("hit", real=True)(output(0))))
+HIT = Function("hit", real=True)
+
+
+@proof("K6", score=says("", over(u, HIT(output(b[a]))), "=", over(u, HIT(output(0)))))
 def same_accuracy_at_every_epoch(claim) -> Iterator[Part]:
     yield equal(
         "What can be proved of this measurement is why it came out so: by K3 both runs have the same head at every "
         "epoch, by K1 the same outputs, so the same hits, counted over the sentences u.",
-        over(u, Function("hit", real=True)(output(b[a]))),
         claim.score,
-        called={output(b[a]): Symbol("O(b_k)"), output(0): Symbol("O(0)")},
+        called=NAMES,
     )
 
 
-@proof("K7", factor=1 - LR * X, norm=over(a, b[a] ** 2))
+DECAY, Y = Symbol("λ", positive=True), Symbol("y", nonnegative=True)
+AT_REST = Subs(adam(BIAS, M1, M2, SLOPE_B, **OPTIONS, decay=DECAY)[0], (M1, M2, SLOPE_B), (0, 0, 0))
+
+
+@proof(
+    "K7",
+    shrinks=says("", AT_REST, "=", (1 - LR * DECAY) * BIAS),
+    norm=says("", over(a, (b[a] / (1 + Y)) ** 2), "≤", over(a, b[a] ** 2)),
+)
 def b_k_stays_where_it_started(claim) -> Iterator[Part]:
-    start = Symbol("b", real=True)
-    moved, _, _ = adam(start, 0, 0, 0, lr=LR, b1=B1, b2=B2, eps=EPS, decay=X)
     yield exactly(
         "What can be proved of this measurement is why b_k stayed small: by K2, AdamW does nothing but shrink it,",
-        moved,
-        claim.factor * start,
+        claim.shrinks,
     )
-    y = Symbol("y", nonnegative=True)
-    norm = over(a, (b[a] / (1 + y)) ** 2)
     yield bounded(
         "so its norm never grows (the factor 1 − ηλ written as 1/(1 + y)); the other biases are not bound like this.",
-        norm,
         claim.norm,
-        over(a, b[a] ** 2 * y * (2 + y) / (1 + y) ** 2),
+        slack=over(a, b[a] ** 2 * Y * (2 + Y) / (1 + Y) ** 2),
     )

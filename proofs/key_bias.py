@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from sympy import Expr, Matrix, MatrixBase, log, pi
 
 from minibeft.proofs.head import Head
-from minibeft.proofs.notation import a, b, e, i, j, k, l, over, q, s, softmax, table, u, v, w, z
-from minibeft.proofs.statement import Part, needed, proof
+from minibeft.proofs.notation import a, b, e, i, j, k, over, q, s, softmax, table, u, v, w, z
+from minibeft.proofs.statement import MISSES, Part, needed, proof, says
 from minibeft.proofs.steps import equal, independent
 
 
@@ -20,20 +20,27 @@ def logit(bias: bool, scale: Expr = s) -> Expr:
     return scale * over(a, q[i, a] * (k[j, a] + b[a] if bias else k[j, a]))
 
 
-@proof("K1", shift=s * over(a, q[i, a] * b[a]), weights=softmax(logit(bias=False)))
+C = table("c", real=True)
+SHIFT = s * over(a, q[i, a] * b[a])
+ADDS = "b_k adds s q_i·b_k to every logit of row i"
+
+
+@proof(
+    "K1",
+    shift=says(ADDS, logit(bias=True), "=", logit(bias=False) + SHIFT),
+    every=says(ADDS, SHIFT, MISSES, j),
+    shared=says("a softmax ignores what its row shares", softmax(z[i, j] + C[i]), "=", softmax(z[i, j])),
+    weights=says("P(b_k) = P(0)", softmax(logit(bias=True)), "=", softmax(logit(bias=False))),
+)
 def key_bias_has_no_effect(claim) -> Iterator[Part]:
-    yield equal(
-        "b_k enters each logit of row i as one more term, c_i.", logit(bias=True), logit(bias=False) + claim.shift
-    )
-    yield independent("c_i names no key: it is the same number for every j.", claim.shift, j, l)
-    c = table("c", real=True)
+    yield equal("b_k enters each logit of row i as one more term, c_i.", claim.shift)
+    yield independent("c_i names no key: it is the same number for every j.", claim.every)
     yield equal(
         "A softmax ignores what a row shares: exp(c_i) leaves the sum and cancels. μ_ij = exp(M_ij) is any mask.",
-        softmax(z[i, j] + c[i]),
-        softmax(z[i, j]),
+        claim.shared,
     )
-    yield equal("So P(b_k) = P(0), everything written out.", softmax(logit(bias=True)), claim.weights)
     yield from scope()
+    yield equal("So P(b_k) = P(0), everything written out.", claim.weights)
     yield from needed("P(b_k) − P(0)", lambda head: residual(head), CASES)
 
 

@@ -12,11 +12,12 @@ from sympy import Expr, Matrix, Rational, Symbol, cos, exp, sin, symbols
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES, residual, row
 from minibeft.proofs.measured import measured
-from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, p, q, s, softmax, table, u, v, z
-from minibeft.proofs.rounding import GAMMA_4, rounding_error
-from minibeft.proofs.statement import Counterexample, Part, needed, proof
+from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, p, put, q, s, softmax, table, u, v, z
+from minibeft.proofs.rounding import ROUNDING, rounding_error
+from minibeft.proofs.statement import Counterexample, Part, needed, proof, says
 from minibeft.proofs.steps import equal, exactly
 
+ANGLE = Symbol("φ", real=True)
 OMEGA = table("ω", real=True)  # the frequency of plane u
 Q2, K2, B2 = (table(name, real=True) for name in ("q'", "k'", "b'"))  # the second dim of each plane
 
@@ -33,28 +34,58 @@ def dot(x: tuple[Expr, Expr], y: tuple[Expr, Expr]) -> Expr:
 
 
 QUERY, KEY, BIAS = (q[i, u], Q2[i, u]), (k[j, u], K2[j, u]), (b[u], B2[u])
-TURNED = {dot(turned(*QUERY, i), turned(*KEY, j)): Symbol("R_i q·R_j k")}  # how it is printed
+PLAIN = dot(turned(*QUERY, i), turned(*KEY, j))
+TURNED = {PLAIN: Symbol("R_i q·R_j k", real=True), put(PLAIN, j, p): Symbol("R_i q·R_p k", real=True)}
 MASS = over(j, mu[i, j] * exp(z[i, j]))  # of the real keys, before normalising
 SINK = Symbol("S", positive=True)  # exp of the sink's logit; of foreign keys the sum of theirs
 W = MASS / (MASS + SINK)  # w_i, what row i gives to real keys without b_k
-NAMES = {MASS: Symbol("A"), MASS.xreplace({j: l}): Symbol("A")}  # how the steps print it
+NAMES = {MASS: Symbol("A", real=True), put(mu[i, j] * exp(z[i, j]), j, l): table("m", real=True)[i, l]}
 C = Symbol("c", real=True)  # c_i = s q_i·b_k
+RHO = W / (W + (1 - W) * exp(-C))
+
+
+def softmax_with(logit: Expr) -> Expr:
+    """The weights of the real keys next to a sink."""
+    weight = mu[i, j] * exp(logit)
+    return weight / (over(l, put(weight, j, l)) + SINK)
+
+
+FOREIGN_KEY, FOREIGN_VALUE = table("x", real=True), table("y", real=True)
+FOREIGN = over(l, exp(FOREIGN_KEY[i, l]))
+MIXED = over(l, exp(FOREIGN_KEY[i, l]) * FOREIGN_VALUE[l, a]) / FOREIGN  # F, what foreign keys give alone
+TOTAL = over(j, mu[i, j] * exp(z[i, j] + C) * v[j, a]) + over(l, exp(FOREIGN_KEY[i, l]) * FOREIGN_VALUE[l, a])
+ALONE = over(j, softmax(z[i, j]) * v[j, a])  # P̂V
+TURN = 2 - 2 * cos(ANGLE)  # det(R_φ − 1)
+TURNING = Matrix([[cos(ANGLE) - 1, -sin(ANGLE)], [sin(ANGLE), cos(ANGLE) - 1]])  # R_φ − 1
+FIRST, SECOND = symbols("x y", real=True)
+AWAY = TURNING * Matrix([FIRST, SECOND])
 
 
 @proof(
     "K4",
-    rotary=dot(QUERY, turned(*BIAS, j - i)),
-    determinant=lambda angle: 2 - 2 * cos(angle),
-    share=W / (W + (1 - W) * exp(-C)),
-    entry=lambda eta, rho: eta + rho + eta * rho,
-    row=lambda error, spread, unit: error + unit * (spread + 2 * error) + GAMMA_4,
-    sums=lambda theta, largest: theta * largest,
+    rotary=says(
+        "Rotary: q_i·R_{j−i} b_k",
+        dot(turned(*QUERY, i), turned(KEY[0] + BIAS[0], KEY[1] + BIAS[1], j)),
+        "=",
+        PLAIN + dot(QUERY, turned(*BIAS, j - i)),
+    ),
+    differ=says("", AWAY.dot(AWAY), "=", TURN * (FIRST**2 + SECOND**2)),
+    determinant=says("", TURNING.det(), "=", TURN),
+    mass=says("", over(j, softmax_with(z[i, j] + C)), "=", RHO),
+    sink=says("F = 0 for a sink", over(j, softmax_with(z[i, j] + C) * v[j, a]), "=", RHO * ALONE),
+    foreign=says(
+        "Sink or foreign keys: O' = ρP̂V + (1−ρ)F, ρ = w/(w + (1−w)e^{−c})",
+        TOTAL / (over(j, mu[i, j] * exp(z[i, j] + C)) + FOREIGN),
+        "=",
+        (RHO * ALONE + (1 - RHO) * MIXED).subs(SINK, FOREIGN),
+    ),
+    **ROUNDING,
 )
 def where_the_key_bias_matters(claim) -> Iterator[Part]:
     yield from rotary(claim)
     yield from competitors(claim)
-    yield from rounding_error(claim)
     yield measured()
+    yield from rounding_error(claim)
     yield from needed("P(b_k) − P(0)", residual, CASES)
     yield Counterexample(
         "in-range",
@@ -71,81 +102,52 @@ overflow = Head(q=row(256), k=Matrix([0, 256]), v=Matrix([1, 0]))
 def rotary(claim) -> Iterator[Part]:
     yield equal(
         "Rotary: b_k is turned with its key, so it enters the logit as q_i·R_{j−i} b_k, summed over planes.",
-        dot(turned(*QUERY, i), turned(KEY[0] + BIAS[0], KEY[1] + BIAS[1], j)),
-        dot(turned(*QUERY, i), turned(*KEY, j)) + claim.rotary,
+        claim.rotary,
         called=TURNED,
     )
-    angle, x, y = Symbol("φ", real=True), *symbols("x y", real=True)
-    turn = Matrix([[cos(angle) - 1, -sin(angle)], [sin(angle), cos(angle) - 1]])
-    bias = Matrix([x, y])
     yield exactly(
         "That depends on j for every b_k ≠ 0: for q = (R_φ − 1) b, two keys an angle φ apart see c differ by ‖q‖²,",
-        (turn * bias).dot(turn * bias),
-        claim.determinant(angle) * (x**2 + y**2),
+        claim.differ,
     )
-    yield exactly("which is not 0 unless φ is a full turn,", claim.determinant(angle), 4 * sin(angle / 2) ** 2)
-    yield exactly(
-        "because R_φ − 1 is invertible: its determinant is the same number.", turn.det(), claim.determinant(angle)
-    )
-    rotated = dot(turned(*QUERY, i), turned(*KEY, j))
+    yield exactly("which is not 0 unless φ is a full turn,", TURN, 4 * sin(ANGLE / 2) ** 2)
+    yield exactly("because R_φ − 1 is invertible: its determinant is the same number.", claim.determinant)
     q_rest, k_rest = table("q°", real=True), table("k°", real=True)
-    logit = rotated + over(a, q_rest[i, a] * k_rest[j, a])
-    with_bias = rotated + over(a, q_rest[i, a] * (k_rest[j, a] + b[a]))
+    logit = PLAIN + over(a, q_rest[i, a] * k_rest[j, a])
+    with_bias = PLAIN + over(a, q_rest[i, a] * (k_rest[j, a] + b[a]))
     yield equal(
         "Partial rotary: a b_k on the dims that are not turned (q°, k°) is still invisible, exactly.",
         softmax(s * with_bias),
         softmax(s * logit),
-        called=TURNED | {rotated.xreplace({j: p}): Symbol("R_i q·R_p k")},
-    )
-    partial = Head(q=row(1, 0, 1), k=Matrix([[0, 0, 0], [0, 0, 1]]), v=Matrix([1, 0]), turn=symbols("φ", positive=True))
-    yield exactly(
-        "For instance with three dims, two of them turned, and b_k on the third.",
-        residual(partial.but(b_k=row(0, 0, 5))).norm(),
-        0,
+        called=TURNED,
     )
 
 
 def competitors(claim) -> Iterator[Part]:
     """Sinks, softmax-off-by-one, prefix keys, add_bias_kv, add_zero_attn: what takes part without carrying b_k."""
-    shifted = softmax_with(z[i, j] + C)
-    without = softmax(z[i, j])
     yield equal(
         "A sink S = e^σ takes 1 − w of a row, w = A/(A + S), A = Σ_j μ_ij exp(z_ij); the rest is as before.",
         softmax_with(z[i, j]),
-        W * without,
+        W * softmax(z[i, j]),
         called=NAMES,
     )
     yield equal(
-        "b_k raises the real keys by e^c against the sink, so w becomes w/(w + (1−w)e^{−c}).",
-        over(j, shifted),
-        claim.share,
+        "b_k raises the real keys by e^c against the sink, so w becomes ρ = w/(w + (1−w)e^{−c}).",
+        claim.mass,
         called=NAMES,
     )
     yield equal(
-        "Exact effect on the output: O' = w/(w + (1−w)e^{−c})·P̂V, P̂ the softmax without the sink.",
-        over(j, shifted * v[j, a]),
-        claim.share * over(j, without * v[j, a]),
+        "Exact effect on the output: O' = ρ·P̂V, P̂ the softmax without the sink.",
+        claim.sink,
         called=NAMES,
     )
     yield equal(
         "Softmax-off-by-one is the sink with logit 0.",
-        over(j, shifted).subs(SINK, 1),
-        claim.share.subs(SINK, 1),
+        claim.mass.left.subs(SINK, 1),
+        claim.mass.right.subs(SINK, 1),
         called=NAMES,
     )
-    key, value = table("x", real=True), table("y", real=True)
-    foreign = over(l, exp(key[i, l]))
-    mixed = over(l, exp(key[i, l]) * value[l, a]) / foreign
-    total = over(j, mu[i, j] * exp(z[i, j] + C) * v[j, a]) + over(l, exp(key[i, l]) * value[l, a])
     yield equal(
-        "Foreign keys with logits x_il and values y_l: O' = w'·P̂V + (1−w')·F, w' as before, F what they give alone.",
-        total / (over(j, mu[i, j] * exp(z[i, j] + C)) + foreign),
-        (claim.share * over(j, without * v[j, a]) + (1 - claim.share) * mixed).subs(SINK, foreign),
-        called={**NAMES, foreign: SINK},
+        "Foreign keys with logits x_il and values y_l: O' = ρ·P̂V + (1−ρ)·F, ρ as before, F what they give alone.",
+        claim.foreign,
+        called={**NAMES, FOREIGN: SINK},
     )
-
-
-def softmax_with(logit: Expr) -> Expr:
-    """The weights of the real keys next to a sink."""
-    weight = mu[i, j] * exp(logit)
-    return weight / (over(l, weight.xreplace({j: l})) + SINK)

@@ -8,7 +8,7 @@ from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
-from minibeft.proofs.statement import Relation
+from minibeft.proofs.statement import Quantity, Relation
 
 SUBSCRIPTS = "0123456789aehijklmnoprstuvx'"
 SUBSCRIPT = str.maketrans(SUBSCRIPTS, "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ′")
@@ -24,7 +24,7 @@ MATH = {
     "∠": r"\angle ", "∘": r"\circ ", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "±": r"\pm ", "∓": r"\mp ",
     "−": "-", "√": r"\surd ", "‖": r"\|", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^{\circ}", "…": r"\ldots ",
     "ᵀ": r"^{\mathsf T}", "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}",
-    "⁰": "^{0}", "ẑ": r"\hat{z}", "ĝ": r"\hat{g}", "§": r"\S ", "ᵈ": "^{d}", "′": "'",
+    "⁰": "^{0}", "ẑ": r"\hat{z}", "ĝ": r"\hat{g}", "§": r"\S ", "ᵈ": "^{d}", "ℤ": r"\mathbf{Z}", "′": "'",
 }  # fmt: skip
 MATH |= {chr(SUBSCRIPT[ord(char)]): f"_{{{char}}}" for char in SUBSCRIPTS.rstrip("'")}
 ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar"}  # combining characters, after their letter
@@ -55,6 +55,23 @@ class Unicode(StrPrinter):
 
     def _print_Derivative(self, expr: Expr) -> str:
         return f"∂/∂{self._print(expr.variables[0])} ({self._print(expr.expr)})"
+
+    def _print_Subs(self, expr: Expr) -> str:
+        pairs = zip(expr.args[1], expr.args[2], strict=True)
+        point = ", ".join(f"{self._print(x)} = {self._print(y)}" for x, y in pairs)
+        return f"({self._print(expr.args[0])} at {point})"
+
+    def _print_Min(self, expr: Expr) -> str:
+        return f"min({', '.join(sorted(map(self._print, expr.args)))})"
+
+    def _print_Max(self, expr: Expr) -> str:
+        return f"max({', '.join(sorted(map(self._print, expr.args)))})"
+
+    def _print_Exp1(self, _: Expr) -> str:
+        return "e"
+
+    def _print_Pi(self, _: Expr) -> str:
+        return "π"
 
     def _print_Infinity(self, _: Expr) -> str:
         return "∞"
@@ -92,7 +109,7 @@ def math(name: str) -> str:
 
 
 def side(value: Any, printer: Unicode) -> str:
-    return value if isinstance(value, str) else printer.doprint(value)
+    return str(value) if isinstance(value, str | Quantity) else printer.doprint(value)
 
 
 def unicode(relation: Relation) -> list[str]:
@@ -106,9 +123,11 @@ def latex(relation: Relation) -> str:
     """A formula in LaTeX's math mode."""
     printer = Latex({"ln_notation": False})
     left, right = (
-        rf"\text{{{text(x)}}}" if isinstance(x, str) else printer.doprint(x) for x in (relation.left, relation.right)
+        rf"\text{{{text(str(x))}}}" if isinstance(x, str | Quantity) else printer.doprint(x)
+        for x in (relation.left, relation.right)
     )
-    return f"{left} {MATH.get(relation.sign, relation.sign)} {right}"
+    sign = rf"\text{{ {relation.sign} }}" if relation.sign.islower() else MATH.get(relation.sign, relation.sign)
+    return f"{left} {sign} {right}"
 
 
 ESCAPES = {

@@ -12,7 +12,7 @@ from minibeft.proofs import PROOFS, Counterexample, Proof, Report, Step
 from minibeft.proofs.document import document
 from minibeft.proofs.printing import latex as formula_latex
 from minibeft.proofs.printing import unicode
-from minibeft.proofs.statement import PROVED, Outcome
+from minibeft.proofs.statement import PROVED, TRIED, Outcome, Relation
 from minibeft.show.console import out
 from minibeft.show.files import write, write_json
 from minibeft.show.grid import Grid
@@ -102,12 +102,25 @@ def show(console: Console, report: Report) -> None:
         for formula in outcome.part.formulas:
             for row in unicode(formula):
                 line(f"[cyan]{escape(row)}[/]", 8)
+        for words in concluded(report, number):
+            line(f"[bold]∎[/] {escape(words)}", 8)
         if not outcome.ok or ":" in outcome.note:
             line(escape(outcome.note), 8)
     for outcome in report.counterexamples:
         line(refutation(outcome))
     for key in report.unmatched:
         line(f"[red]✗ no counterexample shows that '{key}' is needed[/]")
+    for problem in report.loose:
+        line(f"[red]✗ {escape(problem)}[/]")
+
+
+def concluded(report: Report, number: int) -> list[str]:
+    """The words of the claim that are said once this step holds: it decides the last of their formulas."""
+    last = {}
+    for claim in report.claims:
+        for at, _ in report.concluded(claim):
+            last[claim.says] = max(at, last.get(claim.says, 0))
+    return [words for words, at in last.items() if words and at == number]
 
 
 def reach(part: Step) -> str:
@@ -154,8 +167,10 @@ def drop(console: Console, proofs: list[Proof], key: str) -> None:
 
 
 def status(report: Report) -> str:
-    """proved; measured, where the theorem is a statement about numbers; FAILED."""
-    return "FAILED" if not report.ok else "measured" if report.theorem.measured else "proved"
+    """proved; in part tried, where some formula of the claim is decided on instances alone; measured; FAILED."""
+    if not report.ok:
+        return "FAILED"
+    return "measured" if report.theorem.measured else "proved" if report.level == PROVED else f"in part {report.level}"
 
 
 def summary(reports: list[Report]) -> Grid:
@@ -168,7 +183,7 @@ def summary(reports: list[Report]) -> Grid:
     totals = [str(sum(map(len, found))) for found in zip(*((r.steps, r.counterexamples) for r in reports), strict=True)]
     rows.append(("", "", "", *totals, f"{sum(report.seconds for report in reports):.1f}", ""))
     header = ("", "statement", "scope", "steps", "counter- examples", "seconds", "")
-    styles = {"proved": "green", "measured": "yellow", "FAILED": "bold red"}
+    styles = {"proved": "green", "measured": "yellow", f"in part {TRIED}": "yellow", "FAILED": "bold red"}
     return Grid("Statements", header, rows, GUARD, styles)
 
 
@@ -188,9 +203,16 @@ def statement(report: Report) -> dict[str, Any]:
         "source": theorem.source,
         "status": status(report).lower(),
         "seconds": round(report.seconds, 3),
+        "claims": [claim(report, part) for part in report.claims],
         "steps": [step(outcome) for outcome in report.steps],
         "counterexamples": [counterexample(outcome) for outcome in report.counterexamples],
     }
+
+
+def claim(report: Report, part: Relation) -> dict[str, Any]:
+    """A formula of the claim: the words it stands for (none for a lemma), and the steps that decide it."""
+    steps = [number for number, _ in report.concluded(part)]
+    return {"says": part.says, "formula": " ".join(unicode(part)), "steps": steps}
 
 
 def step(outcome: Outcome) -> dict[str, Any]:

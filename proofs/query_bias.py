@@ -9,10 +9,10 @@ from random import Random
 
 from sympy import (
     Expr,
-    Integer,
     Matrix,
     MatrixBase,
     Max,
+    Min,
     Rational,
     Symbol,
     exp,
@@ -20,12 +20,13 @@ from sympy import (
     log,
     pi,
     simplify,
+    symbols,
 )
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
-from minibeft.proofs.notation import a, b, beta, i, j, k, l, m, over, p, q, r, s, softmax, table, v, z
-from minibeft.proofs.statement import Part, Relation, needed, proof
+from minibeft.proofs.notation import a, b, beta, i, j, k, l, m, over, p, put, q, r, s, softmax, table, v, z
+from minibeft.proofs.statement import MISSES, Part, Quantity, needed, proof, says
 from minibeft.proofs.steps import at_sizes, bounded, equal, independent
 
 BETA = s * over(a, k[j, a] * b[a])
@@ -36,90 +37,119 @@ def logit(bias: bool, key: Expr | None = None) -> Expr:
     return s * over(a, (q[i, a] + b[a] if bias else q[i, a]) * key)
 
 
-@proof("Q1", shift=BETA)
+KEY_BIAS = table("b'", real=True)
+RAW = table("κ", real=True)  # W_kᵀ y_j
+
+
+@proof(
+    "Q1",
+    shift=says("z_ij(b_q) = z_ij(0) + β_j with β_j = s k_j·b_q", logit(bias=True), "=", logit(bias=False) + BETA),
+    same=says("the same for every query", BETA, MISSES, i),
+    cross=says(
+        "In a softmax without sink or foreign keys only the part s b_q·W_k y_j of it moves P",
+        softmax(logit(bias=True, key=RAW[j, a] + KEY_BIAS[a])),
+        "=",
+        softmax(logit(bias=False, key=RAW[j, a]) + s * over(a, b[a] * RAW[j, a])),
+    ),
+)
 def query_bias_adds_one_number_a_key(claim) -> Iterator[Part]:
-    yield equal("b_q adds β_j = s k_j·b_q to the logit of key j.", logit(bias=True), logit(bias=False) + claim.shift)
-    yield independent("β_j names no query: it is the same for all of them.", claim.shift, i, r)
-    key_bias = table("b'", real=True)
-    raw = table("κ", real=True)  # W_kᵀ y_j
+    yield equal("b_q adds β_j = s k_j·b_q to the logit of key j.", claim.shift)
+    yield independent("β_j names no query: it is the same for all of them.", claim.same)
     yield equal(
         "With keys κ_j + b_k, b_q·b_k and q_i·b_k are constant in a row: of what b_q adds, only the cross term b_q·κ_j "
         "moves P.",
-        softmax(logit(bias=True, key=raw[j, a] + key_bias[a])),
-        softmax(logit(bias=False, key=raw[j, a]) + s * over(a, b[a] * raw[j, a])),
+        claim.cross,
     )
     yield from needed("Z(b_q) − Z(0) − 1 βᵀ", shift_residual, QUERY_CASES)
 
 
-@proof("Q2", total=Integer(1))
+WEIGHTS = softmax(z[i, j])
+TOP, BELOW, ALONG = Symbol("M", real=True), table("x", nonnegative=True), table("y", real=True)
+HULL = "Every row of O is a convex combination of the rows of V, whatever b_q is"
+
+
+@proof(
+    "Q2",
+    sign=says(HULL, 0, "≤", WEIGHTS),
+    total=says(HULL, over(j, WEIGHTS), "=", 1),
+    mean=says(
+        HULL, over(a, ALONG[a] * over(j, WEIGHTS * v[j, a])), "=", over(j, WEIGHTS * over(a, ALONG[a] * v[j, a]))
+    ),
+    inside=says(HULL, over(j, WEIGHTS * (TOP - BELOW[j])), "≤", TOP),
+)
 def outputs_stay_in_the_convex_hull(claim) -> Iterator[Part]:
-    weights = softmax(z[i, j])
-    yield bounded("Weights are not negative,", 0, weights, weights)
-    yield equal("and sum to one:", over(j, weights), claim.total)
-    top, below, y = Symbol("M", real=True), table("x", nonnegative=True), table("y", real=True)
+    yield bounded("Weights are not negative,", claim.sign, slack=WEIGHTS)
+    yield equal("and sum to one:", claim.total)
+    yield equal("y·O_i is the mean of the y·v_j,", claim.mean)
     yield bounded(
         "so in no direction y is an output further out than the furthest value, M = max_j y·v_j, y·v_j = M − x_j.",
-        over(j, weights * (top - below[j])),
-        top,
-        over(j, weights * below[j]),
-    )
-    yield equal(
-        "(y·O_i is the mean of the y·v_j.)",
-        over(a, y[a] * over(j, weights * v[j, a])),
-        over(j, weights * over(a, y[a] * v[j, a])),
+        claim.inside,
+        slack=over(j, WEIGHTS * BELOW[j]),
     )
     yield from needed("how far O_i lies outside of [min V, max V]", outside, HULL_CASES)
 
 
-@proof("Q4", ratio=exp(z[i, j] - z[i, l] - z[r, j] + z[r, l]))
-def query_bias_is_blind_to_who_asks(claim) -> Iterator[Part]:
-    def preference(shift: bool) -> Expr:
-        def weight(query: Symbol, key: Symbol) -> Expr:
-            return exp(z[query, key] + (beta[key] if shift else 0)) / over(
-                p, exp(z[query, p] + (beta[p] if shift else 0))
-            )
+def preference(shift: bool) -> Expr:
+    """How much more query i prefers key j to l than query r does."""
 
-        return weight(i, j) / weight(i, l) / (weight(r, j) / weight(r, l))
+    def weight(query: Symbol, key: Symbol) -> Expr:
+        return exp(z[query, key] + (beta[key] if shift else 0)) / over(p, exp(z[query, p] + (beta[p] if shift else 0)))
 
-    yield equal(
-        "How much more query i prefers key j to l than query r does: the normalisers cancel,",
+    return weight(i, j) / weight(i, l) / (weight(r, j) / weight(r, l))
+
+
+@proof(
+    "Q4",
+    ratio=says("", preference(shift=False), "=", exp(z[i, j] - z[i, l] - z[r, j] + z[r, l])),
+    blind=says(
+        "log P_ij − log P_il − log P_rj + log P_rl does not depend on b_q",
+        preference(shift=True),
+        "=",
         preference(shift=False),
-        claim.ratio,
-    )
-    yield equal(
-        "and with b_q the β_j and β_l cancel as well. Its logarithm is the claim.", preference(shift=True), claim.ratio
-    )
+    ),
+)
+def query_bias_is_blind_to_who_asks(claim) -> Iterator[Part]:
+    yield equal("How much more query i prefers key j to l than query r does: the normalisers cancel,", claim.ratio)
+    yield equal("and with b_q the β_j and β_l cancel as well. Its logarithm is the claim.", claim.blind)
     yield from needed("change of log P₁₁ − log P₁₂ − log P₂₁ + log P₂₂", blindness, BLIND_CASES)
 
 
-@proof("Q5", dimension=lambda dims, keys: min(dims, keys - 1), difference=s * over(a, b[a] * (k[j, a] - k[l, a])))
-def null_directions(claim) -> Iterator[Part]:
-    yield equal("β_j − β_l is b_q against the difference of two keys.", BETA - BETA.xreplace({j: l}), claim.difference)
-    shifted, plain = softmax(z[i, j] + beta[j]), softmax(z[i, j])
-    gain = shifted / plain
-    yield equal(
-        "If b_q is orthogonal to all of them β is constant, and P stays (K1).",
-        softmax(z[i, j] + Symbol("β̄", real=True)),
-        plain,
-    )
-    yield equal(
-        "If P stays, so does every ratio of two weights, so β_j = β_l: no other b_q is invisible.",
-        gain / gain.xreplace({j: l}),
-        exp(beta[j] - beta[l]),
-    )
-    yield equal(
-        "The m vectors k_j − k̄ sum to zero, so they span at most m − 1 dimensions, and at most d.",
-        over(j, k[j, a] - over(l, k[l, a]) / m),
-        0,
-    )
+GAIN = softmax(z[i, j] + beta[j]) / WEIGHTS
+KEYS, DIMS = symbols("m d")
+NULL = "b_q leaves P as it is iff it is orthogonal to span{k_j − k̄}"
+SPAN = "a space of dimension at most min(d, m − 1)"
+
+
+def spanned(keys: int, dims: int) -> int:
+    """The rank of k_j − k̄ for keys drawn at random."""
     random = Random(0)
+    some = Matrix(keys, dims, lambda *_: random.randint(-99, 99))
+    return (some - Matrix(keys, keys, lambda *_: Rational(1, keys)) * some).rank()
 
-    def rank(keys: int, dims: int) -> bool:
-        some = Matrix(keys, dims, lambda *_: random.randint(-99, 99))
-        centred = some - Matrix(keys, keys, lambda *_: Rational(1, keys)) * some
-        return centred.rank() == claim.dimension(dims, keys)
 
-    yield at_sizes("Generic keys do span that many.", [Relation("rank(k_j − k̄)", "=", "min(d, m − 1)")], 5, "m d", rank)
+@proof(
+    "Q5",
+    difference=says(NULL, BETA - put(BETA, j, l), "=", s * over(a, b[a] * (k[j, a] - k[l, a]))),
+    stays=says(NULL, softmax(z[i, j] + Symbol("β̄", real=True)), "=", WEIGHTS),
+    moves=says(NULL, GAIN / put(GAIN, j, l), "=", exp(beta[j] - beta[l])),
+    centred=says(SPAN, over(j, k[j, a] - over(l, k[l, a]) / m), "=", 0),
+    dimension=says(SPAN, Quantity("largest rank(k_j − k̄)", spanned), "=", Min(DIMS, KEYS - 1)),
+    output=says(
+        "O may stay besides, as where all values are equal",
+        over(j, softmax(z[i, j] + beta[j]) * ALONG[a]),
+        "=",
+        over(j, WEIGHTS * ALONG[a]),
+    ),
+)
+def null_directions(claim) -> Iterator[Part]:
+    yield equal("β_j − β_l is b_q against the difference of two keys.", claim.difference)
+    yield equal("If b_q is orthogonal to all of them β is constant, and P stays (K1).", claim.stays)
+    yield equal("If P stays, so does every ratio of two weights, so β_j = β_l: no other b_q is invisible.", claim.moves)
+    yield equal(
+        "The m vectors k_j − k̄ sum to zero, so they span at most m − 1 dimensions, and at most d.", claim.centred
+    )
+    yield at_sizes("Generic keys do span that many.", claim.dimension, 5, "m d")
+    yield equal("Where all values are one y, O is y whatever b_q does to P.", claim.output)
     yield from needed("P(b_q) − P(0), b_q orthogonal to k₁ − k₂", weights_residual, NULL_CASES)
 
 

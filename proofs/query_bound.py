@@ -1,8 +1,7 @@
 """Q3: how far the query bias can move the attention weights: tanh(osc(β)/4), and not less.
 
-Moving the logits of a row by β turns P_j into P_j e^{β_j}/Σ_l P_l e^{β_l}. Some keys gain, the others lose. Give all
-the winners the largest β and all the losers the smallest: they win and lose even more, and now there are only two kinds
-of key. Two keys are a matter of calculus.
+Moving the logits of a row by β turns P_j into P_j e^{β_j}/Σ_l P_l e^{β_l}. How much the keys that gain win together is
+bounded in one step, by an identity whose slack nothing makes negative; two keys of equal odds attain it.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,109 +10,79 @@ from random import Random
 import mpmath
 from sympy import (
     Abs,
-    Derivative,
     Expr,
     Matrix,
     Max,
     Rational,
     Symbol,
-    cosh,
     exp,
     lambdify,
     log,
-    sinh,
     tanh,
 )
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
-from minibeft.proofs.notation import beta, i, j, l, over, p, share, softmax, table, v, z
+from minibeft.proofs.notation import beta, i, j, l, mu, over, p, put, share, softmax, table, v, z
 from minibeft.proofs.query_bias import CONSTANT, ONE_VALUE, shift
-from minibeft.proofs.statement import TRIED, Part, Relation, Step, Verdict, needed, proof
+from minibeft.proofs.statement import TRIED, Part, Relation, Step, Verdict, needed, proof, says
 from minibeft.proofs.steps import bounded, equal, exactly
 
 B = Symbol("B", positive=True)  # osc(β)
-X = Symbol("x", real=True)  # the two logits are x − B/2 apart before, x + B/2 after
 
 
 def sigmoid(x: Expr) -> Expr:
     return 1 / (1 + exp(-x))
 
 
-@proof("Q3", bound=lambda osc: tanh(osc / 4), moved=softmax(z[i, j] + beta[j]))
+LIFTED, WINS = share("φ"), share("A")
+PULL = exp(B) * (1 - exp(-B))  # W = e^osc − 1
+BEFORE = softmax(z[i, j])
+WEIGHT = mu[i, j] * exp(z[i, j]) * (1 + PULL * LIFTED[i, j])
+AFTER = WEIGHT / over(p, put(WEIGHT, j, p))
+CALLED = {AFTER: table("P'", real=True)[i, j]}
+VARIATION = over(j, (2 * WINS[j] - 1) * (AFTER - BEFORE)) / 2
+GAIN, LOSS = table("x", positive=True), table("y", positive=True)
+DIAMETER, NEAR, USED = Symbol("D", positive=True), share("φ"), share("φ'")[i]
+PAIRS = over(j, over(l, GAIN[j] * LOSS[l] * DIAMETER * NEAR[j, l])) / (over(j, GAIN[j]) * over(l, LOSS[l]))
+
+
+@proof(
+    "Q3",
+    moved=says(
+        "",
+        softmax(z[i, j] + beta[j]),
+        "=",
+        BEFORE * exp(beta[j]) / over(l, put(BEFORE, j, l) * exp(beta[l])),
+    ),
+    bound=says("TV(P_i(0), P_i(b_q)) ≤ tanh(osc(β)/4)", VARIATION, "≤", tanh(B / 4)),
+    attained=says("attained", sigmoid(B / 2) - sigmoid(-B / 2), "=", tanh(B / 4)),
+    output=says(
+        "‖O_i(b_q) − O_i(0)‖ ≤ diam(V)·tanh(osc(β)/4)", tanh(B / 4) * USED * PAIRS, "≤", DIAMETER * tanh(B / 4)
+    ),
+)
 def weights_move_at_most_so_far(claim) -> Iterator[Part]:
-    yield from two_keys(claim)
-    yield from reduction(claim)
-    yield search(claim.bound)
-    yield from outputs()
-    yield from needed("excess of TV, and of ‖O − O'‖ over the bound", lambda head: excess(head, claim.bound), CASES)
+    bound = lambda osc: claim.bound.right.subs(B, osc)  # noqa: E731
+    yield equal("P'_j is P_j e^{β_j}, normalised.", claim.moved)
+    yield at_most_tanh(
+        "With e^{β_j} = e^{β⁻}(1 + Wφ_j), W = e^osc − 1 and φ_j in [0, 1], P' is as follows; and A_j = 1 for the keys "
+        "that gain, 0 for the others, makes the sum the total variation. For all A_j in [0, 1] and any mask:",
+        claim.bound,
+    )
+    yield search(bound)
+    yield exactly("Two keys attain it: P₁ = σ(−osc/4) goes to σ(osc/4).", claim.attained)
+    yield from outputs(claim)
+    yield from needed("excess of TV, and of ‖O − O'‖ over the bound", lambda head: excess(head, bound), CASES)
 
 
-def two_keys(claim) -> Iterator[Step]:
-    """With two keys P₁ = σ(x − B/2) goes to σ(x + B/2)."""
-    gain = sinh(B / 2) / (cosh(X) + cosh(B / 2))
-    yield exactly("Two keys: the first one gains", sigmoid(X + B / 2) - sigmoid(X - B / 2), gain)
-    slope = -sinh(B / 2) * sinh(X) / (cosh(X) + cosh(B / 2)) ** 2
-    yield exactly(
-        "which rises up to x = 0 and falls from there on: sinh x has the sign of x.", Derivative(gain, X), slope
-    )
-    yield exactly(
-        "So the most it can gain is its value there, the bound, and that is attained.", gain.subs(X, 0), claim.bound(B)
-    )
-    slack = sinh(B / 2) * 2 * sinh(X / 2) ** 2 / ((cosh(X) + cosh(B / 2)) * (1 + cosh(B / 2)))
-    yield bounded("(The same without calculus.)", gain, sinh(B / 2) / (1 + cosh(B / 2)), slack)
-
-
-def reduction(claim) -> Iterator[Step]:
-    """From m keys to two. A_j = 1 for a key that gains, 0 for one that loses; a key not seen has P_j = 0 throughout."""
-    before = softmax(z[i, j])
-    seen = table("P", nonnegative=True)
-    yield equal(
-        "m keys: P'_j is P_j e^{β_j}, normalised.",
-        claim.moved,
-        before * exp(beta[j]) / over(l, softmax(z[i, l], l) * exp(beta[l])),
-    )
-    wins = share("A")[j]
-    change = softmax(z[i, j] + beta[j]) - before
-    yield equal(
-        "Total variation is half the sum of |P'_j − P_j| = (2A_j − 1)(P'_j − P_j): what the winners gain.",
-        over(j, (2 * wins - 1) * change) / 2,
-        over(j, wins * change),
-    )
-    won, lost = over(j, wins * seen[j] * exp(beta[j])), over(j, (1 - wins) * seen[j] * exp(beta[j]))
-    yield equal(
-        "The winners end up with X/(X + Y), X and Y their and the others' share of Σ P_j e^{β_j}.",
-        over(j, wins * seen[j] * exp(beta[j])) / over(l, seen[l] * exp(beta[l])),
-        won / (won + lost),
-    )
-    high, low = Symbol("β⁺", real=True), Symbol("β⁻", real=True)
-    below, above = table("x", nonnegative=True), table("y", nonnegative=True)
-    yield bounded(
-        "X grows if every winner gets the largest β, β_j = β⁺ − x_j,",
-        over(j, wins * seen[j] * exp(high - below[j])),
-        over(j, wins * seen[j]) * exp(high),
-        over(j, wins * seen[j] * exp(high) * (1 - exp(-below[j]))),
-    )
-    yield bounded(
-        "Y shrinks if every loser gets the smallest, β_j = β⁻ + y_j,",
-        over(j, (1 - wins) * seen[j]) * exp(low),
-        over(j, (1 - wins) * seen[j] * exp(low + above[j])),
-        over(j, (1 - wins) * seen[j] * exp(low + above[j]) * (1 - exp(-above[j]))),
-    )
-    x, y = (Symbol(name, positive=True) for name in "XY")
-    more, less = (Symbol(name, nonnegative=True) for name in ("s", "t"))
-    yield bounded(
-        "and X/(X + Y) grows with X and falls with Y,",
-        x / (x + y + less),
-        (x + more) / (x + more + y),
-        (x * less + more * y + more * less) / ((x + y + less) * (x + more + y)),
-    )
-    weight = sigmoid(X - B / 2)  # any weight of the winners is of this form
-    yield exactly(
-        "so the winners gain no more than one key with weight p = σ(x − B/2) and β = B against one with β = 0.",
-        weight * exp(B) / (weight * exp(B) + 1 - weight) - weight,
-        sigmoid(X + B / 2) - sigmoid(X - B / 2),
-    )
+def at_most_tanh(text: str, claim: Relation) -> Step:
+    """The slack is of two terms that nothing makes negative: G is the mean of 1 + Wφ, γ that of φ, x = e^{osc/2}."""
+    mean = over(l, put(BEFORE * LIFTED[i, j], j, l))
+    missing = over(l, put(BEFORE * (1 - LIFTED[i, j]), j, l))  # 1 − γ
+    spread = 1 + PULL * mean
+    won = (1 - WINS[j]) * LIFTED[i, j] * missing + WINS[j] * (1 - LIFTED[i, j]) * mean
+    slack = (spread - exp(B / 2)) ** 2 / (spread * PULL) + PULL / spread * over(j, BEFORE * won)
+    return bounded(text, claim, slack=slack, called=CALLED)
 
 
 def search(bound: Callable[[Expr], Expr]) -> Step:
@@ -149,21 +118,23 @@ def search(bound: Callable[[Expr], Expr]) -> Step:
     return Step("Tried by hill climbing over logits and β.", (formula,), "m = 2, 3, 4, 5 keys", decide, level=TRIED)
 
 
-def outputs() -> Iterator[Step]:
+def outputs(claim) -> Iterator[Step]:
     """‖O' − O‖ ≤ diam(V)·TV."""
-    gain, loss = table("x", nonnegative=True), table("y", positive=True)
-    total = over(j, gain[j])
-    lost = loss[l] * total / over(p, loss[p])  # what key l loses, written so that losses and gains are the same in all
+    gain = table("x", nonnegative=True)
+    lost = LOSS[l] * over(j, gain[j]) / over(p, LOSS[p])  # of key l; in all as much as is gained
     yield equal(
         "The output moves by Σ (P'_j − P_j) v_j: gains x_j and losses λ_l ∝ y_l of equal total, paired up.",
         over(j, gain[j] * v[j]) - over(l, lost * v[l]),
-        over(j, over(l, gain[j] * loss[l] * (v[j] - v[l]))) / over(p, loss[p]),
+        over(j, over(l, gain[j] * LOSS[l] * (v[j] - v[l]))) / over(p, LOSS[p]),
     )
-    diameter, part = Symbol("D", positive=True), share("φ")
-    pairs = over(j, over(l, gain[j] * loss[l] * diameter * part[j, l])) / over(l, loss[l])
-    slack = over(j, over(l, gain[j] * loss[l] * diameter * (1 - part[j, l]))) / over(l, loss[l])
     yield bounded(
-        "No pair is further apart than D = diam(V), so it moves by at most D·TV.", pairs, diameter * total, slack
+        "The gains are TV = φ' tanh(osc(β)/4) in all, and no pair is further apart than D = diam(V).",
+        claim.output,
+        slack=DIAMETER * tanh(B / 4) * (1 - USED)
+        + tanh(B / 4)
+        * USED
+        * over(j, over(l, GAIN[j] * LOSS[l] * DIAMETER * (1 - NEAR[j, l])))
+        / (over(j, GAIN[j]) * over(l, LOSS[l])),
     )
 
 

@@ -6,58 +6,49 @@ b_q with its query: then the number that it adds to a key depends on how far awa
 
 from collections.abc import Iterator
 
-from sympy import (
-    Abs,
-    Integer,
-    KroneckerDelta,
-    Limit,
-    Matrix,
-    MatrixBase,
-    Max,
-    Symbol,
-    exp,
-    limit,
-    oo,
-    pi,
-    symbols,
-    tanh,
-)
+from sympy import KroneckerDelta, Limit, Matrix, MatrixBase, Symbol, exp, limit, oo, pi, symbols, tanh
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
 from minibeft.proofs.key_scope import dot, turned
-from minibeft.proofs.notation import a, b, beta, i, j, k, l, m, over, q, table, u, z
-from minibeft.proofs.query_bias import BLIND_CASES, FLAT, TURN, blindness, outside
-from minibeft.proofs.statement import Part, needed, proof
+from minibeft.proofs.notation import a, b, beta, i, j, k, l, m, over, put, q, s, softmax, table, u, z
+from minibeft.proofs.query_bias import BELOW, BLIND_CASES, FLAT, TOP, TURN, blindness
+from minibeft.proofs.query_bound import VARIATION, B, at_most_tanh
+from minibeft.proofs.statement import Part, Quantity, needed, proof, says
 from minibeft.proofs.steps import bounded, equal, exactly
 
 T, GAP, OSC = symbols("t Δ osc", positive=True)
 
 
-@proof("Q6", bound=(m - 1) * exp(OSC - T * GAP), limit=Integer(0))
+RISEN = exp(z[i, j] + T * beta[j])
+WON = RISEN / over(l, put(RISEN, j, l))  # P_ij at t b_q
+NOT_J = 1 - KroneckerDelta(l, j)
+UNDER, BEHIND = table("x", nonnegative=True), table("y", nonnegative=True)
+OTHERS = over(l, NOT_J * exp(OSC - UNDER[l] - T * (GAP + BEHIND[l])))  # the mass on all other keys over that on j
+
+
+@proof(
+    "Q6",
+    ratio=says("", (1 - WON) / WON, "=", over(l, NOT_J * exp(z[i, l] - z[i, j] - T * (beta[j] - beta[l])))),
+    bound=says("1 − P_ij* ≤ (m−1) e^{osc(z_i) − tΔ}", 1 - 1 / (1 + OTHERS), "≤", (m - 1) * exp(OSC - T * GAP)),
+    limit=says(
+        "As t → ∞, every query attends to the maximiser j* of k_j·b_q alone",
+        Limit((m - 1) * exp(OSC - T * GAP), T, oo),
+        "=",
+        0,
+    ),
+)
 def saturation(claim) -> Iterator[Part]:
-    ratio = lambda key: exp(z[i, key] + T * beta[key])  # noqa: E731
     yield equal(
-        "The mass on all keys but j, over the mass on j.",
-        (1 - ratio(j) / over(l, ratio(l))) / (ratio(j) / over(l, ratio(l))),
-        over(l, (1 - KroneckerDelta(l, j)) * exp(z[i, l] - z[i, j] - T * (beta[j] - beta[l]))),
+        "The mass on all keys but j, over the mass on j.", claim.ratio, called={WON: table("P", real=True)[i, j]}
     )
-    x, y = table("x", nonnegative=True), table("y", nonnegative=True)
-    others = over(l, (1 - KroneckerDelta(l, j)) * exp(OSC - x[l] - T * (GAP + y[l])))
-    slack = over(l, (1 - KroneckerDelta(l, j)) * exp(OSC - T * GAP) * (1 - exp(-x[l] - T * y[l])))
+    slack = over(l, NOT_J * exp(OSC - T * GAP) * (1 - exp(-UNDER[l] - T * BEHIND[l]))) + OTHERS**2 / (1 + OTHERS)
     yield bounded(
-        "z_il − z_ij = osc(z_i) − x_l and β_j − β_l = Δ + y_l with x, y ≥ 0; and 1 − P_ij is at most that ratio.",
-        others,
+        "z_il − z_ij = osc(z_i) − x_l and β_j − β_l = Δ + y_l with x, y ≥ 0; and 1 − P_ij = 1 − 1/(1 + that ratio).",
         claim.bound,
-        slack,
+        slack=slack,
     )
-    share_ = Symbol("P", positive=True)
-    yield exactly(
-        "(1 − P ≤ (1 − P)/P for 0 < P ≤ 1: the difference is (1 − P)²/P.)",
-        (1 - share_) / share_ - (1 - share_),
-        (1 - share_) ** 2 / share_,
-    )
-    yield exactly("So P_ij → 1 as t grows, for every query i.", Limit(claim.bound, T, oo), claim.limit)
+    yield exactly("So P_ij → 1 as t grows, for every query i.", claim.limit)
     yield from needed("lim P(t b_q) − e_j*", saturated, SATURATION_CASES)
 
 
@@ -65,46 +56,43 @@ PAIR = table("q'", real=True), table("k'", real=True), table("b'", real=True)  #
 QUERY, KEY, BIAS = (q[i, u], PAIR[0][i, u]), (k[j, u], PAIR[1][j, u]), (b[u], PAIR[2][u])
 
 
-@proof("Q7", shift=dot(KEY, turned(*BIAS, i - j)), double=Integer(2))
+PLAIN = dot(turned(*QUERY, i), turned(*KEY, j))
+ROWS = table("β", real=True)  # any β_ij
+MOVED = softmax(z[i, j] + ROWS[i, j])
+HOLD = "Q2, and Q3 with osc taken row by row, hold"
+TURNED_HEAD = BLIND_CASES["unrotated"][1].but(turn=pi / 2)
+DOUBLE = "change of log P₁₁ − log P₁₂ − log P₂₁ + log P₂₂"
+
+
+@proof(
+    "Q7",
+    shift=says(
+        "β_ij = s k_j·R_{i−j} b_q depends on i − j",
+        s * dot(turned(QUERY[0] + BIAS[0], QUERY[1] + BIAS[1], i), turned(*KEY, j)),
+        "=",
+        s * PLAIN + s * dot(KEY, turned(*BIAS, i - j)),
+    ),
+    double=says("Q4 fails", Quantity(DOUBLE, lambda: blindness(TURNED_HEAD)), "=", 2),
+    hull=says(HOLD, over(j, MOVED * (TOP - BELOW[j])), "≤", TOP),
+    bound=says(HOLD, VARIATION, "≤", tanh(B / 4)),
+)
 def query_bias_under_rotary(claim) -> Iterator[Part]:
-    plain = dot(turned(*QUERY, i), turned(*KEY, j))
-    yield equal(
-        "q_i + b_q is turned with its query: β_ij = k_j·R_{i−j} b_q, one number for each key and distance.",
-        dot(turned(QUERY[0] + BIAS[0], QUERY[1] + BIAS[1], i), turned(*KEY, j)),
-        plain + claim.shift,
-    )
+    yield equal("q_i + b_q is turned with its query: one number for each key and distance.", claim.shift)
     rest = table("k°", real=True)
     yield equal(
         "Partial rotary: on the dims that are not turned β_j is the same for every query, as in Q1.",
-        plain + over(a, (table("q°", real=True)[i, a] + b[a]) * rest[j, a]),
-        plain + over(a, table("q°", real=True)[i, a] * rest[j, a]) + over(a, b[a] * rest[j, a]),
-    )
-    head = BLIND_CASES["unrotated"][1].but(turn=pi / 2)
-    yield exactly(
-        "Q4 fails: two tokens, a quarter turn apart, with q = 0 and equal keys.",
-        blindness(head),
-        claim.double,
-        "exact numbers",
-        shown="change of log P₁₁ − log P₁₂ − log P₂₁ + log P₂₂",
+        PLAIN + over(a, (table("q°", real=True)[i, a] + b[a]) * rest[j, a]),
+        PLAIN + over(a, table("q°", real=True)[i, a] * rest[j, a]) + over(a, b[a] * rest[j, a]),
     )
     yield exactly(
-        "Q2 holds, as nothing was said there about the logits; on the same head,",
-        outside(head),
-        0,
-        "exact numbers",
-        shown="how far O lies outside of [min V, max V]",
+        "Q4 fails: two tokens, a quarter turn apart, with q = 0 and equal keys.", claim.double, scope="exact numbers"
     )
-    moved, still = head.weights(), head.but(b_q=None).weights()
-    gaps = head.logits() - head.but(b_q=None).logits()
-    variation = sum(Abs(x) for x in (moved - still).row(0)) / 2
-    allowed = tanh((max(gaps.row(0)) - min(gaps.row(0))) / 4)
-    yield exactly(
-        "and Q3 with the osc of its own row (it was proved for any β_ij).",
-        Max(0, variation - allowed),
-        0,
-        "exact numbers",
-        shown="excess of TV over tanh(osc(β_i)/4)",
+    yield bounded(
+        "Q2 holds, whatever is added to the logits (M − x_j is a value in some direction, M the largest),",
+        claim.hull,
+        slack=over(j, MOVED * BELOW[j]),
     )
+    yield at_most_tanh("and Q3, where φ_ij may be another in each row.", claim.bound)
 
 
 # ---------------------------------------------------------------- residual and numbers of the counterexamples

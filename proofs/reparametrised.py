@@ -12,13 +12,13 @@ None of it changes what K1 to K3 and V1 say, which never asked where a bias come
 from collections.abc import Iterator
 from random import Random
 
-from sympy import Expr, Function, Matrix, MatrixBase, Symbol, diag, symbols, zeros
+from sympy import Derivative, Expr, Function, Matrix, MatrixBase, Min, Subs, Symbol, diag, symbols, zeros
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES as KEY_CASES
 from minibeft.proofs.key_bias import residual, row
-from minibeft.proofs.notation import a, f, i, j, k, over, q, s, softmax, table, v
-from minibeft.proofs.statement import PROVED, Counterexample, Part, Relation, Step, needed, proof
+from minibeft.proofs.notation import G, a, e, f, i, j, k, over, q, s, softmax, table, v
+from minibeft.proofs.statement import PROVED, Counterexample, Part, Quantity, needed, proof, says
 from minibeft.proofs.steps import at_sizes, equal, exactly
 from minibeft.proofs.training import key_gradient
 from minibeft.proofs.value_bias import CASES as VALUE_CASES
@@ -35,8 +35,15 @@ def vera(low: MatrixBase, high: MatrixBase, inner: list, outer: list) -> MatrixB
     return low.T * diag(*inner) * high.T * diag(*outer)
 
 
-def jacobian_rank(form: MatrixBase, parameters: list[Symbol], random: Random) -> int:
+def drawn(rows: int, columns: int) -> Matrix:
+    """A matrix drawn at random, without a zero."""
+    random = Random(f"{rows} {columns}")
+    return Matrix(rows, columns, lambda *_: random.randint(1, 99))
+
+
+def jacobian_rank(form: MatrixBase, parameters: list[Symbol]) -> int:
     """The dimension that a form reaches: the rank of its derivative at a random point."""
+    random = Random(0)
     point = {x: random.randint(1, 99) for x in parameters}
     return Matrix(list(form)).jacobian(parameters).subs(point).rank()
 
@@ -45,119 +52,183 @@ def variables(name: str, rows: int, columns: int) -> Matrix:
     return Matrix(rows, columns, lambda at, to: Symbol(f"{name}{at}_{to}"))
 
 
+def diagonals(c: int, k: int) -> tuple[list[Symbol], list[Symbol]]:
+    return list(symbols(f"λ:{k}")), list(symbols(f"μ:{c}"))
+
+
+def target(r: int, c: int, k: int) -> MatrixBase:
+    """A matrix of rank at most k."""
+    return drawn(r, k) * drawn(k + 1, c)[:k, :]
+
+
+def factored(r: int, c: int, k: int) -> MatrixBase:
+    """Its pivot columns times its reduced row echelon form, as LoRA's AᵀBᵀ with k rows at most."""
+    rows, pivots = target(r, c, k).rref()
+    return lora(target(r, c, k)[:, list(pivots)[:k]].T, rows[: len(pivots), :].T)
+
+
+def lora_parameters(r: int, c: int, k: int) -> list[Symbol]:
+    return [*variables("A", k, r), *variables("B", c, k)]
+
+
+def lora_count(r: int, c: int, k: int) -> int:
+    return len(lora_parameters(r, c, k))
+
+
+def vera_count(r: int, c: int, k: int) -> int:
+    return sum(map(len, diagonals(c, k)))
+
+
+def dora_count(r: int, c: int, k: int) -> int:
+    return len([*lora_parameters(r, c, k), LENGTH])
+
+
+def lora_dimension(r: int, c: int, k: int) -> int:
+    return jacobian_rank(lora(variables("A", k, r), variables("B", c, k)), lora_parameters(r, c, k))
+
+
+def vera_dimension(r: int, c: int, k: int) -> int:
+    inner, outer = diagonals(c, k)
+    return jacobian_rank(vera(drawn(k, r), drawn(c, k), inner, outer), [*inner, *outer])
+
+
+def silent(r: int, c: int, k: int) -> MatrixBase:
+    """VeRA with λ = 0 next to VeRA with μ = 0."""
+    low, high, (inner, outer) = variables("A", k, r), variables("B", c, k), diagonals(c, k)
+    return vera(low, high, [0] * k, outer).row_join(vera(low, high, inner, [0] * c))
+
+
+def undone(r: int, c: int, k: int) -> MatrixBase:
+    """adj(A Aᵀ) A Δ."""
+    low, high, (inner, outer) = variables("A", k, r), variables("B", c, k), diagonals(c, k)
+    return (low * low.T).adjugate() * low * vera(low, high, inner, outer)
+
+
+def left_over(r: int, c: int, k: int) -> MatrixBase:
+    """det(A Aᵀ) diag(λ) Bᵀ diag(μ)."""
+    low, high, (inner, outer) = variables("A", k, r), variables("B", c, k), diagonals(c, k)
+    return (low * low.T).det() * diag(*inner) * high.T * diag(*outer)
+
+
+def fits(r: int, c: int, k: int) -> bool:
+    return k <= r
+
+
+R, C, K = symbols("r c k")
+LEAST = Min(R, C, K)
+REACH = "With b viewed as r×c and scale s: LoRA adds every Δ of rank ≤ k and no other"
+ZERO, ONLY = "0 if a diagonal is", "and only then where k ≤ r, A has rank k and B no entry 0"
+ONE, SCALE, LENGTH = Symbol("λ", real=True), Symbol("s", positive=True), Symbol("t", positive=True)
+BIAS = Matrix(symbols("b₁ b₂", positive=True))
+DIRECTION = Matrix(symbols("x y", real=True))  # b + Δ
+FORM, START = "b + s·t·(b+Δ)/‖b+Δ‖", "from (1 + s)b"
+
+
+U1, U2 = symbols("u v", real=True)  # what DoRA adds to b
+
+
+def dora(direction: MatrixBase, size: Expr) -> MatrixBase:
+    return BIAS + SCALE * size * direction / direction.norm()
+
+
 @proof(
     "R1",
-    lora_count=lambda r, c, k: k * (r + c),
-    lora_dimension=lambda r, c, k: min(k, r, c) * (r + c - min(k, r, c)),
-    vera_count=lambda r, c, k: k + c,
-    vera_dimension=lambda r, c, k: k + c - 1,
-    dora_start=lambda bias, scale: (1 + scale) * bias,
+    rank=says(REACH, Quantity("rank(AᵀBᵀ)", lambda r, c, k: lora(drawn(k, r), drawn(c, k)).rank()), "≤", K),
+    every=says(REACH, Quantity("X[:, pivots]·rref(X)", factored), "=", Quantity("X of rank ≤ k", target)),
+    count=says("by k(r + c) numbers", Quantity("entries of A and B", lora_count), "=", K * (R + C)),
+    dimension=says("", Quantity("dimension that LoRA reaches", lora_dimension), "=", LEAST * (R + C - LEAST)),
+    start=says(
+        "from 0",
+        Quantity("Aᵀ 0", lambda r, c, k: lora(variables("A", k, r), zeros(c, k))),
+        "=",
+        Quantity("0", lambda r, c, k: zeros(r, c)),
+    ),
+    vera_count=says(
+        "VeRA: k + c numbers",
+        Quantity("entries of λ and μ", vera_count),
+        "=",
+        K + C,
+    ),
+    vera_dimension=says(
+        "dimension ≤ k + c − 1", Quantity("dimension that VeRA reaches", vera_dimension), "=", Min(K + C - 1, R * C)
+    ),
+    vera_most=says("dimension ≤ k + c − 1", Quantity("dimension that VeRA reaches", vera_dimension), "≤", K + C - 1),
+    vera_zero=says(
+        ZERO, Quantity("Δ at λ = 0, and at μ = 0", silent), "=", Quantity("0", lambda r, c, k: zeros(r, 2 * c))
+    ),
+    vera_only=says(ONLY, Quantity("adj(A Aᵀ) A Δ", undone), "=", Quantity("det(A Aᵀ) diag(λ) Bᵀ diag(μ)", left_over)),
+    vera1d=says("VeRA1D: one number, the line ℝ·1", Subs(SCALE * ONE, ONE, 1), "=", SCALE),
+    dora_count=says(
+        "DoRA: one more than LoRA",
+        Quantity("entries of A and B, and t", dora_count),
+        "=",
+        K * (R + C) + 1,
+    ),
+    dora_length=says(FORM, (dora(DIRECTION, LENGTH) - BIAS).norm(), "=", SCALE * LENGTH),
+    dora_direction=says(
+        FORM, Subs(U1 * DIRECTION[1] - U2 * DIRECTION[0], (U1, U2), tuple(dora(DIRECTION, LENGTH) - BIAS)), "=", 0
+    ),
+    dora_first=says(START, dora(BIAS, BIAS.norm())[0], "=", (1 + SCALE) * BIAS[0]),
+    dora_second=says(START, dora(BIAS, BIAS.norm())[1], "=", (1 + SCALE) * BIAS[1]),
 )
 def what_a_reparametrised_bias_reaches(claim) -> Iterator[Part]:
-    random = Random(0)
-
-    def low_rank(r: int, c: int, k: int) -> bool:
-        low, high = (Matrix(k, r, lambda *_: random.randint(1, 99)), Matrix(c, k, lambda *_: random.randint(1, 99)))
-        return lora(low, high).rank() == min(k, r, c)
-
-    yield at_sizes(
-        "LoRA reaches no rank beyond k: AᵀBᵀ is a sum of k products of two vectors.",
-        [Relation("rank(AᵀBᵀ)", "≤", "k")],
-        3,
-        "r c k",
-        low_rank,
-    )
-
-    def factored(r: int, c: int, k: int) -> bool:
-        target = Matrix(r, k, lambda *_: random.randint(1, 9)) * Matrix(k, c, lambda *_: random.randint(1, 9))
-        rows, pivots = target.rref()
-        low, high = target[:, list(pivots)].T, rows[: len(pivots), :].T
-        return len(pivots) <= k and lora(low, high) == target
-
+    yield at_sizes("LoRA reaches no rank beyond k: AᵀBᵀ is a sum of k products of two vectors.", claim.rank, 3, "r c k")
     yield at_sizes(
         "And every rank up to k: a matrix is its pivot columns times its reduced row echelon form.",
-        [Relation("X[:, pivots]·rref(X)", "=", "X")],
+        claim.every,
         3,
         "r c k",
-        factored,
     )
-
-    def lora_reach(r: int, c: int, k: int) -> bool:
-        low, high = variables("A", k, r), variables("B", c, k)
-        parameters = [*low, *high]
-        counted = len(parameters) == claim.lora_count(r, c, k)
-        return counted and jacobian_rank(lora(low, high), parameters, random) == claim.lora_dimension(r, c, k)
-
+    yield at_sizes("LoRA has k(r + c) numbers", claim.count, 3, "r c k", level=PROVED)
     yield at_sizes(
-        "LoRA has k(r + c) numbers and reaches a set of dimension k(r + c − k): all of it from k = min(r, c) on.",
-        [Relation("dimension", "=", "k(r + c − k), k ≤ min(r, c)")],
+        "and reaches a set of dimension κ(r + c − κ), κ = min(r, c, k): all of it from k = min(r, c) on.",
+        claim.dimension,
         3,
         "r c k",
-        lora_reach,
     )
-
-    def vera_reach(r: int, c: int, k: int) -> bool:
-        low, high = (Matrix(k, r, lambda *_: random.randint(1, 99)), Matrix(c, k, lambda *_: random.randint(1, 99)))
-        inner, outer = symbols(f"λ:{k}"), symbols(f"μ:{c}")
-        parameters = [*inner, *outer]
-        counted = len(parameters) == claim.vera_count(r, c, k)
-        dimension = jacobian_rank(vera(low, high, list(inner), list(outer)), parameters, random)
-        attained = dimension == min(claim.vera_dimension(r, c, k), r * c) if k <= r else True
-        return counted and dimension <= claim.vera_dimension(r, c, k) and attained
-
+    yield at_sizes("It starts at Δ = 0, where B = 0.", claim.start, 3, "r c k", level=PROVED)
+    yield at_sizes("VeRA has k + c numbers", claim.vera_count, 3, "r c k", level=PROVED)
     yield at_sizes(
-        "VeRA has k + c numbers and reaches dimension k + c − 1, attained for k ≤ r: twice λ and half μ is the same Δ.",
-        [Relation("dimension", "≤", "k + c − 1")],
+        "and reaches no dimension beyond k + c − 1, as twice λ and half μ is the same Δ:",
+        claim.vera_most,
         3,
         "r c k",
-        vera_reach,
     )
-    yield from starts(claim)
-    yield from dora(claim)
-
-
-def starts(claim) -> Iterator[Step]:
-    """The value at initialisation."""
-
-    def zero(r: int, c: int, k: int) -> bool:
-        low, high = variables("A", k, r), variables("B", c, k)
-        inner, outer = list(symbols(f"λ:{k}")), list(symbols(f"μ:{c}"))
-        silent = (lora(low, zeros(c, k)), vera(low, high, [0] * k, outer), vera(low, high, inner, [0] * c))
-        return all(x.is_zero_matrix for x in silent) and not vera(low, high, inner, outer).is_zero_matrix
-
     yield at_sizes(
-        "LoRA starts at Δ = 0, where B = 0; VeRA does if λ or μ does. (The official code draws both: it does not.)",
-        [Relation("Aᵀ 0", "=", "0")],
+        "that one for k ≤ r.",
+        claim.vera_dimension,
         3,
         "r c k",
-        zero,
+        fits,
+    )
+    yield at_sizes(
+        "VeRA is 0 where λ or μ is. (The official code draws both: it does not start there.)",
+        claim.vera_zero,
+        3,
+        "r c k",
         level=PROVED,
     )
-    one, scale = Symbol("λ", real=True), Symbol("s", positive=True)
-    yield exactly(
-        "VeRA1D reaches the multiples of 1 alone, and starts at s, where λ = 1.", (scale * one).subs(one, 1), scale
+    yield at_sizes(
+        "Where A has rank k, det(A Aᵀ) is not 0: Δ = 0 leaves λ_a B_ca μ_c = 0 for all a and c, and as no B_ca is 0, "
+        "every λ_a or every μ_c is.",
+        claim.vera_only,
+        2,
+        "r c k",
+        fits,
+        PROVED,
     )
-
-
-def dora(claim) -> Iterator[Part]:
-    """Direction and length apart."""
-    x, y, scale, length = *symbols("b₁ b₂", positive=True), *symbols("s t", positive=True)
-    bias = Matrix([x, y])
-
-    def form(direction: MatrixBase, size: Expr) -> MatrixBase:
-        return bias + scale * size * direction / direction.norm()
-
-    for at in (0, 1):
-        start = claim.dora_start(bias[at], scale)
-        yield exactly(
-            f"DoRA starts at (1 + s) b, entry {at + 1}, and not at b.",
-            form(bias, bias.norm())[at],
-            start,
-            "two entries",
-        )
-    direction = Matrix(symbols("x y", real=True))  # b + Δ
-    reached = (form(direction, length) - bias).norm()
-    yield exactly("It reaches every length in the direction of b + Δ.", reached, scale * length, "two entries")
+    yield exactly("VeRA1D adds s λ·1, the multiples of 1 alone; it starts at s, where λ = 1.", claim.vera1d)
+    yield at_sizes("DoRA has LoRA's numbers, and t.", claim.dora_count, 3, "r c k", level=PROVED)
+    yield exactly("It reaches every length s·t", claim.dora_length, scope="two entries")
+    yield exactly(
+        "in the direction of b + Δ: nothing at a right angle to it.", claim.dora_direction, scope="two entries"
+    )
+    yield exactly(
+        "It starts at (1 + s) b, where Δ = 0 and t = ‖b‖, and not at b: the first entry,",
+        claim.dora_first,
+        scope="two entries",
+    )
+    yield exactly("and the second.", claim.dora_second, scope="two entries")
     yield Counterexample(
         "nonzero",
         "b = 0 has no direction: DoRA starts at 0/0. A bias-free model has no DoRA form.",
@@ -168,24 +239,35 @@ def dora(claim) -> Iterator[Part]:
     )
 
 
-MADE = Function("g", real=True)(a, Symbol("θ", real=True))  # entry a of the bias: any function of the parameters
+NUMBER = Symbol("θ", real=True)
+MADE = Function("g", real=True)(a, NUMBER)  # entry a of the bias: any function of the parameters
+JACOBIAN = table("J", real=True)
+HOLD = "K1 to K3 and V1 hold for every bias b = g(θ)"
 
 
-@proof("R2", gradient=0, shift=MADE)
+@proof(
+    "R2",
+    weights=says(HOLD, softmax(s * over(a, q[i, a] * (k[j, a] + MADE))), "=", softmax(s * over(a, q[i, a] * k[j, a]))),
+    shift=says(HOLD, over(j, P * (v[j, a] + MADE)), "=", over(j, P * v[j, a]) + MADE),
+    chain=says(
+        "∂L/∂θ = Jᵀ ∂L/∂b",
+        Derivative(over(a, G[i, a] * MADE), NUMBER),
+        "=",
+        over(a, G[i, a] * Derivative(MADE, NUMBER)),
+    ),
+    gradient=says("0 stays 0", over(e, JACOBIAN[e, f] * key_gradient(e)), "=", 0),
+)
 def parametrisation_changes_none_of_it(claim) -> Iterator[Part]:
     yield equal(
-        "K1 and K3 with b_k = g(θ): the output is the same, so everything trained next to it is.",
-        softmax(s * over(a, q[i, a] * (k[j, a] + MADE))),
-        softmax(s * over(a, q[i, a] * k[j, a])),
+        "K1 and K3 with b_k = g(θ): the output is the same, so everything trained next to it is.", claim.weights
     )
-    jacobian = table("J", real=True)
+    yield equal("V1 with b_v = g(θ).", claim.shift)
+    yield equal("The gradient of a loss with ∂L/∂b_a = G_a is J's columns against G.", claim.chain)
     yield equal(
-        "K2: ∂L/∂θ = Jᵀ ∂L/∂b_k, and every ∂L/∂b_a is 0. Adam leaves θ where it is.",
-        over(a, jacobian[a, f] * key_gradient(a)),
+        "K2: every ∂L/∂b_a of b_k is 0, and so is every ∂L/∂θ. Adam leaves θ where it is.",
         claim.gradient,
-        called={key_gradient(a): table("g")[a]},
+        called={key_gradient(e): table("g", real=True)[e]},
     )
-    yield equal("V1 with b_v = g(θ).", over(j, P * (v[j, a] + MADE)), over(j, P * v[j, a]) + claim.shift)
     yield from needed("P(b_k) − P(0)", residual, KEY_CASES)
     own = {key: case for key, case in VALUE_CASES.items() if key != "no-sink"}
     yield from needed("O(b_v) − O(0) − 1 b_vᵀ", shift_residual, own)

@@ -1,33 +1,60 @@
-"""What a proof is made of: steps and counterexamples, each with a decision that can come out either way.
+"""What a proof is made of: a claim, steps and counterexamples, each with a decision that can come out either way.
 
-A proof is a generator registered under its theorem's name together with the formulas it claims. It yields its parts
-from top to bottom; `check` decides every one of them. The claimed formulas are arguments, so that a test can hand in
-wrong ones and watch the same code reject them.
+A proof is a generator registered under its theorem's name together with the formulas that it claims, each with the
+words of the catalogue that it stands for. The generator yields its parts from top to bottom; `check` decides every one
+of them. The report is good if all parts hold, each claimed formula is what some step decided, the last step's among
+them, no word of the claim is left out, and every hypothesis has a counterexample. The claimed formulas are arguments,
+so that a test can hand in wrong ones and watch the same code reject them.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
-from sympy import Expr, MatrixBase
+from sympy import Expr, MatrixBase, sympify
 
 from minibeft.proofs.head import Head, is_finite_and_not_zero, is_zero, written
 from minibeft.theory.theorems import HYPOTHESES, THEOREMS, Theorem
 
 EVERY = "every size"
 NUMBERS = "all real numbers"
+MISSES = "does not contain"
+SYMMETRIC = "is symmetric in"
 PROVED, TRIED, MEASURED = "proved", "tried", "measured"  # for all instances; on some; in floating point
 
 
 @dataclass(frozen=True)
+class Quantity:
+    """A number or a matrix that a program computes, from sizes or from nothing, and what it is called."""
+
+    name: str
+    of: Callable[..., Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class Relation:
-    """left sign right, as it is printed."""
+    """left sign right. As part of a claim it `says` what the catalogue does in these words."""
 
     left: Any
     sign: str
     right: Any
+    says: str = ""
+
+    def same(self, other: "Relation") -> bool:
+        """Whether both are the same formula."""
+        return (self.left, self.sign, self.right) == (other.left, other.sign, other.right)
+
+
+def says(words: str, left: Any, sign: str, right: Any) -> Relation:
+    """A part of a claim."""
+    sides = (x if isinstance(x, Quantity) else sympify(x) for x in (left, right))
+    return Relation(next(sides), sign, next(sides), words)
 
 
 @dataclass(frozen=True)
@@ -40,7 +67,8 @@ class Verdict:
 class Step:
     """A sentence, the formula that it says, for which sizes it is decided, and the decision.
 
-    `given` is what is assumed of the numbers in the formula, `level` how far the decision carries.
+    `formulas` is for print; `decides` is what the decision is about, as it was handed in; `given` is what is assumed of
+    the numbers in it, `level` how far the decision carries.
     """
 
     text: str
@@ -49,6 +77,7 @@ class Step:
     decide: Callable[[], Verdict]
     given: tuple[Relation, ...] = ()
     level: str = PROVED
+    decides: Relation | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +124,16 @@ class Outcome:
     seconds: float
 
 
+JOINTS = {"and", "so", "hence", "with", "is", "it"}  # what may stand between the words that formulas stand for
+
+
 @dataclass(frozen=True)
 class Report:
-    """A proof, decided: it holds when every part does and every hypothesis of the theorem has a counterexample."""
+    """A proof, decided: it holds when every part does, and steps and counterexamples are those of the theorem."""
 
     theorem: Theorem
     outcomes: tuple[Outcome, ...]
+    claims: tuple[Relation, ...]
 
     @property
     def steps(self) -> list[Outcome]:
@@ -116,9 +149,41 @@ class Report:
         found = {x.part.hypothesis for x in self.counterexamples if x.ok and isinstance(x.part, Counterexample)}
         return [key for key in self.theorem.needs if key not in found]
 
+    def concluded(self, claim: Relation) -> list[tuple[int, Step]]:
+        """The steps that decided this formula, with their numbers."""
+        steps = [(at, x.ok, x.part) for at, x in enumerate(self.steps, 1) if isinstance(x.part, Step)]
+        return [(at, step) for at, ok, step in steps if ok and step.decides is not None and step.decides.same(claim)]
+
+    @property
+    def unsaid(self) -> list[str]:
+        """Words of the claim that no formula stands for. A measured statement's words are about one model."""
+        text = self.theorem.claim
+        for words in sorted({x.says for x in self.claims if x.says}, key=len, reverse=True):
+            text = text.replace(words, " ", 1)
+        return [] if self.theorem.measured else [x for x in re.findall(r"\w+", text) if x not in JOINTS]
+
+    @property
+    def loose(self) -> list[str]:
+        """Where steps and claim are not tied together."""
+        found = [f"no step decides {x.says or 'a lemma'}" for x in self.claims if not self.concluded(x)]
+        found += [f"the claim does not say: {x.says}" for x in self.claims if x.says not in self.theorem.claim]
+        if self.unsaid:
+            found.append(f"no formula stands for: {' '.join(self.unsaid)}")
+        last = self.steps[-1].part if self.steps else None
+        if not (isinstance(last, Step) and last.decides and any(last.decides.same(x) for x in self.claims)):
+            found.append("the last step decides no part of the claim")
+        return found
+
     @property
     def ok(self) -> bool:
-        return bool(self.steps) and all(x.ok for x in self.outcomes) and not self.unmatched
+        return all(x.ok for x in self.outcomes) and not self.unmatched and not self.loose
+
+    @property
+    def level(self) -> str:
+        """The weakest level among the parts of the claim, each by the strongest step that decides it."""
+        levels = (PROVED, TRIED, MEASURED)
+        best = [min((levels.index(step.level) for _, step in self.concluded(x)), default=0) for x in self.claims]
+        return levels[max(best, default=0)]
 
     @property
     def seconds(self) -> float:
@@ -153,7 +218,8 @@ class Proof:
             tick()
             if to_first_failure and not verdict.ok:
                 break
-        return Report(self.theorem, tuple(outcomes))
+        claims = {**self.claims, **other}.values()
+        return Report(self.theorem, tuple(outcomes), tuple(x for x in claims if isinstance(x, Relation)))
 
 
 PROOFS: dict[str, Proof] = {}

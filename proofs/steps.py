@@ -1,6 +1,7 @@
 """The kinds of step: identities of any size, inequalities with their slack, calculus, and all sizes up to a limit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -14,6 +15,7 @@ from sympy import (
     Integer,
     KroneckerDelta,
     Limit,
+    MatrixBase,
     Mul,
     Pow,
     Subs,
@@ -45,7 +47,7 @@ from minibeft.proofs.notation import (
     z,
 )
 from minibeft.proofs.numbers import agree, at_most, tried
-from minibeft.proofs.statement import EVERY, NUMBERS, TRIED, Relation, Step, Verdict
+from minibeft.proofs.statement import EVERY, MISSES, NUMBERS, SYMMETRIC, TRIED, Quantity, Relation, Step, Verdict, says
 from minibeft.proofs.sums import identical
 
 Names = dict[Expr, Expr]
@@ -81,7 +83,7 @@ def given(*exprs: Expr) -> tuple[Relation, ...]:
     zero = [x for x in below if not nonzero(x)]
     return (
         *(Relation(", ".join(sorted(names)), *low) for low, names in sorted(signs.items(), key=str)),
-        *(relation(x, "≠", Integer(0), None) for x in sorted(zero, key=default_sort_key)),
+        *(Relation(named(x, WEIGHTS), "≠", Integer(0)) for x in sorted(zero, key=default_sort_key)),
     )
 
 
@@ -138,7 +140,7 @@ def factors(expr: Expr) -> set[Expr]:
 
 def named(expr: Any, names: Names) -> Any:
     """For display: the expressions that have a name, written by it, also where they are part of a product."""
-    if isinstance(expr, str) or expr.is_Atom:
+    if not isinstance(expr, Expr) or expr.is_Atom:
         return expr
     for full, name in names.items():
         if expr == full:
@@ -163,10 +165,35 @@ WEIGHTS: Names = {
 }
 
 
-def relation(left: Any, sign: str, right: Any, called: Names | None, shown: str | None = None) -> Relation:
-    """The formula as it is printed: P_ij for the softmax of z_ij, and the names that a step brings along."""
+def printed(claim: Relation, called: Names | None) -> tuple[Relation, ...]:
+    """The formula as it is printed: P_ij for the softmax of z_ij, and names that are said to stand for what they do."""
     names = {**(called or {}), **WEIGHTS}
-    return Relation(named(left, names) if shown is None else shown, sign, named(right, names))
+    left, right = (named(x, names) for x in (claim.left, claim.right))
+    used = set().union(*(x.atoms(Symbol, Indexed) for x in (left, right) if isinstance(x, Expr)))
+    stand = {name: full for full, name in reversed((called or {}).items()) if name in used}
+    return (Relation(left, claim.sign, right), *(Relation(name, "stands for", x) for name, x in stand.items()))
+
+
+def faithful(claim: Relation, called: Names | None) -> bool:
+    """Whether the formula as it is printed is the one that is decided, once the names are written out."""
+    formula, *_ = printed(claim, called)
+    full = {name: x for x, name in reversed({**(called or {}), **WEIGHTS}.items())}
+    pairs = [(x, y) for x, y in ((formula.left, claim.left), (formula.right, claim.right)) if x != y]
+    return all((whole := shown.xreplace(full)) == side or identical(whole, side) for shown, side in pairs)
+
+
+def sides(sign: str, left: Any, right: Any) -> Relation:
+    """The formula that a step of this sign is to decide: two sides, or a part of the claim."""
+    if isinstance(left, Relation):
+        return left
+    return says("", left, sign, right)
+
+
+def signed(sign: str, claim: Relation) -> None:
+    if claim.sign != sign:
+        raise Refused(f"this step decides {sign}, not {claim.sign}")
+    if claim.left == claim.right:
+        raise Refused("both sides are the same expression, which says nothing")
 
 
 def carried_out(expr: Expr) -> Expr:
@@ -183,44 +210,68 @@ def agreeing(left: Expr, right: Expr, proved: Callable[[Expr, Expr], bool], how:
     return Verdict(proved(carried_out(left), carried_out(right)), f"{how}; {note}")
 
 
-def equal(text: str, left: Any, right: Any, *, called: Names | None = None) -> Step:
+def equal(text: str, left: Any, right: Any = None, *, called: Names | None = None) -> Step:
     """left = right for every size: by normal form, and by adding up at all small sizes."""
-    left, right = sympify(left), sympify(right)
+    claim = sides("=", left, right)
 
     def decide() -> Verdict:
-        return agreeing(left, right, identical, "normal forms")
+        signed("=", claim)
+        if not faithful(claim, called):
+            raise Refused("what is printed is not what is decided")
+        return agreeing(claim.left, claim.right, identical, "normal forms")
 
-    formula = relation(left, "=", right, called)
-    return Step(text, (formula,), scope_of(left, right), guarded(decide), given(left, right))
+    return step(text, claim, printed(claim, called), decide)
 
 
-def independent(text: str, expr: Expr, index: Symbol, other: Symbol) -> Step:
-    """The expression does not change when one index is put for another."""
+def step(text: str, claim: Relation, formulas: tuple[Relation, ...], decide: Callable[[], Verdict]) -> Step:
+    """A step that is decided for all numbers and sizes."""
+    exprs = [x for x in (claim.left, claim.right) if isinstance(x, Expr)]
+    return Step(text, formulas, scope_of(*exprs), guarded(decide), given(*exprs), decides=claim)
+
+
+def independent(text: str, claim: Relation) -> Step:
+    """The expression does not change when another index is put for one."""
+    expr, index = claim.left, claim.right
 
     def decide() -> Verdict:
+        signed(MISSES, claim)
+        other = next(x for x in RANGE if RANGE[x] == RANGE[index] and not expr.has(x))
         return agreeing(expr, put(expr, index, other), identical, "normal forms")
 
-    formula = relation(expr, "does not contain", str(index), None)
-    return Step(text, (formula,), scope_of(expr), guarded(decide), given(expr))
+    return step(text, claim, printed(claim, None), decide)
 
 
-def bounded(text: str, left: Any, right: Any, slack: Any, *, called: Names | None = None) -> Step:
-    """left ≤ right: right − left is the slack (an identity), and the slack shows by its form that it is ≥ 0."""
-    left, right, slack = sympify(left), sympify(right), sympify(slack)
+def symmetric(text: str, claim: Relation) -> Step:
+    """The expression does not change when two of its numbers, or two tables, are put for each other."""
+    expr, (one, other) = claim.left, claim.right
 
     def decide() -> Verdict:
-        well_formed(left, right, slack)
-        ok, note = tried(at_most, left, right)
+        signed(SYMMETRIC, claim)
+        return agreeing(expr, expr.xreplace({one: other, other: one}), identical, "normal forms")
+
+    return step(text, claim, (Relation(expr, SYMMETRIC, f"{one} and {other}"),), decide)
+
+
+def bounded(text: str, left: Any, right: Any = None, slack: Any = None, *, called: Names | None = None) -> Step:
+    """left ≤ right: right − left is the slack (an identity), and the slack shows by its form that it is ≥ 0."""
+    claim, slack = sides("≤", left, right), sympify(slack)
+
+    def decide() -> Verdict:
+        signed("≤", claim)
+        well_formed(claim.left, claim.right, slack)
+        ok, note = tried(at_most, claim.left, claim.right)
         if not ok:
             return Verdict(False, note)
         if not nonnegative(slack):
             return Verdict(False, "the slack may be negative")
-        return Verdict(identical(right - left, slack), f"slack of one sign; {note}")
+        if not faithful(claim, called):
+            raise Refused("what is printed is not what is decided")
+        return Verdict(identical(claim.right - claim.left, slack), f"slack of one sign; {note}")
 
-    formulas = [relation(left, "≤", right, called)]
-    if slack not in (left, right):
-        formulas.append(relation("right − left", "=", slack, called))
-    return Step(text, tuple(formulas), scope_of(left, right), guarded(decide), given(left, right, slack))
+    formulas = printed(claim, called)
+    if slack not in (claim.left, claim.right):
+        formulas += printed(Relation("right − left", "=", slack), called)[:1]
+    return step(text, claim, formulas, decide)
 
 
 def nonnegative(expr: Expr) -> bool:
@@ -245,51 +296,70 @@ def nonnegative(expr: Expr) -> bool:
     return False
 
 
-def exactly(text: str, left: Any, right: Any, scope: str = NUMBERS, shown: str | None = None) -> Step:
-    """left = right by sympy's calculus, where no indexed sum occurs; `shown` is printed for a left side worked out."""
-    left, right = sympify(left), sympify(right)
+def exactly(text: str, left: Any, right: Any = None, scope: str = "") -> Step:
+    """left = right by sympy's calculus, where no indexed sum occurs; a quantity is worked out first."""
+    claim = sides("=", left, right)
 
     def simplified(x: Expr, y: Expr) -> bool:
         return simplify((x - y).rewrite(exp)) == 0
 
     def decide() -> Verdict:
-        return agreeing(left, right, simplified, "simplification")
+        signed("=", claim)
+        number = sympify(claim.left.of()) if isinstance(claim.left, Quantity) else claim.left
+        return agreeing(number, claim.right, simplified, "simplification")
 
-    formula = relation(left, "=", right, None, shown)
-    return Step(text, (formula,), scope, guarded(decide), given(left, right))
+    made = step(text, claim, (Relation(claim.left, "=", claim.right),), decide)
+    return replace(made, scope=scope or made.scope)
 
 
-def positive(text: str, expr: Any, scope: str = NUMBERS) -> Step:
+def positive(text: str, expr: Any) -> Step:
     """expr > 0 by its form."""
-    expr = sympify(expr)
+    claim = sides(">", expr, 0)
 
     def decide() -> Verdict:
-        well_formed(expr)
-        ok, note = tried(at_most, Integer(0), expr)
-        return Verdict(ok and bool(expr.is_positive), f"its form; {note}")
+        signed(">", claim)
+        well_formed(claim.left, claim.right)
+        ok, note = tried(at_most, claim.right, claim.left)
+        return Verdict(ok and claim.right == 0 and bool(claim.left.is_positive), f"its form; {note}")
 
-    return Step(text, (Relation(expr, ">", Integer(0)),), scope, guarded(decide), given(expr))
+    return step(text, claim, (claim,), decide)
 
 
 def at_sizes(
     text: str,
-    formulas: Iterable[Relation],
+    claim: Relation,
     limit: int,
     names: str,
-    holds: Callable[..., bool],
     where: Callable[..., bool] = lambda *_: True,
     level: str = TRIED,
 ) -> Step:
-    """A statement about all sizes 1..limit in turn: tried on one instance each, or proved there for every one."""
+    """A formula of fixed sizes, for all sizes 1..limit: tried on one instance each, or proved there for every one."""
+    sizes = names.split()
+
+    def at(side: Any, numbers: tuple[int, ...]) -> Any:
+        if isinstance(side, Quantity):
+            return side.of(*numbers)
+        value = side.subs({Symbol(name): number for name, number in zip(sizes, numbers, strict=True)})
+        if not value.is_Integer:
+            raise Refused(f"{side} is no number at these sizes")
+        return value
+
+    def holds(numbers: tuple[int, ...]) -> bool:
+        left, right = (at(side, numbers) for side in (claim.left, claim.right))
+        if claim.sign == "≤":
+            return bool(left <= right)
+        signed("=", claim)
+        if isinstance(left, MatrixBase):
+            return left.shape == right.shape and (left - right).expand().is_zero_matrix is True
+        return expand(left - right) == 0
 
     def decide() -> Verdict:
-        done = 0
-        for sizes in product(range(1, limit + 1), repeat=len(names.split())):
-            if where(*sizes):
-                done += 1
-                if not holds(*sizes):
-                    pairs = zip(names.split(), sizes, strict=True)
-                    return Verdict(False, "fails for " + ", ".join(f"{name} = {size}" for name, size in pairs))
-        return Verdict(done > 0, f"{done} cases")
+        cases = [x for x in product(range(1, limit + 1), repeat=len(sizes)) if where(*x)]
+        for numbers in cases:
+            if not holds(numbers):
+                pairs = zip(sizes, numbers, strict=True)
+                return Verdict(False, "fails for " + ", ".join(f"{name} = {size}" for name, size in pairs))
+        return Verdict(bool(cases), f"{len(cases)} cases")
 
-    return Step(text, tuple(formulas), f"sizes {', '.join(names.split())} ≤ {limit}", decide, level=level)
+    scope = f"sizes {', '.join(sizes)} ≤ {limit}"
+    return Step(text, (claim,), scope, guarded(decide), level=level, decides=claim)

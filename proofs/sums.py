@@ -12,6 +12,7 @@ from math import lcm, prod
 from sympy import (
     Abs,
     Add,
+    Derivative,
     Dummy,
     Expr,
     Indexed,
@@ -65,7 +66,7 @@ def normal(expr: Expr) -> Expr:
         return normal(expr.rewrite(exp))
     if isinstance(expr, cos | sin):  # addition theorems
         return expand_trig(expr.func(expand(normal(expr.args[0]))))
-    if expr.is_Atom or isinstance(expr, Indexed | KroneckerDelta):
+    if expr.is_Atom or isinstance(expr, Indexed | KroneckerDelta | Derivative):
         return expr
     return expr.func(*(normal(arg) for arg in expr.args))
 
@@ -138,7 +139,7 @@ def identical(left: Expr, right: Expr) -> bool:
         if isinstance(expr, exp):
             times, rest = expr.args[0].as_coeff_Mul()
             return names.setdefault(exp(rest / parts[rest]), Dummy(positive=True)) ** (times * parts[rest])
-        if isinstance(expr, Sum | Indexed | KroneckerDelta | AppliedUndef):
+        if isinstance(expr, Sum | Indexed | KroneckerDelta | AppliedUndef | Derivative):
             return names.setdefault(expr, Dummy(real=True, nonnegative=expr.is_nonnegative or None))
         return expr if expr.is_Atom else expr.func(*(atom(arg) for arg in expr.args))
 

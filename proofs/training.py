@@ -15,6 +15,7 @@ from sympy import (
     Matrix,
     Max,
     Rational,
+    Subs,
     Symbol,
     sign,
     simplify,
@@ -24,8 +25,8 @@ from sympy import (
 
 from minibeft.proofs.head import Head, fl
 from minibeft.proofs.key_bias import CASES, logit, row
-from minibeft.proofs.notation import G, a, b, e, i, j, k, l, over, q, s, softmax, table, v, z
-from minibeft.proofs.statement import Counterexample, Part, Step, needed, proof
+from minibeft.proofs.notation import G, a, b, e, i, j, k, l, over, put, q, s, softmax, table, v, z
+from minibeft.proofs.statement import Counterexample, Part, needed, proof, says
 from minibeft.proofs.steps import equal, exactly
 
 DELTA = KroneckerDelta(l, j)
@@ -35,40 +36,13 @@ SMOOTH = {key: case for key, case in CASES.items() if key != "exact"}  # roundin
 
 
 def key_gradient(entry: Symbol) -> Expr:
-    """∂L/∂b_k by the chain rule, G_il = ∂L/∂P_il, before anybody sees that it is zero."""
-    return over(i, over(j, over(l, G[i, l] * P_L * (DELTA - P_J)) * s * q[i, entry]))
+    """∂L/∂b_k of any loss L with ∂L/∂P_il = G_il, before anybody sees that it is zero."""
+    return Derivative(over(i, over(l, G[i, l] * softmax(put(logit(bias=True), j, l), l))), b[entry])
 
 
-@proof("K2", jacobian=P_L * (DELTA - P_J), row_sum=Integer(0), gradient=Integer(0), adam=Symbol("b", real=True))
-def key_bias_gets_no_gradient(claim) -> Iterator[Part]:
-    yield equal(
-        "The derivative of the weight of key l by the logit of key j.", Derivative(P_L, z[i, j]), claim.jacobian
-    )
-    yield equal(
-        "With G_il = ∂L/∂P_il for any loss L, the gradients by the logits of a row sum to zero.",
-        over(j, over(l, G[i, l] * claim.jacobian)),
-        claim.row_sum,
-    )
-    yield equal("b_k enters the logit of every key j alike, by s q_i.", Derivative(logit(bias=True), b[e]), s * q[i, e])
-    gradient = key_gradient(e)
-    yield equal("Chain rule: ∂L/∂b_k is a sum of those zeros.", gradient, claim.gradient)
-    yield equal(
-        "So its Fisher information, the mean squared gradient, is zero.",
-        over(e, gradient**2),
-        claim.gradient,
-        called={gradient: table("g")[e]},
-    )
-    yield from adam_rests(claim)
-    yield from needed("∂O/∂b_k", derivative, SMOOTH)
-    yield rounded_weights()
-    bias, lr, decay = Integer(1), Rational(1, 10), Rational(1, 10)
-    yield Counterexample(
-        "no-weight-decay",
-        "AdamW at learning rate 1/10 and weight decay 1/10 moves b_k = 1 although its gradient is zero.",
-        "b_k after one step − b_k",
-        lambda: adam(bias, 0, 0, 0, lr=lr)[0] - bias,
-        lambda: adam(bias, 0, 0, 0, lr=lr, decay=decay)[0] - bias,
-    )
+BIAS, FIRST, SECOND, SLOPE_B = symbols("b m v g", real=True)  # b_k's entry, Adam's moments of it, its gradient
+RATES = dict(zip(("lr", "b1", "b2", "eps"), symbols("η β₁ β₂ ε", positive=True), strict=True))
+STEP = Symbol("t", integer=True, positive=True)
 
 
 USUAL = Rational(9, 10), Rational(999, 1000)  # β₁ and β₂
@@ -82,20 +56,47 @@ def adam(bias, first, second, gradient, step=1, *, lr, b1=USUAL[0], b2=USUAL[1],
     return bias - lr * decay * bias - lr * update, first, second
 
 
-def adam_rests(claim) -> Iterator[Step]:
-    """By induction over the steps: the moments start at 0 and stay there, and the bias with them."""
-    lr, b1, b2, eps = symbols("η β₁ β₂ ε", positive=True)
-    step = Symbol("t", integer=True, positive=True)
-    bias = Symbol("b", real=True)
-    after, first, second = adam(bias, 0, 0, 0, step, lr=lr, b1=b1, b2=b2, eps=eps)
-    yield exactly(
-        "Adam, induction step: from moments 0 and gradient 0 the first moment stays 0,",
-        first,
+def at_rest(which: int) -> Expr:
+    """What Adam makes of the bias, its first or its second moment, from moments 0 by the gradient 0."""
+    return Subs(adam(BIAS, FIRST, SECOND, SLOPE_B, STEP, **RATES)[which], (FIRST, SECOND, SLOPE_B), (0, 0, 0))
+
+
+RESTS = "Adam leaves b_k where it was"
+
+
+@proof(
+    "K2",
+    jacobian=says("", Derivative(P_L, z[i, j]), "=", P_L * (DELTA - P_J)),
+    row_sum=says("Σ_j ∂L/∂z_ij = 0 in every row", over(j, Derivative(over(l, G[i, l] * P_L), z[i, j])), "=", 0),
+    gradient=says("∂L/∂b_k = 0 for every loss", key_gradient(e), "=", 0),
+    first=says(RESTS, at_rest(1), "=", 0),
+    second=says(RESTS, at_rest(2), "=", 0),
+    bias=says(RESTS, at_rest(0), "=", BIAS),
+)
+def key_bias_gets_no_gradient(claim) -> Iterator[Part]:
+    yield equal("The derivative of the weight of key l by the logit of key j.", claim.jacobian)
+    yield equal("With G_il = ∂L/∂P_il for any loss L, the gradients by the logits of a row sum to zero.", claim.row_sum)
+    yield equal("b_k enters the logit of every key j alike, by s q_i.", Derivative(logit(bias=True), b[e]), s * q[i, e])
+    yield equal("So ∂L/∂b_k, a sum of those zeros, is zero;", claim.gradient)
+    yield equal(
+        "and its Fisher information, the mean squared gradient.",
+        over(e, key_gradient(e) ** 2),
         0,
-        shown="β₁·0 + (1 − β₁)·0",
+        called={key_gradient(e): table("g", real=True)[e]},
     )
-    yield exactly("the second too,", second, 0, shown="β₂·0 + (1 − β₂)·0²")
-    yield exactly("and the bias stays where it is.", after, claim.adam, shown="b − η·0/(√0 + ε)")
+    yield exactly("Adam, induction step: from moments 0 and gradient 0 the first moment stays 0,", claim.first)
+    yield exactly("the second too,", claim.second)
+    yield exactly("and the bias stays where it is.", claim.bias)
+    yield from needed("∂O/∂b_k", derivative, SMOOTH)
+    yield rounded_weights()
+    bias, lr, decay = Integer(1), Rational(1, 10), Rational(1, 10)
+    yield Counterexample(
+        "no-weight-decay",
+        "AdamW at learning rate 1/10 and weight decay 1/10 moves b_k = 1 although its gradient is zero.",
+        "b_k after one step − b_k",
+        lambda: adam(bias, 0, 0, 0, lr=lr)[0] - bias,
+        lambda: adam(bias, 0, 0, 0, lr=lr, decay=decay)[0] - bias,
+    )
 
 
 def derivative(head: Head) -> Matrix:
@@ -132,31 +133,45 @@ THETA = Symbol("θ", real=True)
 ONWARD, SLOPE = Function("U", real=True), Function("ℓ'", real=True)  # the optimiser's step, and ∂L/∂θ; both unknown
 
 
-@proof("K3", next_head=ONWARD(THETA, SLOPE(THETA, output(0)), SLOPE(THETA, output(0)) ** 2), shrunk=output(0))
+MADE = SLOPE(THETA, output(b[a]))  # the head's gradient next to a b_k
+PLAIN = SLOPE(THETA, output(0))
+NORM = MADE**2 + over(e, key_gradient(e) ** 2)  # the joint norm, squared
+NAMES = {
+    output(b[a]): Symbol("O(b_k)", real=True),
+    output(0): Symbol("O(0)", real=True),
+    key_gradient(e): table("g", real=True)[e],
+}
+
+
+@proof(
+    "K3",
+    shrunk=says("", output(Symbol("ρ", positive=True) * b[a]), "=", output(0)),
+    alone=says("without a head nothing moves", output(b[a]), "=", output(0)),
+    same=says(
+        "Fine-tuning {b_k, head} and {head} follows the same trajectory of the head",
+        ONWARD(THETA, MADE, NORM),
+        "=",
+        ONWARD(THETA, PLAIN, PLAIN**2),
+    ),
+)
 def training_b_k_is_training_without_it(claim) -> Iterator[Part]:
-    slope = SLOPE(THETA, output(b[a]))
-    gradient = key_gradient(a)
-    norm = slope**2 + over(a, gradient**2)
     yield equal(
-        "With the same dropout D, the output is the one without b_k (K1): the zero-shot one.", output(b[a]), output(0)
+        "With the same dropout D, the output is the one without b_k (K1): the zero-shot one.",
+        claim.alone,
+        called={output(0): NAMES[output(0)]},
     )
-    names = {output(b[a]): Symbol("O(b_k)"), output(0): Symbol("O(0)"), gradient: table("g")[a]}
-    yield equal("So the head, whatever it is, gets the same gradient.", slope, SLOPE(THETA, output(0)), called=names)
+    yield equal("So the head, whatever it is, gets the same gradient.", MADE, PLAIN, called=NAMES)
     yield equal(
         "b_k, whose gradient is g, adds nothing (K2) to the joint gradient norm, by which gradients are clipped.",
-        norm,
-        slope**2,
-        called=names,
+        NORM,
+        MADE**2,
+        called=NAMES,
     )
+    yield equal("Scope: AdamW shrinks b_k to ρ b_k, which the output does not see either.", claim.shrunk)
     yield equal(
         "Induction step: an optimiser U that sees the head, its gradient and the joint norm keeps both heads the same.",
-        ONWARD(THETA, slope, norm),
-        claim.next_head,
-        called=names,
-    )
-    rho = Symbol("ρ", positive=True)
-    yield equal(
-        "Scope: AdamW shrinks b_k to ρ b_k, which the output does not see either.", output(rho * b[a]), claim.shrunk
+        claim.same,
+        called=NAMES,
     )
     yield from needed("prediction after one step, {b_k, head} − {head}", two_runs, SMOOTH)
     yield Counterexample(

@@ -15,9 +15,9 @@ from minibeft.cli.main import app
 from minibeft.errors import BadInput
 from minibeft.proofs import PROOFS, Counterexample, Report, Step
 from minibeft.proofs.document import document
-from minibeft.proofs.notation import a, d, j, l, m, mu, n, over, q, softmax, v, z
+from minibeft.proofs.notation import a, j, l, m, mu, n, over, q, softmax, v, z
 from minibeft.proofs.printing import MATH, unicode
-from minibeft.proofs.statement import EVERY, Outcome
+from minibeft.proofs.statement import EVERY, PROVED, TRIED, Outcome
 from minibeft.proofs.steps import bounded, equal, nonnegative
 from minibeft.theory.theorems import HYPOTHESES, THEOREMS
 
@@ -34,7 +34,14 @@ def run(*arguments: str):
 
 def reports(*names: str) -> list[Report]:
     """Undecided reports: what there is to print, without the time that deciding it takes."""
-    return [Report(PROOFS[x].theorem, tuple(Outcome(part, True, "", 0.0) for part in PROOFS[x].parts())) for x in names]
+    return [
+        Report(
+            PROOFS[x].theorem,
+            tuple(Outcome(part, True, "", 0.0) for part in PROOFS[x].parts()),
+            tuple(PROOFS[x].claims.values()),
+        )
+        for x in names
+    ]
 
 
 def test_the_catalogue_names_the_whole_theory():
@@ -52,7 +59,9 @@ def test_every_statement_is_proved(name: str):
     report = PROOFS[name].check()
     assert [x.part.text for x in report.outcomes if not x.ok] == []
     assert report.unmatched == []
+    assert report.loose == []
     assert report.ok
+    assert report.level == (TRIED if name in ("Q5", "V6", "R1") else PROVED)
 
 
 def test_statements_about_attention_are_proved_for_every_size():
@@ -91,11 +100,13 @@ def test_prove_prints_steps_formulas_and_a_table():
 
 def test_a_failing_step_gives_status_1(monkeypatch):
     true = PROOFS["I2"]
-    monkeypatch.setitem(PROOFS, "I2", replace(true, claims={"measure": lambda old, new: over(a, new - old) / d}))
+    scale = replace(true.claims["scale"], right=Integer(0))
+    monkeypatch.setitem(PROOFS, "I2", replace(true, claims={**true.claims, "scale": scale}))
     result = run("I2")
     assert result.exit_code == 1
     assert "FAILED" in result.output
     assert "✗" in result.output
+    assert "no step decides scales with its arguments" in result.output
 
 
 def test_json_holds_every_step(tmp_path):
