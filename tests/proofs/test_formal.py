@@ -66,6 +66,14 @@ def test_what_is_not_proved_is_rejected(tmp_path, text, words):
     assert any(words in problem for problem in problems(tmp_path, text, "Small.K1_one"))
 
 
+@coq
+def test_the_second_checker_sees_an_axiom_too(tmp_path):
+    (tmp_path / "Small.v").write_text(f"Axiom false : 1 = 2.\n{SMALL}", encoding="utf-8")
+    found = list(formal.check(tmp_path, ["Small.K1_one"], recheck=True))
+    assert [problem.partition(" ")[0] for problem in found] == ["Small.v", "coqchk:"]
+    assert "Minibeft.Small.false" in found[1]
+
+
 # One word of a statement is made false; its proof must break.
 FALSE = [
     ("KeyBias", "weights H bq bk i = weights H bq zero i.", "weights H bq bk i = weights H zero zero i."),
