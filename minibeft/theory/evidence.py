@@ -96,7 +96,8 @@ EVIDENCE: dict[str, Evidence] = {
     "V7": Evidence("", "", "", {"LayerNorm": "layer_norm mean output_bias output_matrix"}),
     "Q8": Evidence("", "", "", {"Covariance": "covariance gruss bound loss attained"}),
     "Q9": Evidence("", "", "", {"Divergence": "divergence any_logits"}),
-    "G1": Evidence("", "", "", {"Decay": "key_bias value_bias"}),
+    "G1": Evidence("", "", "", {"Decay": "key_bias value_bias", "Gauge": "query_key value_output"}),
+    "G2": Evidence("", "", "", {"Gauge": "query_key value_output"}),
 }
 
 FORMAL: dict[str, str] = {theorem: name for name, evidence in EVIDENCE.items() for theorem in evidence.theorems(name)}

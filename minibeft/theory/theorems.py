@@ -322,9 +322,17 @@ _FORMAL_ALONE = (
     Theorem(
         "G1",
         "weight decay fixes the gauge",
-        "Where L + λ/2 ‖θ‖² is stationary and λ ≠ 0: b_k = 0 and b_v = W_oᵀ b_o, summed over the group.",
+        "Where L + λ/2 ‖θ‖² is stationary and λ ≠ 0: b_k = 0, b_v = W_oᵀ b_o, [W_q b_q][W_q b_q]ᵀ = W_k W_kᵀ and "
+        "[W_v b_v][W_v b_v]ᵀ = W_oᵀ W_o.",
         (*SCORES, *VALUES[1:], "raw-output"),
-        "decay in the loss, over all parameters",
+        "decay in the loss, over all parameters; b_v under GQA summed over the group, the last two without GQA",
+    ),
+    Theorem(
+        "G2",
+        "a head's gradients agree",
+        "With W̃ = [W b] and G̃ its gradient: G̃_q W̃_qᵀ = W̃_k G̃_kᵀ and G̃_v W̃_vᵀ = W_oᵀ G_o, for every loss.",
+        ("unrotated", "no-relative-vectors", "no-qk-norm", "raw-values", "ungated", "raw-output"),
+        "per head, no keys or values shared; every mask, any weighting of the logits, sinks",
     ),
 )
 
