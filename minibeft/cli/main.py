@@ -8,7 +8,7 @@ import typer
 import minibeft
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
-from minibeft.cli.console import Json, Model, execute, place, run, save, tell
+from minibeft.cli.console import Json, Model, execute, picture, place, run, save, tell
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
 
@@ -53,6 +53,26 @@ def verify(
     tell(*render(report))
     save(json_file, report.as_json())
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def show(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="a sentence")],
+    png: Annotated[
+        Path, typer.Option("--png", metavar="FILE", help="write the picture to this file", callback=picture)
+    ],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")] = "minilm",
+    layer: Annotated[int, typer.Option(help="counted from 0")] = 0,
+    head: Annotated[int, typer.Option(help="counted from 0")] = 0,
+) -> None:
+    """Draw the attention weights of one head without biases, with b_q, and with a b_k as long."""
+    from minibeft.show.files import write
+    from minibeft.show.plot import as_png
+    from minibeft.verification.picture import views
+
+    seen = views(model, text, layer=layer, head=head)
+    write(png, as_png(seen.draw, (9, 3.4)))
+    tell(seen.finding, f"wrote {png}")
 
 
 @app.command()
