@@ -39,7 +39,7 @@ prove: .venv/demo ## run every proof
 formal: ## have Coq check the theorems of proofs/formal/
 	@PYTHONPATH=. $(PYTHON) proofs/formal/check.py
 
-readme: .venv/test ## rewrite the tables of README.md and EVIDENCE.md from records/
+readme: .venv/test ## rewrite the tables of README.md, EVIDENCE.md and proofs/TRUST.md
 	$(BIN)/python tests/helpers/evidence.py
 	$(BIN)/python proofs/formal/trust.py
 
