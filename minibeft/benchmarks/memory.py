@@ -18,13 +18,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.benchmarks.peers import from_pretrained, require_peers
+from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
+from minibeft.checkpoints.tensors import read_json
+from minibeft.checkpoints.tokenizer import require_rows, room
+from minibeft.errors import BadInput
+from minibeft.families import read_config
 from minibeft.models.biases import freeze_except
 from minibeft.models.transformer import Transformer
 from minibeft.training.train import fresh_head
 
 KINDS = ("attention", "linear", "norm", "MLP", "dropout", "other")
 RANK = 8
+MOST_TOKENS = 1 << 12
 Logits = Callable[[Int[Tensor, "B T"], Int[Tensor, "B T"]], Float[Tensor, "B K"]]
 
 
@@ -136,7 +142,14 @@ def keeps(model: nn.Module, forward: Callable[[], Tensor]) -> list[Kept]:
 def measure(model: str, batch: int, length: int) -> dict[str, Any]:
     """The record: for each way the trainable parameters, and bytes kept by kind and by shape."""
     require_peers()
+    if batch * length > MOST_TOKENS:
+        raise BadInput(f"--batch {batch} --length {length}: are more than {MOST_TOKENS} tokens, which may not fit here")
     ids = torch.arange(batch * length).view(batch, length) % 1000 + 1
+    file = find(model) / "config.json"
+    config = read_config(read_json(file), None, str(file))
+    require_rows(config, ids)
+    if length > (room(config) or length):
+        raise BadInput(f"--length {length}: this model has positions for {room(config)} tokens")
     rows = []
     for name, make in WAYS.items():
         module, logits = make(model)

@@ -32,7 +32,9 @@ from minibeft.benchmarks.resident import peak_in_process
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
+from minibeft.checkpoints.tokenizer import room
 from minibeft.errors import BadInput
+from minibeft.families import read_config
 from minibeft.kernels.timing import matmul_ceiling
 from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
 
@@ -55,8 +57,8 @@ def plan(model: str, data: str | None, *, examples: int, rounds: int, dtypes: Se
     if wrong := sorted(set(dtypes) - DTYPES.keys()):
         raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}")
     require_peers()
-    raw = read_json(find(model) / "config.json")
-    longest = min(MAX_LENGTH, raw.get("max_position_embeddings", MAX_LENGTH))
+    file = find(model) / "config.json"
+    longest = min(MAX_LENGTH, room(read_config(read_json(file), None, str(file))) or MAX_LENGTH)
     settings = Settings(
         model, "sst2", data=data, examples=examples, evaluated=examples, max_length=longest, device="cpu"
     )

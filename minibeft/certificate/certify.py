@@ -124,10 +124,11 @@ INNOCENT = frozenset(
 
 def prefix_tokens(adapter: Mapping[str, Any] | None) -> int:
     """How many keys and values a PEFT adapter gives to every layer."""
-    if adapter is None or adapter.get("peft_type") in INNOCENT:
+    kind = None if adapter is None else str(adapter.get("peft_type"))
+    if adapter is None or kind in INNOCENT:
         return 0
-    if adapter.get("peft_type") not in FOREIGN:
-        raise Unclear(ADAPTER, f"the adapter's peft_type {adapter.get('peft_type')!r} may change the attention")
+    if kind not in FOREIGN:
+        raise Unclear(ADAPTER, f"the adapter's peft_type {kind} may change the attention")
     return Reader(adapter, ADAPTER).count("num_virtual_tokens", 1)
 
 

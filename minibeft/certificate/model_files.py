@@ -23,7 +23,7 @@ def load_config(name_or_path: str | Path) -> Loaded:
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        content = read_json(path)
+        content = read_json(path.resolve())
         return with_base(content, path) if "peft_type" in content else Loaded(content, str(path))
     if not path.is_dir():
         name = str(name_or_path)

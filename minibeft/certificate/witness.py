@@ -31,6 +31,7 @@ from minibeft.theory.variants import (
 PROJECTIONS = ("w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v", "b_o")
 SCORES = ("w_q", "w_k", "b_q", "b_k")
 RESOLVED = 1e-3  # rows whose bound is smaller are left out of Q3's ratio, which rounding would drown
+MOST_GROUP, MOST_SIZE, MOST_WIDTH = 128, 64, 1024
 # Query tokens, key tokens of a cross-attention (under rotary positions as many as queries), and a sliding window.
 TOKENS, SOURCE, WINDOW = 7, 9, 4
 
@@ -60,21 +61,26 @@ class Witness:
 def small(spec: AttentionSpec) -> AttentionSpec:
     """The same mechanism at a size that takes no time: H/G, the rotary fraction and C/(H D) are kept exactly.
 
-    At most two key-value heads remain, and the smallest head size from 8 up that the rotary fraction allows.
+    At most two key-value heads remain, and the smallest head size from 8 up that the rotary fraction allows. What would
+    still take time is cut to MOST_GROUP, MOST_SIZE (the fraction then is nearly the same) and MOST_WIDTH.
     """
     kv_heads = min(spec.kv_heads, 2)
-    heads = spec.heads // spec.kv_heads * kv_heads
+    heads = min(spec.heads // spec.kv_heads, MOST_GROUP) * kv_heads
     turned = spec.head_size if spec.rotary is None else spec.rotary.dims
     unit = math.gcd(spec.head_size, max(turned // 2, 1))  # the head size shrinks by a divisor of both
     step = spec.head_size // unit
     size = min(step * -(-8 // step), spec.head_size)
-    rotary = spec.rotary and replace(spec.rotary, dims=turned * size // spec.head_size)
+    dims = turned * size // spec.head_size
+    if size > MOST_SIZE:
+        dims = max(2, 2 * (turned * MOST_SIZE // spec.head_size // 2)) if turned < spec.head_size else MOST_SIZE
+        size = MOST_SIZE
+    rotary = spec.rotary and replace(spec.rotary, dims=dims)
     return replace(
         spec,
         heads=heads,
         kv_heads=kv_heads,
         head_size=size,
-        width=max(1, round(spec.width * heads * size / (spec.heads * spec.head_size))),
+        width=min(max(1, round(spec.width * heads * size / (spec.heads * spec.head_size))), MOST_WIDTH),
         rotary=rotary,
         window=spec.window and min(spec.window, WINDOW),
         prefix=min(spec.prefix, 2),

@@ -156,6 +156,13 @@ def load_adapter(folder: str | Path) -> Adapter:
     config = read_json(folder / CONFIG)
     if config.get("peft_type") != "BEFT":
         raise BadInput(f"{folder / CONFIG}: peft_type = {config.get('peft_type')!r}; only BEFT adapters are biases")
+    for key in ("base_model_name_or_path", "task_type"):
+        if not isinstance(config.get(key), str | None):
+            raise BadInput(f"{folder / CONFIG}: {key} = {config[key]!r} must be text or null")
+    for key in ("target_modules", "modules_to_save"):
+        names = config.get(key) or []
+        if not isinstance(names, str) and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise BadInput(f"{folder / CONFIG}: {key} = {names!r} must list the names of modules")
     if not (folder / WEIGHTS).is_file():
         raise BadInput(f"{folder / WEIGHTS}: missing; only safetensors is read, save the adapter in that format")
     biases, saved = {}, {}

@@ -42,8 +42,11 @@ class Shapes(TorchFunctionMode):
 
 def describe(config: ModelConfig, backend: Backend = "fused") -> Transformer:
     """The model without values: modules and shapes on the meta device."""
-    with torch.device("meta"), Shapes():
-        return Transformer(config, backend)
+    try:
+        with torch.device("meta"), Shapes():
+            return Transformer(config, backend)
+    except (RuntimeError, OverflowError) as error:
+        raise BadInput(f"the sizes of this {config.family} configuration are more than a tensor can have") from error
 
 
 def initialise(module: torch.nn.Module) -> None:
@@ -81,6 +84,9 @@ def load_model(
     prefix = body.prefix if any(name.startswith(body.prefix) for name in tensors) else ""
     if config.task == "hidden" and not config.causal:
         config = replace(config, pooler=f"{prefix}pooler.dense.weight" in tensors)
+    for i in range(config.layers):  # before so many are built
+        if (name := body.their_name(f"blocks.{i}.attention.o.weight", config.task, prefix)) not in tensors:
+            raise BadInput(f"{folder}: lacks {name} of the {config.layers} layers; the checkpoint is incomplete")
     model = describe(config, backend)
     names = {ours: body.their_name(ours, config.task, prefix) for ours in model.state_dict()}
     fresh = {ours for ours, theirs in names.items() if theirs not in tensors}
@@ -168,12 +174,18 @@ def read_tensor(
     value = lazy()
     if tuple(value.shape) != shape:
         raise BadInput(f"{folder}: {name} has shape {tuple(value.shape)}, config.json asks for {shape}")
-    if value.dtype not in DTYPES:
-        known = ", ".join(str(each).removeprefix("torch.") for each in DTYPES)
-        raise BadInput(f"{folder}: {name} has type {str(value.dtype).removeprefix('torch.')}; weights must be {known}")
+    require_type(value, name, folder)
     ends = torch.stack(value.aminmax())  # unlike isfinite().all() it needs no copy; NaN and infinities reach the ends
     if not ends.isfinite().all():
         raise BadInput(f"{folder}: {name} holds NaN or infinite values; the checkpoint is damaged, download it again")
     if dtype is not None and not ends.to(dtype).isfinite().all():
         raise BadInput(f"{folder}: {name} reaches {ends.abs().max():.3g}, more than {dtype} holds; load it as bfloat16")
     return value.to(device=device, dtype=dtype)
+
+
+def require_type(value: Tensor, name: str, folder: Path) -> Tensor:
+    """The tensor, if it has a type in which minibeft computes."""
+    if value.dtype not in DTYPES:
+        known = ", ".join(str(each).removeprefix("torch.") for each in DTYPES)
+        raise BadInput(f"{folder}: {name} has type {str(value.dtype).removeprefix('torch.')}; weights must be {known}")
+    return value

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from minibeft.checkpoints.door import checked, stays_inside
 from minibeft.checkpoints.tensors import read_json, weight_map
 from minibeft.errors import BadInput
 from minibeft.show.files import write_json
@@ -30,6 +31,7 @@ BEFORE, RESIDUAL = f"{MERGED}/before.safetensors", f"{MERGED}/residual.safetenso
 # over that hold no weights: by the end of their names, since formats for weights have no end.
 CARRIED = ".json .jsonl .txt .md .model .jinja .yaml .yml .csv .tsv .png .jpg .svg .pdf .py .bib .cff .license".split()
 NAMES = ("license", "notice", "readme", "citation")
+LONGEST_HEADER = 100_000_000  # the most that the safetensors library reads
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -95,7 +97,7 @@ def copy_others(source: Path, target: Path) -> None:
         else:
             left.append(str(inside))
     if (source / INDEX).is_file():
-        shutil.copyfile(source / INDEX, target / INDEX)
+        shutil.copyfile(checked(source / INDEX), target / INDEX)
     if left:
         log.warning("left out, because they may hold the old weights or lie elsewhere: %s", ", ".join(left))
 
@@ -109,14 +111,6 @@ def carried(file: Path) -> bool:
     """Whether a file is known to hold no weights."""
     named = not file.suffix and file.name.lower().startswith(NAMES)
     return named or (file.suffix.lower() in CARRIED and not file.name.endswith(".bin.index.json"))
-
-
-def stays_inside(file: Path, folder: Path) -> bool:
-    """Whether a file lies in the folder, links followed; the hub's cache, whose files are links to the blobs beside
-    the folder's snapshots, counts as inside."""
-    real, home = file.resolve(), folder.resolve()
-    cache = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
-    return cache or real.is_relative_to(home)
 
 
 def write_index(folder: Path, where: Mapping[str, str]) -> None:
@@ -133,9 +127,9 @@ def write_index(folder: Path, where: Mapping[str, str]) -> None:
 def read_header(file: Path) -> tuple[dict[str, Any], int]:
     """The header as it stands in the file, and where the tensors' bytes begin."""
     try:
-        with file.open("rb") as stream:
+        with checked(file, None).open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < file.stat().st_size else None
+            header = json.loads(stream.read(length)) if length < min(file.stat().st_size, LONGEST_HEADER) else None
     except (struct.error, ValueError) as error:
         raise BadInput(f"{file}: is truncated or corrupt ({error}); download it again") from error
     if not isinstance(header, dict):

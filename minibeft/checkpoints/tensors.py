@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from minibeft.checkpoints.door import checked
 from minibeft.errors import BadInput
 
 Lazy = Callable[[], Tensor]
@@ -20,11 +21,12 @@ Lazy = Callable[[], Tensor]
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object, or BadInput that names the file."""
-    if not file.is_file():
+    if not file.exists():
         raise BadInput(f"{file}: missing; a model folder holds config.json beside its weights")
+    checked(file)
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{file}: is not valid JSON ({error}); download it again") from error
     if not isinstance(value, dict):
         raise BadInput(f"{file}: must hold a JSON object, holds a {type(value).__name__}")
@@ -72,6 +74,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 def read_safetensors(file: Path, keep: bool = True) -> dict[str, Lazy]:
     """Memory-mapped: the pages are read when the tensor is used."""
+    checked(file, None)
     try:
         opened = safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -87,17 +90,41 @@ def read_safetensors(file: Path, keep: bool = True) -> dict[str, Lazy]:
     return {name: partial(read, name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
 
 
+def read_all(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file."""
+    return {name: lazy() for name, lazy in read_safetensors(file).items()}
+
+
 def read_pickle(file: Path, keep: bool = True) -> dict[str, Lazy]:
     """weights_only: a pickle that would run code is refused. Memory-mapped unless it is to be converted or has torch's
     old file format, which cannot be."""
+    checked(file, None)
     try:
         old = not zipfile.is_zipfile(file)
+        if not old and (size := unpacked(file)) > file.stat().st_size:
+            raise BadInput(f"{file}: unpacks to {size:,} bytes, more than it has; ask for a safetensors file")
         with warnings.catch_warnings(action="ignore"):  # about pickles that it goes on to refuse
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=keep and not old)
     except pickle.UnpicklingError as error:
         raise BadInput(f"{file}: is not plain weights and was not run; ask for a safetensors file") from error
+    except BadInput:
+        raise
     except Exception as error:  # what unpickling damaged data raises has no end
         raise BadInput(f"{file}: is truncated or corrupt ({type(error).__name__}); download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"{file}: must hold a dictionary of tensors, as state_dict() gives it")
+    if odd := next((name for name, value in state.items() if not is_whole(value)), None):
+        raise BadInput(f"{file}: {odd} does not hold its own numbers one by one; ask for a safetensors file")
     return {str(name): partial(state.__getitem__ if keep else state.pop, name) for name in list(state)}
+
+
+def unpacked(file: Path) -> int:
+    """Bytes of all entries of an archive. torch stores them as they are: more than the file has is a bomb."""
+    with zipfile.ZipFile(file) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def is_whole(value: Tensor) -> bool:
+    """Whether a tensor has as many numbers in memory as it shows: no sparse, nested, expanded or meta tensor."""
+    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return dense and value.nbytes <= value.untyped_storage().nbytes()

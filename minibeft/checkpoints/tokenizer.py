@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.vocabulary import convert, parse
+from minibeft.checkpoints.vocabulary import convert, parse, refusing
+from minibeft.errors import BadInput
+from minibeft.models.config import ModelConfig
+from minibeft.models.layers import Learned
 
 
 def has_tokenizer(name_or_path: str | Path) -> bool:
@@ -25,7 +29,7 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """
     folder = find(name_or_path)
     file = folder / "tokenizer.json"
-    tokenizer = parse(file, lambda: Tokenizer.from_file(str(file))) if file.is_file() else convert(folder)
+    tokenizer = parse(file, lambda: Tokenizer.from_file(str(file))) if file.exists() else convert(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -46,14 +50,45 @@ def encode(
     max_length  longer texts are cut on the right, special tokens kept (of a pair, the longer text first)
     side        where padding goes, "right" or "left"
     """
-    before = tokenizer.truncation
-    if max_length is not None:
-        tokenizer.enable_truncation(max_length)
-    try:
-        rows = tokenizer.encode_batch(list(texts))
-    finally:
-        tokenizer.enable_truncation(**before) if before else tokenizer.no_truncation()
+    rows = encodings(tokenizer, texts, max_length)
     for row in rows:
         row.pad(max(map(len, rows)), direction=side, pad_id=pad or 0)
     columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     return {name: torch.tensor([getattr(row, column) for row in rows]) for name, column in columns.items()}
+
+
+def encodings(tokenizer: Tokenizer, texts: Sequence[Any], max_length: int | None = None) -> list[Encoding]:
+    """The texts as tokens, cut to this length; BadInput where the tokenizer fails on them."""
+    before = tokenizer.truncation
+    with refusing("the tokenizer fails on these texts"):
+        if max_length is not None:
+            tokenizer.enable_truncation(max_length)
+        try:
+            return tokenizer.encode_batch(list(texts))
+        finally:
+            tokenizer.enable_truncation(**before) if before else tokenizer.no_truncation()
+
+
+def encode_for(config: ModelConfig, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
+    """The batch that a model of this configuration is given: cut to its positions, held against its tables."""
+    batch = encode(tokenizer, texts, pad=config.pad, max_length=room(config))
+    require_rows(config, batch["input_ids"], batch["token_type_ids"])
+    return batch
+
+
+def room(config: ModelConfig) -> int | None:
+    """How many tokens the model has positions for; None: any number."""
+    positions = config.positions
+    return positions.rows - positions.start if isinstance(positions, Learned) else None
+
+
+def require_rows(config: ModelConfig, ids: Tensor, types: Tensor | None = None) -> None:
+    """BadInput for tokens that the model's tables have no row for: the tokenizer is another model's."""
+    if not ids.numel() or not ids.shape[-1]:
+        raise BadInput("tokenizer.json: makes no token of these texts; it is another model's, or damaged")
+    if (number := int(ids.max())) >= config.vocab:
+        raise BadInput(f"tokenizer.json: gives the token {number}, and config.json says vocab_size = {config.vocab}")
+    if types is not None and config.token_types and (kind := int(types.max())) >= config.token_types:
+        raise BadInput(
+            f"tokenizer.json: gives the type {kind}, config.json says type_vocab_size = {config.token_types}"
+        )

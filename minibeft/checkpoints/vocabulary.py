@@ -1,12 +1,14 @@
 """Vocabulary files older than tokenizer.json: vocab.txt (BERT), vocab.json and merges.txt (RoBERTa, OPT, GPT-J)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
+from minibeft.checkpoints.door import checked
 from minibeft.checkpoints.find import why
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
@@ -14,11 +16,21 @@ from minibeft.families import BODIES
 
 
 def parse(file: Path, reader: Callable[[], Any]) -> Any:
-    """What the reader makes of the file, or BadInput; `tokenizers` raises bare Exceptions, so none narrower will do."""
-    try:
+    """What the reader makes of the file, or BadInput."""
+    checked(file)
+    with refusing(f"{file}: cannot be read as a tokenizer"):
         return reader()
-    except Exception as error:
-        raise BadInput(f"{file}: cannot be read as a tokenizer ({why(error)}); download it again") from error
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """What `tokenizers` raises of the user's files and texts, bare Exceptions and panics, as BadInput."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadInput(f"{what} ({why(error)}); make one with transformers' save_pretrained, or download it") from error
 
 
 def convert(folder: Path) -> Tokenizer:
@@ -82,7 +94,7 @@ class Settings:
 
 def optional(file: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no file."""
-    return read_json(file) if file.is_file() else {}
+    return read_json(file) if file.exists() else {}
 
 
 def word_piece(folder: Path, settings: Settings) -> Tokenizer:
@@ -117,6 +129,7 @@ def byte_pairs(folder: Path, frame: str, settings: Settings) -> Tokenizer:
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if not merges.is_file():
         raise BadInput(f"{merges}: missing; vocab.json alone makes no tokenizer")
+    checked(vocabulary)
     prefix = settings.flag("add_prefix_space", False)
     tokenizer = Tokenizer(parse(merges, lambda: BPE.from_file(str(vocabulary), str(merges))))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)

@@ -41,7 +41,7 @@ def verify(
     model: Model = "minilm",
     json_file: Json = None,
     task: Annotated[str | None, typer.Option(help="hidden, classification or lm; default: what the file names")] = None,
-    seed: Annotated[int, typer.Option(help="of the redrawn biases")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of the redrawn biases")] = 0,
 ) -> None:
     """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
     from minibeft.show.progress import steps

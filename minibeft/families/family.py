@@ -20,6 +20,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "cross_attention_hidden_size": (None,),
     "pruned_heads": ({},),
 }
+MOST_LABELS = 2**16
 # How the field of ModelConfig that a key fills is read; any other is of its default's type.
 READ: dict[str, Callable[[Reader, str, Any], Any]] = {
     "vocab": Reader.count,
@@ -132,8 +133,10 @@ class Family:
             ours: READ.get(ours, Reader.get)(c, theirs, default) for theirs, (ours, default) in body.keys.items()
         }
         values |= body.rest(c, values)
+        if values.get("pad") is not None and not 0 <= values["pad"] < values["vocab"]:
+            raise c.refuse("pad_token_id", f"must be null or one of the {values['vocab']} tokens")
         values["tied"] = c.get("tie_word_embeddings", body.fixed["tied"])
-        values["labels"] = c.count("num_labels", len(c.get("id2label", {})) or 2)
+        values["labels"] = c.count("num_labels", len(c.get("id2label", {})) or 2, MOST_LABELS)
         values["biases"] = spec.biases | (mlp.read(c) if isinstance(mlp, Switch) else {"mlp"} if mlp else set())
         c.finish(ATTENTION, BODY)
         task = task or named_task(body, raw, where)

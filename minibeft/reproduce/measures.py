@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from minibeft.checkpoints.adapters import their_names
+from minibeft.checkpoints.tensors import read_all
 from minibeft.models.biases import BIAS_TERMS, term_of
 from minibeft.training.batches import shuffled
 from minibeft.training.importance import fisher, mag_angle, magnitude
@@ -44,7 +44,7 @@ def scores_of(settings: Settings, folder: Path) -> dict[str, Scores]:
     loaded = load(settings)
     run = start(loaded.settings, loaded.task, loaded.model)
     names = {name: their for name, their in their_names(run.model).items() if term_of(name) and name in run.before}
-    tuned = load_file(folder / TRAINED)
+    tuned = read_all(folder / TRAINED)
     measures = {"mag_angle": mag_angle, "magnitude": magnitude}
     scores = {
         measure: by_layer({name: compare(run.before[name], tuned[their]) for name, their in names.items()})
@@ -72,7 +72,7 @@ def drift(settings: Settings, folder: Path) -> dict[str, float]:
     """How far b_k moved (the mean over layers of ‖b' − b‖), and what setting it back does to the validation logits."""
     loaded = load(settings)
     run = start(loaded.settings, loaded.task, loaded.model)
-    names, tuned = their_names(run.model), load_file(folder / TRAINED)
+    names, tuned = their_names(run.model), read_all(folder / TRAINED)
     moved = [(tuned[names[n]] - run.before[n]).norm().item() for n in run.before if term_of(n) == "k"]
     examples = next(iter(loaded.valid.values()))
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.tensors import read_json
+from minibeft.checkpoints.tensors import read_all, read_json
 from minibeft.families import read_config
 from minibeft.theory.agreement import distance, within
 from minibeft.theory.bounds import unit_roundoff
@@ -86,7 +85,7 @@ def furthest(one: Record, other: Record) -> float:
 
 def head_of(folder: Path) -> dict[str, Tensor]:
     """What trained outside the numbered layers: where only b_k trains beside it, everything but b_k."""
-    return {name: value for name, value in load_file(folder / TRAINED).items() if not re.search(r"\.\d+\.", name)}
+    return {name: value for name, value in read_all(folder / TRAINED).items() if not re.search(r"\.\d+\.", name)}
 
 
 def metrics_of(epoch: Record) -> Record:

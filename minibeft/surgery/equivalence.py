@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minibeft.checkpoints.tokenizer import encode, load_tokenizer
+from minibeft.checkpoints.door import checked
+from minibeft.checkpoints.tokenizer import encode_for, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
-from minibeft.models.layers import Learned
 from minibeft.models.transformer import Transformer
 from minibeft.theory.agreement import distance, explained, within
 from minibeft.verification.probe import Batch
@@ -65,14 +65,13 @@ def read_sentences(folder: Path, text: Path | None, config: ModelConfig) -> Batc
     lines: tuple[str, ...] = SENTENCES
     if text is not None:
         try:
-            lines = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
+            found = checked(text, links=True).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
             raise BadInput(f"{text}: cannot be read as UTF-8 text ({error}); give one sentence a line") from error
+        lines = tuple(line.strip() for line in found if line.strip())
         if not lines:
             raise BadInput(f"{text}: holds no sentence; give one a line")
-    positions = config.positions
-    longest = positions.rows - positions.start if isinstance(positions, Learned) else None
-    return encode(load_tokenizer(folder), lines, pad=config.pad, max_length=longest)
+    return encode_for(config, load_tokenizer(folder), lines)
 
 
 @contextmanager

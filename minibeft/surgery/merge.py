@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.adapters import changed, is_linear, load_adapter, load_base
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.rewrite import BEFORE, MERGED, RESIDUAL, Edit, rewrite_folder
-from minibeft.checkpoints.tensors import read_json
+from minibeft.checkpoints.tensors import read_all, read_json
 from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
 from minibeft.show.files import new_folder
@@ -224,7 +224,7 @@ def unmerge(model: str | Path, out: str | Path) -> None:
     if not (folder / RECORD).is_file():
         raise BadInput(f"{folder / RECORD}: missing; only a folder that minibeft merged can be unmerged")
     notes = read_json(folder / RECORD)
-    edit = Edit(load_file(folder / BEFORE), set(notes["added"]), rename=lambda name: name.removeprefix(notes["prefix"]))
+    edit = Edit(read_all(folder / BEFORE), set(notes["added"]), rename=lambda name: name.removeprefix(notes["prefix"]))
     with new_folder(Path(out)) as ready:
         rewrite_folder(folder, ready, edit)
         (ready / "config.json").write_text(notes["config"], encoding="utf-8")

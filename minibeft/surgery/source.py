@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.checkpoints.load import describe, load_model
+from minibeft.checkpoints.load import describe, load_model, require_type
 from minibeft.checkpoints.rewrite import RESIDUAL, Edit, rewrite_folder
 from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json
 from minibeft.errors import BadInput
@@ -55,7 +55,7 @@ class Source:
     def get(self, ours: str) -> Tensor | None:
         """A tensor, None when it is not there."""
         lazy = self.tensors.get(self.name(ours))
-        return None if lazy is None else lazy()
+        return None if lazy is None else require_type(lazy(), self.name(ours), self.folder)
 
     def __getitem__(self, ours: str) -> Tensor:
         """A tensor that must be there."""

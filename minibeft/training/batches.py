@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from minibeft.checkpoints.tokenizer import encodings
 from minibeft.models.transformer import Transformer
 from minibeft.training.tasks import Split
 
@@ -85,9 +86,7 @@ def padded(ids: Int[Tensor, "... L"], sizes: Int[Tensor, "..."], width: int | No
 
 def encode_split(tokenizer: Tokenizer, split: Split, *, max_length: int, pad: int | None) -> Examples:
     """Tokenise a split; pairs are cut to max_length tokens from the longer text, as transformers does."""
-    tokenizer.enable_truncation(max_length)
-    found = tokenizer.encode_batch([text if len(text) > 1 else "".join(text) for text in split.texts])
-    tokenizer.no_truncation()
+    found = encodings(tokenizer, [text if len(text) > 1 else "".join(text) for text in split.texts], max_length)
     lengths = torch.tensor([len(one.ids) for one in found])
     shape, fill = (len(found), int(lengths.max())), pad or 0
     ids, types = torch.full(shape, fill), torch.zeros(shape, dtype=torch.long)

@@ -9,7 +9,7 @@ import torch
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
-from minibeft.checkpoints.tokenizer import load_tokenizer
+from minibeft.checkpoints.tokenizer import load_tokenizer, require_rows
 from minibeft.errors import BadInput
 from minibeft.families import named_family
 from minibeft.models.transformer import Transformer
@@ -48,13 +48,19 @@ def load(settings: Settings) -> Loaded:
 
     def encode(split: Split) -> Data:
         if is_prompted(model.config.family):
-            return encode_prompts(tokenizer, task, split, max_length=longest)
-        return encode_split(tokenizer, split, max_length=longest, pad=model.config.pad)
+            found = encode_prompts(tokenizer, task, split, max_length=longest)
+            require_rows(model.config, found.targets)
+        else:
+            found = encode_split(tokenizer, split, max_length=longest, pad=model.config.pad)
+        require_rows(model.config, found.ids, getattr(found, "types", None))
+        return found
 
     shown = {name: split.sample(settings.evaluated, settings.data_seed) for name, split in raw.items()}
     valid = {name: encode(split) for name, split in ({"held_out": held} if held else shown).items()}
     digests = {
-        "model": digest(sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))),
+        "model": digest(
+            weights if (weights := regular(source, "*.safetensors")) else regular(source, "pytorch_model*.bin")
+        ),
         "data": digest([file for split in splits for file in find_files(data, split)]),
     }
     return Loaded(settings, task, model, encode(train), valid, digests)
@@ -75,6 +81,11 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
     if model.config.task != "lm":
         raise BadInput(f"{file}: architectures names no language model, which a prompt needs")
     return model
+
+
+def regular(folder: Path, pattern: str) -> list[Path]:
+    """The folder's files of this pattern, in order; a pipe or a device could be read forever."""
+    return sorted(file for file in folder.glob(pattern) if file.is_file())
 
 
 def digest(files: list[Path]) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
+from minibeft.checkpoints.tokenizer import encodings
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.models.transformer import Transformer
@@ -129,8 +130,8 @@ def encode_prompts(tokenizer: Tokenizer, task: Task, split: Split, *, max_length
     """
     prompt = find_prompt(task)
     asked = [prompt.ask(texts) for texts in split.texts]
-    alone = [len(tokens_of(one)[0]) for one in tokenizer.encode_batch([text.strip(" ") for text in asked])]
-    whole = tokenizer.encode_batch([f"{text}{word}".strip(" ") for text in asked for word in prompt.words])
+    alone = [len(tokens_of(one)[0]) for one in encodings(tokenizer, [text.strip(" ") for text in asked])]
+    whole = encodings(tokenizer, [f"{text}{word}".strip(" ") for text in asked for word in prompt.words])
     rows, words = [], []
     for number, encoding in enumerate(whole):
         ids, lead = tokens_of(encoding)

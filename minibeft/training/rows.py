@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from minibeft.checkpoints.door import checked
 from minibeft.errors import BadInput, needs
 
 Row = dict[str, Any]
+MOST_BYTES = 1 << 30
 
 
 def read_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
     """(where, row) for each row, row with these columns at least; BadInput names the file, the line and the column."""
+    checked(file, MOST_BYTES, links=True)
     return read_parquet(file, columns) if file.suffix == ".parquet" else read_tsv(file, columns)
 
 

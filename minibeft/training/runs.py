@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import nn
 
 from minibeft.checkpoints.adapters import is_linear, make_adapter, save_adapter, their_names
-from minibeft.checkpoints.tensors import read_json
+from minibeft.checkpoints.door import checked
+from minibeft.checkpoints.tensors import read_json, unpacked
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
 from minibeft.show import files
@@ -75,7 +76,26 @@ def finished(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     there = read_json(folder / RECORD)
     require_same(folder, there, record, "run")
-    return there if there.get("complete") else None
+    return there if is_complete(there, folder / RECORD) else None
+
+
+def is_complete(record: dict[str, Any], file: Path) -> bool:
+    """Whether a run is at its end; BadInput for a record that says so and lacks what a finished one has."""
+    whole = are_epochs(record.get("epochs")) and {"command", "date", "versions", "machine"} <= record.keys()
+    if record.get("complete") and not (whole and record["epochs"]):
+        raise BadInput(f"{file}: is damaged; delete it to begin this run again")
+    return bool(record.get("complete"))
+
+
+def are_epochs(found: Any) -> bool:
+    """Whether this is what fit() yields: numbers by name, and for each split the metrics by name."""
+
+    def are_numbers(values: Any, deep: int) -> bool:
+        if deep and isinstance(values, dict):
+            return all(are_numbers(value, deep - 1) for value in values.values())
+        return type(values) in (int, float)
+
+    return isinstance(found, list) and all(isinstance(one, dict) and are_numbers(one, 2) for one in found)
 
 
 def require_same(folder: Path, there: dict[str, Any], mine: dict[str, Any], what: str) -> None:
@@ -113,22 +133,27 @@ def state_of(run: Run) -> bytes:
 
 def restore(run: Run, folder: Path) -> None:
     """Put the run where the folder's state is; nothing happens where there is none yet."""
-    if not (folder / STATE).is_file():
+    if not (folder / STATE).exists():
         return
+    if unpacked(checked(folder / STATE, None)) > (folder / STATE).stat().st_size:
+        raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again")
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         for name, value in run.trained.items():
             value.data.copy_(state["trained"][name])
         run.optimizer.load_state_dict(state["optimizer"])
+        streams, epochs = list(state["streams"]), list(state["epochs"])
+        mine = streams[sharded.rank() % len(streams)]
+        torch.set_rng_state(mine["cpu"])
+        if mine["cuda"] is not None:
+            torch.cuda.set_rng_state(mine["cuda"])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again") from error
-    if len(state["streams"]) != sharded.processes():
-        raise BadInput(f"{folder}: was begun by {len(state['streams'])} processes; resume it with as many")
-    run.epochs[:] = state["epochs"]
-    mine = state["streams"][sharded.rank()]
-    torch.set_rng_state(mine["cpu"])
-    if mine["cuda"] is not None:
-        torch.cuda.set_rng_state(mine["cuda"])
+    if len(streams) != sharded.processes():
+        raise BadInput(f"{folder}: was begun by {len(streams)} processes; resume it with as many")
+    if not are_epochs(epochs):
+        raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again")
+    run.epochs[:] = epochs
 
 
 def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:

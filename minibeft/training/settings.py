@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from minibeft.checkpoints.tokenizer import room
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.models.biases import read_terms
 from minibeft.models.config import Backend, ModelConfig
-from minibeft.models.layers import Learned
 from minibeft.training import prompts
 from minibeft.training.reparam import FORMS, RANK, SCALE
 from minibeft.training.tasks import REGIMES, Task
@@ -118,6 +118,11 @@ def resolve(settings: Settings, task: Task, available: int, config: ModelConfig)
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (most := room(config)) is not None:
+        values["max_length"] = min(values["max_length"], most)
+        for name, tokens in {"max-length": settings.max_length, "pad": settings.width}.items():
+            if (tokens or 0) > most:
+                raise BadInput(f"--{name} {tokens}: this model has positions for {most} tokens")
     given = {name: value for name in values if (value := getattr(settings, name)) is not None}
     if is_zero_shot(settings, config):
         given["epochs"] = 1
@@ -148,17 +153,11 @@ def classified(settings: Settings, task: Task, available: int, config: ModelConf
 
 def prompted(settings: Settings, task: Task, available: int, config: ModelConfig) -> dict[str, Any]:
     """The decoder protocol."""
-    longest = prompts.MAX_LENGTH
-    if isinstance(config.positions, Learned):
-        room = config.positions.rows - config.positions.start
-        longest = min(longest, room)
-        if (settings.max_length or 0) > room:
-            raise BadInput(f"--max-length {settings.max_length}: this model has positions for {room} tokens")
     return {
         "learning_rate": prompts.find_prompt(task).learning_rate,
         "epochs": prompts.EPOCHS,
         "examples": min(prompts.EXAMPLES, available),
         "evaluated": prompts.EVALUATED,
         "batch": prompts.BATCH,
-        "max_length": longest,
+        "max_length": prompts.MAX_LENGTH,
     }

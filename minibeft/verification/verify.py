@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.load import load_model
-from minibeft.checkpoints.tokenizer import encode, has_tokenizer, load_tokenizer
+from minibeft.checkpoints.tokenizer import encode_for, has_tokenizer, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
@@ -62,7 +62,7 @@ def verify(
 def batch_of(model: Transformer, name: str | Path, seed: int) -> dict[str, Tensor]:
     """The built-in sentences, padded to one length; random tokens where the folder has no tokenizer."""
     if has_tokenizer(name):
-        return encode(load_tokenizer(name), SENTENCES, pad=model.config.pad)
+        return encode_for(model.config, load_tokenizer(name), SENTENCES)
     ids = torch.randint(model.config.vocab, (4, 16), generator=Generator().manual_seed(seed))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
