@@ -31,7 +31,7 @@ from minibeft.theory.variants import (
 PROJECTIONS = ("w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v", "b_o")
 SCORES = ("w_q", "w_k", "b_q", "b_k")
 RESOLVED = 1e-3  # rows whose bound is smaller are left out of Q3's ratio, which rounding would drown
-MOST_GROUP, MOST_SIZE, MOST_WIDTH = 128, 64, 1024
+MOST_GROUP, MOST_SIZE, MOST_WIDTH = 512, 64, 4096
 # Query tokens, key tokens of a cross-attention (under rotary positions as many as queries), and a sliding window.
 TOKENS, SOURCE, WINDOW = 7, 9, 4
 

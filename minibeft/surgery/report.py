@@ -62,7 +62,8 @@ def render_study(study: Study) -> Lines:
     zero = {(row.quantiser, row.bits): row.output for row in study.rows if row.shift == "zero"}
     rows = []
     for row in study.rows:
-        gain = "" if row.shift == "zero" else f"{1 - row.output / zero[row.quantiser, row.bits]:z.1%}"
+        was = zero[row.quantiser, row.bits]
+        gain = "" if row.shift == "zero" or not was else f"{1 - row.output / was:z.1%}"
         numbers = f"{row.key:.4f}", f"{row.weights:.4f}", f"{row.output:.4f}", gain
         rows.append((row.quantiser, str(row.bits), row.shift, *numbers))
     title = f"{study.model}: shifts found on {study.calibration} sentences, measured on {study.evaluation} others"
@@ -72,9 +73,10 @@ def render_study(study: Study) -> Lines:
 def finding(study: Study) -> str:
     """Where a shift gains most of what it can, and how much."""
     error = {(row.quantiser, row.bits, row.shift): row.output for row in study.rows}
-    kept = {key: value / error[(*key[:2], "zero")] for key, value in error.items() if key[2] != "zero"}
-    quantiser, bits, shift = best = min(kept, key=kept.__getitem__)
-    if kept[best] >= 1:
+    zero = {key: error[(*key[:2], "zero")] for key in error if key[2] != "zero"}
+    kept = {key: error[key] / was for key, was in zero.items() if was}
+    quantiser, bits, shift = best = min(kept, key=kept.__getitem__, default=("", 0, ""))
+    if kept.get(best, 1) >= 1:
         return "No shift of the cached keys takes anything off the output's error here."
     was, now = error[quantiser, bits, "zero"], error[best]
     return (
