@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help verify test test-portable check prove formal readme clean
+.PHONY: help verify test test-portable fuzz check prove formal readme clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ test-portable: .venv/test ## the numeric tests as on four kinds of processors
 	$(AVX2) $(BIN)/pytest -n auto -m "not slow" --hypothesis-seed=2 $(NUMERIC)
 	$(PLAIN) $(BIN)/pytest -n auto -m "not slow" --hypothesis-seed=3 $(THEORY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow" --hypothesis-seed=4 $(NUMERIC)
+
+N ?= 10000
+FUZZED ?= records/fuzz.json
+
+fuzz: .venv/test ## N corrupted inputs (N=10000), from where records/fuzz.json stands
+	$(BIN)/python -P tests/fuzz/fuzz.py $(N) $(FUZZED)
 
 check: .venv/test ## style and types
 	$(BIN)/ruff check

@@ -116,7 +116,7 @@ def carried(file: Path) -> bool:
 def write_index(folder: Path, where: Mapping[str, str]) -> None:
     """The index of shards, with the sizes that it states counted anew."""
     index = read_json(folder / INDEX)
-    metadata = dict(index.get("metadata") or {})
+    metadata = dict(given) if isinstance(given := index.get("metadata"), dict) else {}
     entries = [e for file in set(where.values()) for n, e in read_header(folder / file)[0].items() if n in where]
     metadata["total_size"] = sum(e["data_offsets"][1] - e["data_offsets"][0] for e in entries)
     if "total_parameters" in metadata:

@@ -14,6 +14,9 @@ from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
 from minibeft.models.layers import Learned
 
+# Of one head on all texts: 12 heads then take half a GB.
+MOST_WEIGHTS = 1 << 22
+
 
 def has_tokenizer(name_or_path: str | Path) -> bool:
     """Whether load_tokenizer has files to read."""
@@ -72,6 +75,9 @@ def encodings(tokenizer: Tokenizer, texts: Sequence[Any], max_length: int | None
 def encode_for(config: ModelConfig, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
     """The batch that a model of this configuration is given: cut to its positions, held against its tables."""
     batch = encode(tokenizer, texts, pad=config.pad, max_length=room(config))
+    rows, longest = batch["input_ids"].shape
+    if rows * longest**2 > MOST_WEIGHTS:
+        raise BadInput(f"{rows} texts of up to {longest} tokens may not fit in memory; give fewer, or shorter lines")
     require_rows(config, batch["input_ids"], batch["token_type_ids"])
     return batch
 

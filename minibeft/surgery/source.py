@@ -38,7 +38,9 @@ class Source:
         raw = read_json(file)
         body = BODIES[named_family(raw, str(file))]
         if task is None:
-            task = body.architectures.get((raw.get("architectures") or [""])[0], "hidden")
+            named = raw.get("architectures")
+            known = isinstance(named, list) and named and isinstance(named[0], str)
+            task = body.architectures.get(named[0], "hidden") if known else "hidden"
         if (folder / RESIDUAL).exists():
             raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
         return Source(folder, read_config(raw, task, str(file)), body, open_tensors(folder))

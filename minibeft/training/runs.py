@@ -135,14 +135,17 @@ def restore(run: Run, folder: Path) -> None:
     """Put the run where the folder's state is; nothing happens where there is none yet."""
     if not (folder / STATE).exists():
         return
-    if unpacked(checked(folder / STATE, None)) > (folder / STATE).stat().st_size:
-        raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again")
+    file = checked(folder / STATE, None)
     try:
+        if unpacked(file) > file.stat().st_size:
+            raise ValueError("a bomb")
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         for name, value in run.trained.items():
             value.data.copy_(state["trained"][name])
         run.optimizer.load_state_dict(state["optimizer"])
-        streams, epochs = list(state["streams"]), list(state["epochs"])
+        streams, epochs = list(state["streams"]), state["epochs"]
+        if not are_epochs(epochs):
+            raise ValueError("no epochs")
         mine = streams[sharded.rank() % len(streams)]
         torch.set_rng_state(mine["cpu"])
         if mine["cuda"] is not None:
@@ -151,8 +154,6 @@ def restore(run: Run, folder: Path) -> None:
         raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again") from error
     if len(streams) != sharded.processes():
         raise BadInput(f"{folder}: was begun by {len(streams)} processes; resume it with as many")
-    if not are_epochs(epochs):
-        raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again")
     run.epochs[:] = epochs
 
 

@@ -205,6 +205,7 @@ def test_the_protocols_values_fill_what_is_not_given():
     base = Settings("m", "sst2")
     config = object.__new__(ModelConfig)
     object.__setattr__(config, "layers", 12)
+    object.__setattr__(config, "positions", None)
     object.__setattr__(config, "family", "bert")
 
     def filled(task: str = "sst2", **changes) -> Settings:
