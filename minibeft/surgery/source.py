@@ -39,8 +39,8 @@ class Source:
         body = BODIES[named_family(raw, str(file))]
         if task is None:
             named = raw.get("architectures")
-            known = isinstance(named, list) and named and isinstance(named[0], str)
-            task = body.architectures.get(named[0], "hidden") if known else "hidden"
+            first = named[0] if isinstance(named, list) and named else None
+            task = body.architectures.get(first, "hidden") if isinstance(first, str) else "hidden"
         if (folder / RESIDUAL).exists():
             raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
         return Source(folder, read_config(raw, task, str(file)), body, open_tensors(folder))

@@ -1,6 +1,5 @@
 """The one rule: exit 0, or exit 2 with one line that names what is wrong; inputs untouched; nothing outside OUT."""
 
-import contextlib
 import hashlib
 import io
 import logging
@@ -17,7 +16,6 @@ from cases import Case
 from minibeft.cli import console
 from minibeft.cli.main import app
 from minibeft.errors import LONGEST_LINE
-from minibeft.show import console as screens
 
 SECONDS, BYTES = 10.0, 1 << 30
 
@@ -36,16 +34,12 @@ def ended(words: list[str]) -> tuple[int, str, str]:
     handler.setFormatter(console.OneLine())
     log.addHandler(handler)
     log.propagate = False
-    files = screens.out.file, screens.err.file
     try:
-        with contextlib.suppress(AttributeError):
-            screens.out.file, screens.err.file = out, err
         console.run(lambda: console.execute(app))
         status = 0
     except SystemExit as stop:
         status = int(stop.code or 0)
     finally:
-        screens.out.file, screens.err.file = files
         log.removeHandler(handler)
         log.propagate = True
         sys.argv, sys.stdout, sys.stderr = before[:3]
