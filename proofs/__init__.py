@@ -15,9 +15,9 @@ Read a script from top to bottom, or run it: `minibeft prove K1`, `python -m min
     reparametrised  R1 R2   LoRA, VeRA and DoRA on a bias
     importance      I1-I3   Mag+Angle, Magnitude, Fisher
 
-What the scripts stand on: notation (the letters), statement (what a proof is), steps (the kinds of step), sums (the
-algebra of indexed sums), numbers (the guard of that algebra), head (one attention head with a switch for each
-hypothesis, from which the counterexamples come), printing and document (unicode and LaTeX).
+What the scripts stand on: notation (the letters), relation (what a formula is), statement (what a proof is), steps (the
+kinds of step), sums (the algebra of indexed sums), numbers (the guard of that algebra), head (one attention head with a
+switch for each hypothesis, from which the counterexamples come), printing and document (unicode and LaTeX).
 """
 
 from minibeft.proofs import (  # noqa: F401  each registers its statements

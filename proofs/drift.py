@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from sympy import Derivative, Expr, Function, Limit, Rational, Subs, Symbol, oo, sqrt, symbols
 
 from minibeft.proofs.notation import a, b, over, u
-from minibeft.proofs.statement import Counterexample, Part, proof, says
+from minibeft.proofs.relation import says
+from minibeft.proofs.statement import Counterexample, Part, proof
 from minibeft.proofs.steps import bounded, equal, exactly, positive
 from minibeft.proofs.training import BIAS, NAMES, SLOPE_B, adam, output
 

@@ -4,6 +4,7 @@ With all switches off this is the head of the theory. Weights come out rational 
 rationals, which is how the counterexamples choose them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ from sympy import (
     tanh,
     zeros,
 )
+
+from minibeft.proofs.printing import Unicode
 
 TINY = Rational(1, 10**12)
 
@@ -80,11 +83,51 @@ def unit(row: Matrix) -> Matrix:
 def written(value: Any) -> str:
     """A number, or a matrix by its rows."""
     if isinstance(value, MatrixBase):
-        rows = (", ".join(str(x) for x in value.row(at)) for at in range(value.rows))
+        rows = (", ".join(map(plain, value.row(at))) for at in range(value.rows))
         return "; ".join(rows).join("()" if len(value) > 1 else ("", ""))
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {written(x)}" for key, x in value.items()).join("{}")
-    return ", ".join(written(x) for x in value).join("[]") if isinstance(value, tuple) else str(value)
+    return plain(sympify(value))
+
+
+def plain(x: Expr) -> str:
+    """The exact number where it is short, four digits of it where it is not."""
+    text = Unicode().doprint(x)
+    text = text if len(text) <= 32 or x.free_symbols else f"{Unicode().doprint(x.evalf(4))}…"
+    return text.replace("-", "−")
+
+
+def distances(vectors: dict[int, Matrix]) -> str:
+    """E_{i−j} for each distance."""
+    return ", ".join(f"E_{plain(sympify(at))} = {written(x)}" for at, x in vectors.items())
+
+
+def pair(foreign: tuple[Matrix, Matrix]) -> str:
+    return f"a foreign key {written(foreign[0])} with value {written(foreign[1])}"
+
+
+# How a field of a head is told; a switch that is on is a sentence.
+TOLD: dict[str, Callable[[Any], str]] = {
+    "sees": lambda x: f"row by row, 1 where a key is seen: {written(x)}",
+    "turn": lambda x: f"rotary positions, {written(x)} from one to the next",
+    "relative_key": lambda x: f"{distances(x)}, multiplied with k",
+    "relative_query": lambda x: f"{distances(x)}, multiplied with q",
+    "qk_norm": lambda _: "q and k normalised",
+    "softcap": lambda _: "logits through tanh",
+    "weighting": lambda x: f"{x} weights",
+    "sink": lambda x: f"a sink with logit {written(x)}",
+    "foreign": pair,
+    "bits": lambda x: f"{x} binary digits",
+    "largest": lambda x: f"no number beyond {x}",
+    "dropout": lambda x: f"dropout multiplies the weights by {written(x)}",
+    "lam": lambda x: f"λ-difference, λ = {written(x)}",
+    "value_norm": lambda _: "values normalised",
+    "gate": lambda x: f"a gate of {written(x)}",
+    "w_o": lambda x: f"W_o = {written(x)}",
+    "output_norm": lambda _: "O normalised before W_o",
+}
+
+
+def told(name: str, value: Any) -> str:
+    return TOLD[name](value) if name in TOLD else f"{name} = {written(value)}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +165,7 @@ class Head:
     def described(self) -> str:
         """The numbers, for the reader: every field that is not at its default."""
         given = ((x.name, getattr(self, x.name), x.default) for x in fields(self))
-        return ", ".join(f"{name} = {written(value)}" for name, value, default in given if value is not default)
+        return ", ".join(told(name, value) for name, value, default in given if value is not default)
 
     def rows(self, x: Matrix, bias: Matrix | None) -> Matrix:
         return x if bias is None else x + Matrix([list(bias)] * x.rows)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from sympy import Abs, Expr, Matrix, Max, Min, Subs, Symbol, cos, pi, sin, sqrt, symbols
 
 from minibeft.proofs.notation import G, a, b, d, e, i, n, over, share, table, u, y
-from minibeft.proofs.statement import SYMMETRIC, Counterexample, Part, proof, says
+from minibeft.proofs.relation import SYMMETRIC, says
+from minibeft.proofs.statement import Counterexample, Part, proof
 from minibeft.proofs.steps import bounded, equal, exactly, symmetric
 from minibeft.proofs.training import key_gradient
 

@@ -11,7 +11,8 @@ from sympy import Expr, Matrix, MatrixBase, log, pi
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.notation import a, b, e, i, j, k, over, q, s, softmax, table, u, v, w, z
-from minibeft.proofs.statement import MISSES, Part, needed, proof, says
+from minibeft.proofs.relation import MISSES, says
+from minibeft.proofs.statement import Part, needed, proof
 from minibeft.proofs.steps import equal, independent
 
 
@@ -41,7 +42,7 @@ def key_bias_has_no_effect(claim) -> Iterator[Part]:
     )
     yield from scope()
     yield equal("So P(b_k) = P(0), everything written out.", claim.weights)
-    yield from needed("P(b_k) − P(0)", lambda head: residual(head), CASES)
+    yield from needed(("P(0)", "P(b_k)"), weights, CASES)
 
 
 def scope() -> Iterator[Part]:
@@ -72,8 +73,9 @@ def scope() -> Iterator[Part]:
     )
 
 
-def residual(head: Head) -> MatrixBase:
-    return head.weights() - head.but(b_k=None).weights()
+def weights(head: Head) -> tuple[MatrixBase, MatrixBase]:
+    """The weights without and with b_k."""
+    return head.but(b_k=None).weights(), head.weights()
 
 
 def row(*entries) -> Matrix:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from sympy import Expr, Matrix, Rational, Symbol, cos, exp, sin, symbols
 
 from minibeft.proofs.head import Head
-from minibeft.proofs.key_bias import CASES, residual, row
+from minibeft.proofs.key_bias import CASES, row, weights
 from minibeft.proofs.measured import measured
 from minibeft.proofs.notation import a, b, i, j, k, l, mu, over, p, put, q, s, softmax, table, u, v, z
+from minibeft.proofs.relation import says
 from minibeft.proofs.rounding import ROUNDING, rounding_error
-from minibeft.proofs.statement import Counterexample, Part, needed, proof, says
+from minibeft.proofs.statement import Counterexample, Part, needed, proof
 from minibeft.proofs.steps import equal, exactly
 
 ANGLE = Symbol("φ", real=True)
@@ -86,7 +87,7 @@ def where_the_key_bias_matters(claim) -> Iterator[Part]:
     yield from competitors(claim)
     yield measured()
     yield from rounding_error(claim)
-    yield from needed("P(b_k) − P(0)", residual, CASES)
+    yield from needed(("P(0)", "P(b_k)"), weights, CASES)
     yield Counterexample(
         "in-range",
         "q = 256 and keys 0 and 256 in float16: 65536 is beyond its largest number and becomes ∞, whatever the bound.",

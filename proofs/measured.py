@@ -5,7 +5,8 @@ torch is imported inside, so that the proofs themselves do without it.
 
 from typing import TYPE_CHECKING
 
-from minibeft.proofs.statement import MEASURED, Relation, Step, Verdict
+from minibeft.proofs.relation import Relation
+from minibeft.proofs.statement import MEASURED, Step, Verdict
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +79,16 @@ def lost_at(dtype: "torch.dtype", generator: "torch.Generator") -> float:
 
 def measured() -> Step:
     def decide() -> Verdict:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the matrices are small: more would wait for each other
+        try:
+            return search()
+        finally:
+            torch.set_num_threads(threads)
+
+    def search() -> Verdict:
         import torch
 
         generator = torch.Generator().manual_seed(0)

@@ -8,12 +8,12 @@ from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
-from minibeft.proofs.statement import Quantity, Relation
+from minibeft.proofs.relation import Quantity, Relation
 
 SUBSCRIPTS = "0123456789aehijklmnoprstuvx'"
 SUBSCRIPT = str.maketrans(SUBSCRIPTS, "₀₁₂₃₄₅₆₇₈₉ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ′")
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-LINE = 96
+LINE = 72
 
 # How each character outside of ASCII that our texts and names use is written in LaTeX's math mode.
 MATH = {
@@ -24,7 +24,7 @@ MATH = {
     "∠": r"\angle ", "∘": r"\circ ", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "±": r"\pm ", "∓": r"\mp ",
     "−": "-", "√": r"\surd ", "‖": r"\|", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^{\circ}", "…": r"\ldots ",
     "ᵀ": r"^{\mathsf T}", "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}",
-    "⁰": "^{0}", "ẑ": r"\hat{z}", "ĝ": r"\hat{g}", "§": r"\S ", "ᵈ": "^{d}", "ℤ": r"\mathbf{Z}", "′": "'",
+    "⁰": "^{0}", "ẑ": r"\hat{z}", "ĝ": r"\hat{g}", "§": r"\S ", "ᵈ": "^{d}", "ℤ": r"\mathbf{Z}", "π": r"\pi", "′": "'",
 }  # fmt: skip
 MATH |= {chr(SUBSCRIPT[ord(char)]): f"_{{{char}}}" for char in SUBSCRIPTS.rstrip("'")}
 ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar"}  # combining characters, after their letter

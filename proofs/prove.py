@@ -1,18 +1,22 @@
 """`minibeft prove`: run the proofs, show every step, and say plainly what holds."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from minibeft.errors import BadInput
 from minibeft.proofs import PROOFS, Counterexample, Proof, Report, Step
 from minibeft.proofs.document import document
 from minibeft.proofs.printing import latex as formula_latex
 from minibeft.proofs.printing import unicode
-from minibeft.proofs.statement import PROVED, TRIED, Outcome, Relation
+from minibeft.proofs.relation import Relation
+from minibeft.proofs.statement import PROVED, TRIED, Outcome, decide
 from minibeft.show.console import out
 from minibeft.show.files import write, write_json
 from minibeft.show.grid import Grid
@@ -21,16 +25,31 @@ from minibeft.show.record import provenance
 from minibeft.theory.evidence import LEVELS
 from minibeft.theory.theorems import FORMAL_ALONE, HYPOTHESES, THEOREMS
 
-GUARD = "'every size' is proved by normal forms, and added up in numbers for all sizes 1 to 3 (1, 2 where four occur)"
+GUARD = (
+    "P_ij stands for exp(z_ij) μ_ij / Σ_p exp(z_ip) μ_ip. ∎: this part of the claim is decided. "
+    "'every size' is proved by normal forms, and added up in numbers for all sizes 1 to 3 (1, 2 where four occur)"
+)
 
 
-def prove(names: list[str], *, latex: Path | None = None, json: Path | None = None, without: str | None = None) -> None:
+def prove(
+    names: list[str],
+    *,
+    latex: Path | None = None,
+    json: Path | None = None,
+    without: str | None = None,
+    jobs: int = 1,
+) -> None:
     """Prove the statements of the theory step by step; exit status 1 if a step fails."""
     proofs = chosen(names)
     if without is not None:
-        drop(out, proofs, without)
+        found = drop(out, proofs, without)
+        if json is not None:
+            write_json(json, provenance() | {"counterexamples": found})
+            out.print(f"wrote {json}")
+        if not all(x["ok"] for x in found):
+            raise typer.Exit(1)
         return
-    reports = run(out, proofs)
+    reports = run(out, proofs, jobs)
     out.print(summary(reports))
     if latex is not None:
         write(latex, document(reports).encode())
@@ -66,52 +85,96 @@ def catalogue(names: list[str]) -> Grid:
 
 
 def chosen(names: list[str]) -> list[Proof]:
-    """The proofs of these names, all of them for none, in the catalogue's order."""
-    unknown = [name for name in names if name not in PROOFS]
+    """The proofs of these names, in capitals or not, all of them for none, in the catalogue's order."""
+    unknown = [name for name in names if name.upper() not in PROOFS]
     if unknown:
         raise BadInput(f"prove: no statement is called {', '.join(unknown)}; known are {', '.join(THEOREMS)}")
-    return [PROOFS[name] for name in THEOREMS if not names or name in names]
+    wanted = [name.upper() for name in names]
+    return [PROOFS[name] for name in THEOREMS if not names or name in wanted]
 
 
-def run(console: Console, proofs: list[Proof]) -> list[Report]:
-    """Decide every part of the proofs, each shown when it is done."""
+def known_hypothesis(key: str) -> str:
+    if key not in HYPOTHESES:
+        raise BadInput(f"prove: no hypothesis is called {key}; known are {', '.join(HYPOTHESES)}")
+    return HYPOTHESES[key]
+
+
+def explain(key: str) -> None:
+    """`prove --explain`: what a hypothesis says, which statements need it, and what happens without it."""
+    say(out, f"[bold]{key}[/]: {escape(known_hypothesis(key))}", 0, 4)
+    for name, theorem in THEOREMS.items():
+        if key in theorem.needs:
+            found = (x for x in PROOFS[name].parts() if isinstance(x, Counterexample) and x.hypothesis == key)
+            say(out, f"[bold]{name}[/] {escape(theorem.title)}. Without it: {escape(next(found).text)}", hang=3)
+    say(out, f"`minibeft prove --without {key}` checks all of them.", 0)
+
+
+LONGEST = "K4"  # begins first where several run at the same time
+
+
+def run(console: Console, proofs: list[Proof], jobs: int = 1) -> list[Report]:
+    """Decide every part of the proofs, each shown when it and those before it are done."""
     reports = []
     with steps("proving", sum(len(proof.parts()) for proof in proofs)) as begin:
-        for proof in proofs:
-            reports.append(proof.check(tick=lambda name=proof.theorem.name: begin(name)))
-            show(console, reports[-1])
+        if jobs == 1 or len(proofs) == 1:
+            for proof in proofs:
+                reports.append(proof.check(tick=lambda name=proof.theorem.name: begin(name)))
+                show(console, reports[-1])
+            return reports
+        with ProcessPoolExecutor(min(jobs, len(proofs)), get_context("spawn")) as pool:
+            names = sorted((proof.theorem.name for proof in proofs), key=lambda name: name != LONGEST)
+            waiting = {name: pool.submit(decided, name) for name in names}
+            for proof in proofs:
+                found = waiting[proof.theorem.name].result()
+                parts = proof.parts()
+                for _ in parts:
+                    begin(proof.theorem.name)
+                outcomes = tuple(Outcome(part, *verdict) for part, verdict in zip(parts, found, strict=True))
+                reports.append(proof.report(outcomes))
+                show(console, reports[-1])
     return reports
+
+
+def decided(name: str) -> list[tuple[bool, str, float]]:
+    """What another process can hand back of a report: its parts have code in them and stay there."""
+    return [(x.ok, x.note, x.seconds) for x in PROOFS[name].check().outcomes]
+
+
+def say(console: Console, text: str, indent: int = 2, hang: int = 0) -> None:
+    """A paragraph, broken at words to fit the terminal; further lines go in by `hang` more."""
+    paragraph = Text.from_markup(text)
+    width = console.width - indent - hang
+    first, *rest = paragraph.wrap(console, width) or [Text()]
+    for at, line in enumerate((first, *rest)):
+        line.rstrip()
+        console.print(Text(" " * (indent + hang * (at > 0))) + line, soft_wrap=True, highlight=False)
 
 
 def show(console: Console, report: Report) -> None:
     """One statement: hypotheses, claim, steps, counterexamples."""
     theorem = report.theorem
-
-    def line(text: str, indent: int = 2) -> None:
-        console.print(" " * indent + text, soft_wrap=True, highlight=False)
-
-    console.print(
-        f"\n[bold]{theorem.name}  {escape(theorem.title)}[/]  [dim]{escape(theorem.source)}[/]", highlight=False
-    )
-    line(escape(theorem.claim) + (" [yellow](measured, not proved)[/]" if theorem.measured else ""))
-    line(f"[dim]scope[/] {escape(theorem.scope)}")
-    line(f"[dim]needs[/] {', '.join(theorem.needs) or 'nothing more'}")
+    console.print()
+    say(console, f"[bold]{theorem.name}  {escape(theorem.title)}[/]  [dim]{escape(theorem.source)}[/]", 0, 4)
+    say(console, escape(theorem.claim) + (" [yellow](measured, not proved)[/]" if theorem.measured else ""))
+    say(console, f"[dim]scope[/] {escape(theorem.scope)}", hang=6)
+    say(console, f"[dim]needs[/] {', '.join(theorem.needs) or 'nothing more'}", hang=6)
     for number, outcome in enumerate(report.steps, 1):
         assert isinstance(outcome.part, Step)
-        line(f"{mark(outcome)} {number}. {escape(outcome.part.text)} [dim]\\[{escape(reach(outcome.part))}][/]")
+        head = f"{mark(outcome)} {number}. {escape(outcome.part.text)} [dim]\\[{escape(reach(outcome.part))}][/]"
+        say(console, head, hang=3)
         for formula in outcome.part.formulas:
             for row in unicode(formula):
-                line(f"[cyan]{escape(row)}[/]", 8)
+                say(console, f"[cyan]{escape(row)}[/]", 6, 2)
         for words in concluded(report, number):
-            line(f"[bold]∎[/] {escape(words)}", 8)
+            say(console, f"[bold]∎[/] {escape(words)}", 6, 2)
         if not outcome.ok or ":" in outcome.note:
-            line(escape(outcome.note), 8)
+            say(console, escape(outcome.note), 6)
     for outcome in report.counterexamples:
-        line(refutation(outcome))
+        refutation(console, theorem.name, outcome)
     for key in report.unmatched:
-        line(f"[red]✗ no counterexample shows that '{key}' is needed[/]")
+        say(console, f"[red]✗ no counterexample shows that '{key}' is needed[/]")
     for problem in report.loose:
-        line(f"[red]✗ {escape(problem)}[/]")
+        say(console, f"[red]✗ {escape(problem)}[/]")
 
 
 def concluded(report: Report, number: int) -> list[str]:
@@ -133,37 +196,34 @@ def mark(outcome: Outcome) -> str:
     return "[green]✓[/]" if outcome.ok else "[red]✗[/]"
 
 
-def refutation(outcome: Outcome) -> str:
+def refutation(console: Console, name: str, outcome: Outcome) -> None:
+    """A counterexample, which says so: no tick, as the claim fails there."""
     assert isinstance(outcome.part, Counterexample)
-    return (
-        f"{mark(outcome)} [magenta]without {outcome.part.hypothesis}[/] {escape(outcome.part.text)} "
-        f"[dim]{escape(outcome.part.numbers)}[/]\n        [cyan]{escape(outcome.note)}[/]"
-    )
+    where = f"to {name} without {outcome.part.hypothesis}"
+    if outcome.ok:
+        say(console, f"[magenta]COUNTEREXAMPLE[/] {where}: [cyan]{escape(outcome.note)}[/]", hang=4)
+    else:
+        say(console, f"[red]✗ no counterexample[/] {where}: {escape(outcome.note)}", hang=4)
+    say(console, f"{escape(outcome.part.text)} [dim]{escape(outcome.part.numbers)}[/]", 6)
 
 
-def drop(console: Console, proofs: list[Proof], key: str) -> None:
+def drop(console: Console, proofs: list[Proof], key: str) -> list[dict[str, Any]]:
     """What fails when one hypothesis is dropped: the counterexamples, checked."""
-    if key not in HYPOTHESES:
-        raise BadInput(f"prove: no hypothesis is called {key}; known are {', '.join(HYPOTHESES)}")
-    found = 0
+    known_hypothesis(key)
+    found = []
     for proof in proofs:
-        for part in proof.parts():
-            if not isinstance(part, Counterexample) or part.hypothesis != key:
-                continue
-            found += 1
-            verdict = part.decide()
-            console.print(
-                f"[bold]{proof.theorem.name}[/] {escape(proof.theorem.claim)}", soft_wrap=True, highlight=False
-            )
-            console.print(
-                "  " + refutation(Outcome(part, verdict.ok, verdict.note, 0.0)), soft_wrap=True, highlight=False
-            )
-            if not verdict.ok:
-                raise typer.Exit(1)
+        parts = [x for x in proof.parts() if isinstance(x, Counterexample) and x.hypothesis == key]
+        if parts:
+            say(console, f"[bold]{proof.theorem.name}[/] {escape(proof.theorem.claim)}", 0, 3)
+        for part in parts:
+            outcome = decide(part)
+            refutation(console, proof.theorem.name, outcome)
+            found.append({"statement": proof.theorem.name, "claim": proof.theorem.claim} | counterexample(outcome))
     if not found:
         names = ", ".join(proof.theorem.name for proof in proofs)
         needs = dict.fromkeys(need for proof in proofs for need in proof.theorem.needs)
         raise BadInput(f"prove: {names} does not need {key}; it needs {', '.join(needs) or 'nothing more'}")
+    return found
 
 
 def status(report: Report) -> str:

@@ -26,7 +26,8 @@ from sympy import (
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
 from minibeft.proofs.notation import a, b, beta, i, j, k, l, m, over, p, put, q, r, s, softmax, table, v, z
-from minibeft.proofs.statement import MISSES, Part, Quantity, needed, proof, says
+from minibeft.proofs.relation import MISSES, Quantity, says
+from minibeft.proofs.statement import Part, needed, proof
 from minibeft.proofs.steps import at_sizes, bounded, equal, independent
 
 BETA = s * over(a, k[j, a] * b[a])
@@ -60,7 +61,7 @@ def query_bias_adds_one_number_a_key(claim) -> Iterator[Part]:
         "moves P.",
         claim.cross,
     )
-    yield from needed("Z(b_q) − Z(0) − 1 βᵀ", shift_residual, QUERY_CASES)
+    yield from needed(("Z(0) + 1 βᵀ", "Z(b_q)"), shifted, QUERY_CASES)
 
 
 WEIGHTS = softmax(z[i, j])
@@ -150,7 +151,7 @@ def null_directions(claim) -> Iterator[Part]:
     )
     yield at_sizes("Generic keys do span that many.", claim.dimension, 5, "m d")
     yield equal("Where all values are one y, O is y whatever b_q does to P.", claim.output)
-    yield from needed("P(b_q) − P(0), b_q orthogonal to k₁ − k₂", weights_residual, NULL_CASES)
+    yield from needed(("P(0)", "P(b_q)"), weights, NULL_CASES)
 
 
 # ---------------------------------------------------------------- residuals and numbers of the counterexamples
@@ -161,12 +162,12 @@ def shift(head: Head) -> MatrixBase:
     return head.b_q * head.keys().T
 
 
-def shift_residual(head: Head) -> MatrixBase:
-    return head.logits() - head.rows(head.but(b_q=None).logits(), shift(head))
+def shifted(head: Head) -> tuple[MatrixBase, MatrixBase]:
+    return head.rows(head.but(b_q=None).logits(), shift(head)), head.logits()
 
 
-def weights_residual(head: Head) -> MatrixBase:
-    return head.weights() - head.but(b_q=None).weights()
+def weights(head: Head) -> tuple[MatrixBase, MatrixBase]:
+    return head.but(b_q=None).weights(), head.weights()
 
 
 def outside(head: Head) -> Expr:

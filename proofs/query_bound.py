@@ -25,7 +25,8 @@ from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
 from minibeft.proofs.notation import beta, i, j, l, mu, over, p, put, share, softmax, table, v, z
 from minibeft.proofs.query_bias import CONSTANT, ONE_VALUE, shift
-from minibeft.proofs.statement import TRIED, Part, Relation, Step, Verdict, needed, proof, says
+from minibeft.proofs.relation import Relation, says
+from minibeft.proofs.statement import TRIED, Part, Step, Verdict, needed, proof
 from minibeft.proofs.steps import bounded, equal, exactly
 
 B = Symbol("B", positive=True)  # osc(β)

@@ -14,7 +14,8 @@ from minibeft.proofs.key_scope import dot, turned
 from minibeft.proofs.notation import a, b, beta, i, j, k, l, m, over, put, q, s, softmax, table, u, z
 from minibeft.proofs.query_bias import BELOW, BLIND_CASES, FLAT, TOP, TURN, blindness
 from minibeft.proofs.query_bound import VARIATION, B, at_most_tanh
-from minibeft.proofs.statement import Part, Quantity, needed, proof, says
+from minibeft.proofs.relation import Quantity, says
+from minibeft.proofs.statement import Part, needed, proof
 from minibeft.proofs.steps import bounded, equal, exactly
 
 T, GAP, OSC = symbols("t Δ osc", positive=True)
@@ -49,7 +50,7 @@ def saturation(claim) -> Iterator[Part]:
         slack=slack,
     )
     yield exactly("So P_ij → 1 as t grows, for every query i.", claim.limit)
-    yield from needed("lim P(t b_q) − e_j*", saturated, SATURATION_CASES)
+    yield from needed(("claimed lim P(t b_q)", "lim P(t b_q)"), saturated, SATURATION_CASES)
 
 
 PAIR = table("q'", real=True), table("k'", real=True), table("b'", real=True)  # the second dims
@@ -98,13 +99,13 @@ def query_bias_under_rotary(claim) -> Iterator[Part]:
 # ---------------------------------------------------------------- residual and numbers of the counterexamples
 
 
-def saturated(head: Head) -> MatrixBase:
-    """lim P(t b_q) minus all of the weight on the (first) key that maximises k_j·b_q."""
+def saturated(head: Head) -> tuple[MatrixBase, MatrixBase]:
+    """All of the weight on the (first) key that maximises k_j·b_q, and lim P(t b_q)."""
     t = Symbol("t", positive=True)
     scores = list(head.b_q * head.k.T)
     best = scores.index(max(scores))
     limits = head.but(b_q=head.b_q * t).weights().applyfunc(lambda x: limit(x, t, oo))
-    return limits - Matrix(1, limits.cols, lambda _, to: int(to == best))
+    return Matrix(1, limits.cols, lambda _, to: int(to == best)), limits
 
 
 RISING = Head(q=row(0), k=Matrix([1, 2]), v=Matrix([1, 0]), b_q=row(1))

@@ -16,13 +16,14 @@ from sympy import Derivative, Expr, Function, Matrix, MatrixBase, Min, Subs, Sym
 
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import CASES as KEY_CASES
-from minibeft.proofs.key_bias import residual, row
+from minibeft.proofs.key_bias import row, weights
 from minibeft.proofs.notation import G, a, e, f, i, j, k, over, q, s, softmax, table, v
-from minibeft.proofs.statement import PROVED, Counterexample, Part, Quantity, needed, proof, says
+from minibeft.proofs.relation import Quantity, says
+from minibeft.proofs.statement import PROVED, Counterexample, Part, needed, proof
 from minibeft.proofs.steps import at_sizes, equal, exactly
 from minibeft.proofs.training import key_gradient
 from minibeft.proofs.value_bias import CASES as VALUE_CASES
-from minibeft.proofs.value_bias import P, shift_residual
+from minibeft.proofs.value_bias import SHIFT, P, shifted
 
 
 def lora(low: MatrixBase, high: MatrixBase) -> MatrixBase:
@@ -268,9 +269,9 @@ def parametrisation_changes_none_of_it(claim) -> Iterator[Part]:
         claim.gradient,
         called={key_gradient(e): table("g", real=True)[e]},
     )
-    yield from needed("P(b_k) − P(0)", residual, KEY_CASES)
+    yield from needed(("P(0)", "P(b_k)"), weights, KEY_CASES)
     own = {key: case for key, case in VALUE_CASES.items() if key != "no-sink"}
-    yield from needed("O(b_v) − O(0) − 1 b_vᵀ", shift_residual, own)
+    yield from needed(SHIFT, shifted, own)
     x = Symbol("x", positive=True)
     one = Head(q=row(1), k=row(0), v=row(1))
     yield Counterexample(

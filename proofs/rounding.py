@@ -13,7 +13,8 @@ from sympy import Derivative, Expr, Integer, Limit, Rational, Symbol, log, symbo
 
 from minibeft.proofs.head import fl
 from minibeft.proofs.notation import a, i, j, l, over, s, share, softmax, table, z
-from minibeft.proofs.statement import Quantity, Relation, Step, says
+from minibeft.proofs.relation import Quantity, Relation, says
+from minibeft.proofs.statement import Step
 from minibeft.proofs.steps import at_sizes, bounded, equal, exactly
 
 X, Y, W, GAMMA_4 = symbols("x y w γ₄", positive=True)

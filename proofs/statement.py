@@ -14,47 +14,15 @@ from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
-from sympy import Expr, MatrixBase, sympify
+from sympy import Expr, MatrixBase
 
-from minibeft.proofs.head import Head, is_finite_and_not_zero, is_zero, written
+from minibeft.proofs.head import Head, is_finite_and_not_zero, is_zero, told, written
+from minibeft.proofs.relation import Relation
 from minibeft.theory.theorems import HYPOTHESES, THEOREMS, Theorem
 
 EVERY = "every size"
 NUMBERS = "all real numbers"
-MISSES = "does not contain"
-SYMMETRIC = "is symmetric in"
 PROVED, TRIED, MEASURED = "proved", "tried", "measured"  # for all instances; on some; in floating point
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number or a matrix that a program computes, from sizes or from nothing, and what it is called."""
-
-    name: str
-    of: Callable[..., Any]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class Relation:
-    """left sign right. As part of a claim it `says` what the catalogue does in these words."""
-
-    left: Any
-    sign: str
-    right: Any
-    says: str = ""
-
-    def same(self, other: "Relation") -> bool:
-        """Whether both are the same formula."""
-        return (self.left, self.sign, self.right) == (other.left, other.sign, other.right)
-
-
-def says(words: str, left: Any, sign: str, right: Any) -> Relation:
-    """A part of a claim."""
-    sides = (x if isinstance(x, Quantity) else sympify(x) for x in (left, right))
-    return Relation(next(sides), sign, next(sides), words)
 
 
 @dataclass(frozen=True)
@@ -80,38 +48,42 @@ class Step:
     decides: Relation | None = None
 
 
+Value = Expr | MatrixBase
+
+
 @dataclass(frozen=True)
 class Counterexample:
     """Numbers on which the claim holds while the hypothesis does, and fails without it.
 
-    `kept` and `dropped` are the claim's residual, zero exactly where the claim holds, on the same `numbers` (those that
-    the text does not give). Where the claim has no value without the hypothesis (`undefined`), they are what it divides
-    by instead: not 0, and 0.
+    `kept` and `dropped` are two values that the claim says are equal, one for each of the `names`, on the same
+    `numbers` (those that the text does not give); or, of one name, a number that it says is 0. Where the claim has no
+    value without the hypothesis (`undefined`), they are what it divides by: not 0, and 0.
     """
 
     hypothesis: str
     text: str
-    residual: str
-    kept: Callable[[], Expr | MatrixBase]
-    dropped: Callable[[], Expr | MatrixBase]
+    names: str | tuple[str, str]
+    kept: Callable[[], Any]
+    dropped: Callable[[], Any]
     numbers: str = ""
     undefined: bool = False
+
+    def gap(self, found: Any) -> Value:
+        """What the claim says is 0."""
+        return found if isinstance(self.names, str) else found[1] - found[0]
+
+    def shown(self, found: Any) -> str:
+        pairs = [(self.names, found)] if isinstance(self.names, str) else zip(self.names, found, strict=True)
+        return ", ".join(f"{name} = {written(value)}" for name, value in pairs)
 
     def decide(self) -> Verdict:
         holds, fails = is_zero, is_finite_and_not_zero
         if self.undefined:
             holds, fails = fails, holds
-        if not holds(self.kept()):
+        if not holds(self.gap(self.kept())):
             return Verdict(False, f"the claim fails although the hypothesis '{self.hypothesis}' holds")
-        value = self.dropped()
-        return Verdict(fails(value), f"{self.residual} = {shown(value)}")
-
-
-def shown(value: Any) -> str:
-    """The exact value where it is short, four digits of it where it is not."""
-    entries = list(value) if isinstance(value, MatrixBase) else [value]
-    texts = [str(x) if len(str(x)) <= 32 or x.free_symbols else f"{x.evalf(4)}…" for x in entries]
-    return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
+        found = self.dropped()
+        return Verdict(fails(self.gap(found)), self.shown(found))
 
 
 @dataclass(frozen=True)
@@ -122,6 +94,13 @@ class Outcome:
     ok: bool
     note: str
     seconds: float
+
+
+def decide(part: Step | Counterexample) -> Outcome:
+    """The part with its verdict, and how long that took."""
+    start = perf_counter()
+    verdict = part.decide()
+    return Outcome(part, verdict.ok, verdict.note, perf_counter() - start)
 
 
 JOINTS = {"and", "so", "hence", "with", "is", "it"}  # what may stand between the words that formulas stand for
@@ -208,18 +187,18 @@ class Proof:
         assert not unknown, f"{self.theorem.name} claims {list(self.claims)}, not {unknown}"
         return list(self.script(SimpleNamespace(**{**self.claims, **other})))
 
-    def check(self, tick: Callable[[], None] = lambda: None, *, to_first_failure: bool = False, **other: Any) -> Report:
-        """Decide every part, or those up to the first that fails; `tick` is called after each."""
+    def check(self, tick: Callable[[], None] = lambda: None, **other: Any) -> Report:
+        """Decide every part; `tick` is called after each."""
         outcomes = []
         for part in self.parts(**other):
-            start = perf_counter()
-            verdict = part.decide()
-            outcomes.append(Outcome(part, verdict.ok, verdict.note, perf_counter() - start))
+            outcomes.append(decide(part))
             tick()
-            if to_first_failure and not verdict.ok:
-                break
+        return self.report(tuple(outcomes), **other)
+
+    def report(self, outcomes: tuple[Outcome, ...], **other: Any) -> Report:
+        """What was decided, held against the claim."""
         claims = {**self.claims, **other}.values()
-        return Report(self.theorem, tuple(outcomes), tuple(x for x in claims if isinstance(x, Relation)))
+        return Report(self.theorem, outcomes, tuple(x for x in claims if isinstance(x, Relation)))
 
 
 PROOFS: dict[str, Proof] = {}
@@ -236,9 +215,7 @@ def proof(name: str, **claims: Any) -> Callable[[Script], Script]:
     return register
 
 
-def needed(
-    residual_text: str, residual: Callable[[Head], Expr | MatrixBase], cases: dict[str, tuple]
-) -> Iterator[Part]:
+def needed(names: str | tuple[str, str], values: Callable[[Head], Any], cases: dict[str, tuple]) -> Iterator[Part]:
     """A counterexample for each hypothesis: (text, a head, the change that drops the hypothesis).
 
     A key may carry a variant behind a colon, "softmax:relu", where one hypothesis has several ways to fail.
@@ -249,8 +226,8 @@ def needed(
         yield Counterexample(
             name,
             text,
-            residual_text,
-            lambda head=head: residual(head),
-            lambda head=head, change=change: residual(head.but(**change)),
-            f"{head.described()}; dropped by " + ", ".join(f"{field} = {written(x)}" for field, x in change.items()),
+            names,
+            lambda head=head: values(head),
+            lambda head=head, change=change: values(head.but(**change)),
+            f"{head.described()}; now " + ", ".join(told(field, x) for field, x in change.items()),
         )

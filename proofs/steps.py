@@ -47,7 +47,8 @@ from minibeft.proofs.notation import (
     z,
 )
 from minibeft.proofs.numbers import agree, at_most, tried
-from minibeft.proofs.statement import EVERY, MISSES, NUMBERS, SYMMETRIC, TRIED, Quantity, Relation, Step, Verdict, says
+from minibeft.proofs.relation import MISSES, SYMMETRIC, Quantity, Relation, says
+from minibeft.proofs.statement import EVERY, NUMBERS, TRIED, Step, Verdict
 from minibeft.proofs.sums import identical
 
 Names = dict[Expr, Expr]
@@ -81,10 +82,18 @@ def given(*exprs: Expr) -> tuple[Relation, ...]:
             signs.setdefault(low, []).append(str(x))
     below = {x.base for expr in exprs for x in expr.atoms(Pow) if x.exp.could_extract_minus_sign()}
     zero = [x for x in below if not nonzero(x)]
+    if masked := [x for x in zero if isinstance(x, Sum) and all(is_mask(y) for y in factors(x.function))]:
+        zero = [x for x in zero if x not in masked]
+        signs[">", Integer(0)] = [*signs.get((">", Integer(0)), []), "some μ of each row"]
     return (
         *(Relation(", ".join(sorted(names)), *low) for low, names in sorted(signs.items(), key=str)),
         *(Relation(named(x, WEIGHTS), "≠", Integer(0)) for x in sorted(zero, key=default_sort_key)),
     )
+
+
+def is_mask(factor: Expr) -> bool:
+    """A factor of the sum that a softmax divides by."""
+    return isinstance(factor, exp) or (isinstance(factor, Indexed) and factor.base == mu)
 
 
 def real(expr: Expr) -> bool:

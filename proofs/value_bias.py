@@ -29,7 +29,8 @@ from sympy import (
 from minibeft.proofs.head import Head
 from minibeft.proofs.key_bias import row
 from minibeft.proofs.notation import a, b, e, f, i, j, l, mu, o, over, softmax, table, u, v, w, x, z
-from minibeft.proofs.statement import MISSES, PROVED, Counterexample, Part, Quantity, needed, proof, says
+from minibeft.proofs.relation import MISSES, Quantity, says
+from minibeft.proofs.statement import PROVED, Counterexample, Part, needed, proof
 from minibeft.proofs.steps import at_sizes, equal, independent
 
 P = softmax(z[i, j])
@@ -38,6 +39,8 @@ W, BO, T = (table(name, real=True) for name in ("W", "b°", "t"))
 READS = table("E", integer=True, nonnegative=True)
 
 
+SHIFT = "O(0) + 1 b_vᵀ", "O(b_v)"
+FOLD = "output(0, b_o + W_o b_v)", "output(b_v, b_o)"
 SHIFTED = over(j, P * (v[j, a] + b[a]))  # O(b_v)
 
 
@@ -59,7 +62,7 @@ def value_bias_is_a_shift(claim) -> Iterator[Part]:
     )
     yield equal("So b_v comes out of the sum as it went in,", claim.output)
     yield independent("and what it adds names no token.", claim.same)
-    yield from needed("O(b_v) − O(0) − 1 b_vᵀ", shift_residual, CASES)
+    yield from needed(SHIFT, shifted, CASES)
 
 
 def heads_output(bias: Expr | int, output_bias: Expr | int) -> Expr:
@@ -90,7 +93,7 @@ def value_bias_folds(claim) -> Iterator[Part]:
         claim.one,
     )
     yield equal("GQA: the same with b_v repeated over its group.", claim.folded)
-    yield from needed("output(b_v, b_o) − output(0, b_o + W_o b_v)", fold_residual, OUTPUT_CASES)
+    yield from needed(FOLD, folded, OUTPUT_CASES)
 
 
 GRAD, BACK = table("G", real=True), table("H", real=True)  # ∂L/∂O and ∂L/∂output
@@ -132,7 +135,7 @@ def gradient_of_the_value_bias(claim) -> Iterator[Part]:
     yield equal("GQA: key-value head x′ gets the sum over the query heads that read it.", claim.groups)
     yield equal("With H = ∂L/∂(O W_oᵀ + b_o): b_o gets Σ_i H_i,", claim.output)
     yield equal("and b_v gets W_oᵀ times that.", claim.through)
-    yield from needed("∂L/∂b_v − W_oᵀ ∂L/∂b_o", gradient_residual, OUTPUT_CASES)
+    yield from needed(("W_oᵀ ∂L/∂b_o", "∂L/∂b_v"), gradients, OUTPUT_CASES)
 
 
 Y = table("y", real=True)
@@ -199,7 +202,7 @@ def reach_of_the_value_bias(claim) -> Iterator[Part]:
     yield equal("If rank W_o < C there is a direction y that W_o never takes: yᵀ W_o = 0;", claim.left)
     yield equal("b_v moves the output nowhere along it,", claim.still)
     yield equal("while b_o = y does, by ‖y‖².", claim.moves)
-    yield from needed("output(b_v = W_o⁺t) − output(b_o + t)", fold_residual, OUTPUT_CASES)
+    yield from needed(("output(b_o + t)", "output(b_v = W_o⁺t)"), folded, OUTPUT_CASES)
     both, target = Matrix([[1, 0], [0, 1]]), Matrix([0, 1])
     yield Counterexample(
         "full-rank-output",
@@ -269,7 +272,7 @@ def what_the_value_bias_cannot_reach(claim) -> Iterator[Part]:
         *possible,
     )
     yield at_sizes("b_v + x does the same for each of the G·D − rank null directions x.", claim.unseen, 3, *possible)
-    yield from needed("output(b_v) − output(0) − W_o E b_v", fold_residual, OUTPUT_CASES)
+    yield from needed(("output(0) + W_o E b_v", "output(b_v)"), folded, OUTPUT_CASES)
 
 
 ONE = Head(q=row(1), k=row(0), v=row(1), b_v=row(1))
@@ -293,16 +296,16 @@ OUTPUT_CASES = {key: (text, head.but(**WITH_OUTPUT), change) for key, (text, hea
 }
 
 
-def shift_residual(head: Head) -> MatrixBase:
-    return head.heads() - head.rows(head.but(b_v=None).heads(), head.b_v)
+def shifted(head: Head) -> tuple[MatrixBase, MatrixBase]:
+    return head.rows(head.but(b_v=None).heads(), head.b_v), head.heads()
 
 
-def fold_residual(head: Head) -> MatrixBase:
-    return head.output() - head.but(b_v=None, b_o=head.b_o + head.b_v * head.w_o.T).output()
+def folded(head: Head) -> tuple[MatrixBase, MatrixBase]:
+    return head.but(b_v=None, b_o=head.b_o + head.b_v * head.w_o.T).output(), head.output()
 
 
-def gradient_residual(head: Head) -> Expr:
+def gradients(head: Head) -> tuple[Expr, Expr]:
     """For L = the sum of all outputs and one dim."""
     x, y = symbols("x y", positive=True)
     loss = sum(head.but(b_v=row(x), b_o=row(y)).output())
-    return diff(loss, x) - head.w_o[0] * diff(loss, y)
+    return head.w_o[0] * diff(loss, y), diff(loss, x)

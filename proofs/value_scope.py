@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from sympy import Expr, Subs, Symbol, exp, symbols
 
 from minibeft.proofs.notation import a, b, i, j, l, mu, over, p, softmax, table, v, z
-from minibeft.proofs.statement import Part, needed, proof, says
+from minibeft.proofs.relation import says
+from minibeft.proofs.statement import Part, needed, proof
 from minibeft.proofs.steps import equal, exactly
-from minibeft.proofs.value_bias import CASES, OUTPUT_CASES, P, fold_residual, shift_residual
+from minibeft.proofs.value_bias import CASES, FOLD, OUTPUT_CASES, SHIFT, P, folded, shifted
 
 D, OTHER = table("D", nonnegative=True), table("z'", real=True)
 DROP, LAMBDA = Symbol("p", positive=True), Symbol("λ", real=True)
@@ -59,7 +60,5 @@ def where_b_v_stops_being_a_shift(claim) -> Iterator[Part]:
     yield equal("Sigmoid or ReLU weights ω sum to whatever they like: the shift is that sum times b_v.", claim.sigmoid)
     yield equal("Linear attention divides by the sum: there V1 holds.", claim.linear)
     yield equal("A row that sees no key is defined to have weights 0: it gets none of b_v.", claim.blind)
-    yield from needed("O(b_v) − O(0) − 1 b_vᵀ", shift_residual, CASES)
-    yield from needed(
-        "output(b_v, b_o) − output(0, b_o + W_o b_v)", fold_residual, {"raw-output": OUTPUT_CASES["raw-output"]}
-    )
+    yield from needed(SHIFT, shifted, CASES)
+    yield from needed(FOLD, folded, {"raw-output": OUTPUT_CASES["raw-output"]})

@@ -98,15 +98,19 @@ def prove(
     ] = None,
     json_file: Json = None,
     without: Annotated[str | None, typer.Option(metavar="KEY", help="drop this hypothesis, show what fails")] = None,
+    explain: Annotated[str | None, typer.Option(metavar="KEY", help="say what a hypothesis is for")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="statements that are proved at the same time")] = 1,
     levels: Annotated[bool, typer.Option("--list", help="list the statements, and how far each is assured")] = False,
 ) -> None:
     """Prove the statements of the theory step by step; exit status 1 if a step fails."""
-    from minibeft.proofs.prove import catalogue, prove
+    from minibeft.proofs import prove as proofs
 
     if levels:
-        tell(catalogue(names or []))
-        return
-    prove(names or [], latex=latex, json=json_file, without=without)
+        tell(proofs.catalogue([name.upper() for name in names or []]))
+    elif explain is not None:
+        proofs.explain(explain)
+    else:
+        proofs.prove(names or [], latex=latex, json=json_file, without=without, jobs=jobs)
 
 
 app.add_typer(training)

@@ -22,8 +22,9 @@ from minibeft.proofs import value_bias as V
 from minibeft.proofs import value_scope as V5
 from minibeft.proofs.measured import measured
 from minibeft.proofs.notation import RANGE, G, a, b, beta, d, e, i, j, k, l, m, mu, n, over, q, r, s, softmax, v, z
-from minibeft.proofs.statement import MISSES, SYMMETRIC, Outcome, Quantity, Relation, says
-from minibeft.proofs.steps import equal
+from minibeft.proofs.relation import MISSES, SYMMETRIC, Quantity, Relation, says
+from minibeft.proofs.statement import Outcome
+from minibeft.proofs.steps import Names, equal
 from minibeft.proofs.sums import identical
 from minibeft.theory import bounds
 from minibeft.theory.theorems import THEOREMS
@@ -313,7 +314,7 @@ def test_what_is_printed_is_what_is_decided():
     """Names are written out again before a step is accepted."""
     left, right = over(j, V.P * (v[j, a] + b[a])), V.PLAIN + b[a]
     assert equal("", left, right, called={V.PLAIN: Symbol("O", real=True)}).decide().ok
-    wrong = {V.PLAIN: Symbol("O", real=True), over(j, z[i, j]): Symbol("O", real=True)}
+    wrong: Names = {V.PLAIN: Symbol("O", real=True), over(j, z[i, j]): Symbol("O", real=True)}
     step = equal("", over(j, z[i, j]) + V.PLAIN, over(l, z[i, l]) + V.PLAIN, called=wrong)
     assert not step.decide().ok
 

@@ -75,7 +75,7 @@ def test_dropping_any_hypothesis_shows_its_counterexample(name: str, key: str):
     result = run(name, "--without", key)
     assert result.exit_code == 0, result.output
     assert result.output.startswith(name)
-    assert f"✓ without {key}" in result.output
+    assert f"COUNTEREXAMPLE to {name} without {key}: " in result.output
 
 
 def test_a_hypothesis_that_is_not_needed_is_refused():
@@ -94,8 +94,81 @@ def test_prove_prints_steps_formulas_and_a_table():
     result = run("K1", "I2")
     assert result.exit_code == 0, result.output
     assert "exp(cᵢ + zᵢⱼ)·μᵢⱼ/(Σₚ (exp(cᵢ + zᵢₚ)·μᵢₚ)) = Pᵢⱼ" in result.output
-    assert result.output.count("✓ without") == len([x for x in PROOFS["K1"].parts() if isinstance(x, Counterexample)])
+    found = [x for x in PROOFS["K1"].parts() if isinstance(x, Counterexample)]
+    assert result.output.count("COUNTEREXAMPLE to K1") == len(found)
+    assert "∎ P(b_k) = P(0)" in result.output
     assert result.output.count("proved") >= 2
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_counterexample_reads_as_one():
+    output = words(run("k1", "--without", "unrotated").output)
+    assert "COUNTEREXAMPLE to K1 without unrotated: P(0) = (1/2, 1/2), P(b_k) = (2/3, 1/3)" in output
+    assert "✓" not in output
+
+
+def test_a_counterexample_that_fails_is_no_counterexample(monkeypatch, tmp_path):
+    true = PROOFS["V1"]
+    same = [replace(x, dropped=x.kept) if isinstance(x, Counterexample) else x for x in true.parts()]
+    monkeypatch.setitem(PROOFS, "V1", replace(true, script=lambda _: iter(same)))
+    result = run("V1", "--without", "ungated", "--json", str(tmp_path / "x.json"))
+    assert result.exit_code == 1
+    assert "✗ no counterexample to V1 without ungated" in words(result.output)
+    assert not json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["counterexamples"][0]["ok"]
+
+
+def test_without_is_written_as_json(tmp_path):
+    file = tmp_path / "x.json"
+    assert run("--without", "nonzero", "--json", str(file)).exit_code == 0
+    found = json.loads(file.read_text(encoding="utf-8"))["counterexamples"]
+    assert [x["statement"] for x in found] == ["R1", "I1"]
+    assert all(x["ok"] and x["without"] == "nonzero" and x["value"].endswith("= 0") for x in found)
+
+
+def test_statements_are_named_in_capitals_or_not():
+    assert run("i2").output.startswith("\nI2")
+    assert "K1" in run("--list", "k1").output
+    assert "no statement is called k9" in str(run("k9").exception)
+
+
+@pytest.mark.parametrize("key", HYPOTHESES)
+def test_each_hypothesis_is_explained(key: str):
+    result = run("--explain", key)
+    assert result.exit_code == 0
+    assert HYPOTHESES[key] in words(result.output)
+    for name, theorem in THEOREMS.items():
+        assert (f"{name} {theorem.title}. Without it:" in words(result.output)) == (key in theorem.needs)
+
+
+def test_an_unknown_hypothesis_is_not_explained():
+    assert "no hypothesis is called sunshine" in str(run("--explain", "sunshine").exception)
+
+
+def test_several_processes_find_the_same(tmp_path):
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file, jobs in zip(files, ("1", "2"), strict=True):
+        assert run("I1", "I2", "Q4", "--jobs", jobs, "--json", str(file)).exit_code == 0
+    one, two = (re.sub(r'"seconds": [\d.]+', "", file.read_text(encoding="utf-8")) for file in files)
+    assert one.partition("statements")[2] == two.partition("statements")[2]
+
+
+def test_lines_break_at_words_to_fit_the_terminal():
+    shown = run("V1", "K5", "R1").output.partition("Statements")[0]
+    assert max(map(len, shown.splitlines())) <= 80
+    for name in ("V1", "K5", "R1"):
+        for part in PROOFS[name].parts():
+            assert words(part.text) in words(shown)
+
+
+def test_nothing_is_spelled_as_sympy_does():
+    for name in THEORY:
+        for part in PROOFS[name].parts():
+            if isinstance(part, Counterexample):
+                text = f"{part.numbers} {part.decide().note}"
+                assert not re.search(r"\bpi\b|sqrt|\*|\bE\b(?!_| b_v)|True|None", text), f"{name}: {text}"
 
 
 def test_a_failing_step_gives_status_1(monkeypatch):

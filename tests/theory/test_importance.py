@@ -75,7 +75,8 @@ def test_i1_is_undefined_at_zero(swap):
         mag_angle(*(reversed(pairs) if swap else pairs))
 
 
-@given(widths, seeds, st.floats(-8, 8))
+# No scale so small that products underflow.
+@given(widths, seeds, st.floats(-8, 8).filter(lambda scale: scale == 0 or abs(scale) > 1e-200))
 def test_i2_is_a_metric_that_scales(width, seed, scale):
     b, t = pair(width, seed)
     c, _ = pair(width, seed + 1)
