@@ -1,5 +1,5 @@
-"""Hypothesis profiles, the one thread count that two test processes share fairly, kernels without a GPU, and shape
-annotations checked: in the suite every call into minibeft is held to what its signature says."""
+"""Hypothesis profiles, one thread a test process (or OMP_NUM_THREADS), kernels without a GPU, and shape annotations
+checked: in the suite every call into minibeft is held to what its signature says."""
 
 import os
 
@@ -13,7 +13,7 @@ settings.register_profile("ci", max_examples=200, deadline=None, suppress_health
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which no test module does before this

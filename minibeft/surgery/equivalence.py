@@ -119,7 +119,7 @@ def compare(intended: Transformer, written: Transformer, exact: Mapping[str, Ten
     written   the model after, as loaded from its files; it is changed here
     exact     the parameters that were changed, by our names, in float64 before they were rounded to the file's type
     """
-    dtype = next(intended.parameters()).dtype
+    dtype = next(written.parameters()).dtype  # the file's; what an adapter changed is float64 in `intended`
     gold, single = outputs(intended, batch, torch.float64), outputs(intended, batch, torch.float32)
     plain = single if dtype == torch.float32 else outputs(intended, batch, dtype)
     candidate = outputs(written, batch)

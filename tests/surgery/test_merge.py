@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import digests, in_transformers, inputs, leftovers, logits, tensors, write_adapter, write_checkpoint
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import redraw
 from tolerance import assert_agrees, samples
 from torch import Tensor
@@ -98,6 +98,20 @@ def test_three_labels_on_a_model_with_two(tmp_path):
     merge(tmp_path / "adapter", model, tmp_path / "merged")
     assert logits(in_transformers(tmp_path / "merged"), model).shape[1] == 3
     assert load_model(tmp_path / "merged").config.labels == 3
+
+
+def test_an_adapter_with_token_embeddings(tmp_path):
+    """The first parameter, which the adapter replaces in float64, says nothing about the file's type."""
+    model = write_checkpoint(tmp_path / "model", "llama", attention_bias=True, tie_word_embeddings=False)
+    adapter = write_adapter(tmp_path / "adapter", model)
+    file, name = adapter / "adapter_model.safetensors", "model.embed_tokens.weight"
+    moved = 1.01 * tensors(model)[name]
+    save_file(load_file(file) | {f"base_model.model.{name}": moved}, file)
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"modules_to_save": ["embed_tokens"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    done = merge(adapter, model, tmp_path / "merged")
+    assert done.agreement.written.dtype == "float32"
+    assert torch.equal(tensors(tmp_path / "merged")[name], moved)
 
 
 class TestFolded:
