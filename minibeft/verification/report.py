@@ -10,7 +10,7 @@ COLOURS = {"holds": "green", "VIOLATED": "bold red", "fails, as it must": "yello
 
 def render(report: Report) -> Iterator[Grid | str]:
     """The norms of the biases, a row for each check, and one closing sentence."""
-    yield f"{report.model}: a {report.family} model, {len(report.norms)} layers"
+    yield f"{report.model}: a {report.family} model, {len(report.norms)} layers, run on {report.settings['input']}"
     yield norms_grid(report)
     yield checks_grid(report)
     yield report.reason

@@ -32,7 +32,7 @@ def verify(
     model = load_model(name, task=task, dtype=torch.float32)
     batch = batch_of(model, name, seed)
     layers = [layer.filled() for layer in probe(model, batch)]
-    report = Report(str(name), model.config.family, settings(model, batch, seed), reason(model))
+    report = Report(str(name), model.config.family, settings(model, batch, seed, has_tokenizer(name)), reason(model))
     report.norms = [norms(model, layer) for layer in layers]
     progress("keys and values, layer by layer in float32")
     report.checks += keys(model, layers, Generator().manual_seed(seed))
@@ -67,11 +67,12 @@ def batch_of(model: Transformer, name: str | Path, seed: int) -> dict[str, Tenso
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def settings(model: Transformer, batch: Batch, seed: int) -> dict[str, Any]:
-    """What the numbers depend on besides the checkpoint."""
+def settings(model: Transformer, batch: Batch, seed: int, known: bool) -> dict[str, Any]:
+    """What the numbers depend on besides the checkpoint; `known`: its tokenizer."""
     b, t = batch["input_ids"].shape
     biases = sorted(model.config.biases & {"q", "k", "v"})
-    return {"seed": seed, "rows": b, "tokens": t, "torch": torch.__version__, "biases": biases}
+    seen = "sentences" if known else "random tokens, for want of a tokenizer"
+    return {"seed": seed, "input": seen, "rows": b, "tokens": t, "torch": torch.__version__, "biases": biases}
 
 
 def reason(model: Transformer) -> str:

@@ -134,7 +134,9 @@ def test_the_command_writes_every_number(folder: Path, tmp_path: Path, monkeypat
     assert {"command", "date", "versions", "machine", "settings", "norms"} <= record.keys()
     layers = [m["layer"] for check in record["checks"] for m in check["measurements"]]
     assert set(layers) == {-1, 0, 1}
-    assert "came out as the theory says" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "run on random tokens, for want of a tokenizer" in shown
+    assert "came out as the theory says" in shown
 
 
 @pytest.mark.parametrize("folder", ["bert"], indirect=True)
@@ -161,6 +163,7 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str, mon
 def test_the_real_model():
     pytest.importorskip(MINILM_PACKAGE)
     report = verify("minilm")
+    assert report.settings["input"] == "sentences"
     assert {check.verdict for check in report.checks} == {"holds"}
     norms = {name: [row[name] or 0.0 for row in report.norms] for name in "qkv"}
     # Theorem K7: pretraining left b_k next to zero. Its largest norm lies below the smallest of b_q and of b_v.
