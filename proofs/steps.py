@@ -6,9 +6,11 @@ from itertools import product
 from typing import Any
 
 from sympy import (
+    Abs,
     Add,
     Derivative,
     Expr,
+    Function,
     I,
     Indexed,
     IndexedBase,
@@ -16,17 +18,24 @@ from sympy import (
     KroneckerDelta,
     Limit,
     MatrixBase,
+    Max,
+    Min,
     Mul,
     Pow,
     Subs,
     Sum,
     Symbol,
+    cos,
     cosh,
     default_sort_key,
     exp,
     expand,
+    log,
     simplify,
+    sin,
+    sinh,
     sympify,
+    tanh,
 )
 from sympy.core.function import AppliedUndef
 
@@ -101,6 +110,21 @@ def real(expr: Expr) -> bool:
     return all(x.is_real for x in [*entries(expr), *expr.atoms(AppliedUndef)]) and not expr.has(I)
 
 
+REAL = exp | cos | sin | cosh | sinh | tanh | Abs | Max | Min | KroneckerDelta | AppliedUndef  # of real arguments
+
+
+def surely_real(expr: Expr) -> bool:
+    """Whether the expression itself is real: no root or logarithm of what may be negative, no other function."""
+    roots = (x for x in expr.atoms(Pow) if not x.exp.is_integer)
+    logs, others = expr.atoms(log), (x for x in expr.atoms(Function) if not isinstance(x, REAL | log))
+    return (
+        real(expr)
+        and all(x.exp.is_real and nonnegative(x.base) for x in roots)
+        and all(nonnegative(x.args[0]) and nonzero(x.args[0]) for x in logs)
+        and not any(others)
+    )
+
+
 def nonzero(expr: Expr) -> bool:
     """Whether a denominator shows by its form that it is not 0."""
     if isinstance(expr, Add | Sum):
@@ -108,7 +132,7 @@ def nonzero(expr: Expr) -> bool:
         return any(nonzero(x) for x in parts) and all(nonnegative(x) for x in parts)
     if isinstance(expr, Mul):
         return all(nonzero(x) for x in expr.args)
-    return bool(expr.is_positive) or bool(expr.is_nonzero) or (isinstance(expr, exp | cosh) and real(expr))
+    return bool(expr.is_positive) or bool(expr.is_nonzero) or (isinstance(expr, exp | cosh) and surely_real(expr))
 
 
 def well_formed(*exprs: Expr) -> None:
@@ -118,6 +142,8 @@ def well_formed(*exprs: Expr) -> None:
             names = sorted({str(x) for x in [*entries(expr), *expr.atoms(AppliedUndef)] if not x.is_real})
             raise Refused(f"not declared real: {', '.join(names)}")
         for total in expr.atoms(Sum):
+            if any(low != 1 or RANGE.get(name) != top for name, low, top in total.limits):
+                raise Refused("a sum that does not run over the whole range of an index")
             if twice := {name for name, _, _ in total.limits} & bound_names(total.function):
                 raise Refused(f"two sums, one within the other, run over {twice.pop()}")
         for slope in expr.atoms(Derivative):
@@ -126,7 +152,10 @@ def well_formed(*exprs: Expr) -> None:
                 raise Refused(f"∂ by an entry at {caught.pop()}, over which a sum within runs")
             if set(slope.variables) & set(RANGE):
                 raise Refused("∂ by an index")
+    ranges = {str(x) for expr in exprs for x in expr.atoms(Symbol) if x in RANGE or x in RANGE.values()}
     names = [(isinstance(x, IndexedBase), str(x)) for x in entries(*exprs)]
+    if double := {name for indexed, name in names if not indexed and name in ranges}:
+        raise Refused(f"{double.pop()} is an index or a size, and a number too")
     if double := {name for _, name in names if names.count((True, name)) > 1 or names.count((False, name)) > 1}:
         raise Refused(f"two different numbers are called {double.pop()}")
 
@@ -185,7 +214,10 @@ def printed(claim: Relation, called: Names | None) -> tuple[Relation, ...]:
 
 def faithful(claim: Relation, called: Names | None) -> bool:
     """Whether the formula as it is printed is the one that is decided, once the names are written out."""
-    formula, *_ = printed(claim, called)
+    formula, *stand = printed(claim, called)
+    taken = {str(x) for x in entries(*(x for x in (claim.left, claim.right) if isinstance(x, Expr)))}
+    if any(str(getattr(x.left, "base", x.left)) in taken for x in stand):
+        return False
     full = {name: x for x, name in reversed({**(called or {}), **WEIGHTS}.items())}
     pairs = [(x, y) for x, y in ((formula.left, claim.left), (formula.right, claim.right)) if x != y]
     return all((whole := shown.xreplace(full)) == side or identical(whole, side) for shown, side in pairs)
@@ -285,13 +317,13 @@ def bounded(text: str, left: Any, right: Any = None, slack: Any = None, *, calle
 
 def nonnegative(expr: Expr) -> bool:
     """Sums and products of what is nonnegative; even powers and exp of what is real; 1 − share, 1 − δ, 1 − exp(−y)."""
-    if expr.is_nonnegative or isinstance(expr, KroneckerDelta) or (isinstance(expr, exp) and real(expr)):
+    if expr.is_nonnegative or isinstance(expr, KroneckerDelta) or (isinstance(expr, exp) and surely_real(expr)):
         return True
     if isinstance(expr, Sum):
         return nonnegative(expr.function)
     if isinstance(expr, Pow):
         if expr.exp.is_integer and expr.exp.is_even:
-            return real(expr.base)
+            return surely_real(expr.base)
         return bool(expr.exp.is_real) and nonnegative(expr.base)
     if isinstance(expr, Mul):
         return all(nonnegative(x) for x in expr.args)

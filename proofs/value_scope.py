@@ -15,7 +15,7 @@ from minibeft.proofs.steps import equal, exactly
 from minibeft.proofs.value_bias import CASES, FOLD, OUTPUT_CASES, SHIFT, P, folded, shifted
 
 D, OTHER = table("D", nonnegative=True), table("z'", real=True)
-DROP, LAMBDA = Symbol("p", positive=True), Symbol("λ", real=True)
+DROP, LAMBDA = Symbol("ε", positive=True), Symbol("λ", real=True)
 SINK = Symbol("S", positive=True)  # exp of the sink's logit
 WEIGHT = mu[i, j] * exp(z[i, j])
 SUM = over(l, mu[i, l] * exp(z[i, l]))
@@ -49,7 +49,7 @@ DROPOUT = "Dropout: r_i b_v with E r_i = 1"
 )
 def where_b_v_stops_being_a_shift(claim) -> Iterator[Part]:
     yield equal("Dropout D on P: the shift is r_i b_v, r_i = Σ_j D_ij P_ij.", claim.dropout)
-    yield exactly("An entry is kept with probability 1 − p and then scaled by 1/(1 − p): E D_ij = 1,", claim.mean)
+    yield exactly("An entry is kept with probability 1 − ε and then scaled by 1/(1 − ε): E D_ij = 1,", claim.mean)
     yield equal("so E r_i = Σ_j E[D_ij] P_ij = 1.", claim.expected)
     yield equal("A sink keeps its mass to itself: the shift is (1 − sink mass) b_v.", claim.sink)
     yield equal("Differential attention, P − λP': the shift is (1 − λ) b_v.", claim.difference)

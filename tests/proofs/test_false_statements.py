@@ -20,7 +20,9 @@ from sympy import (
     Matrix,
     Max,
     Rational,
+    Sum,
     Symbol,
+    acos,
     cos,
     cosh,
     exp,
@@ -170,6 +172,18 @@ FALSE: dict[str, Callable[[], Step]] = {
     "sign: a difference of positive numbers": lambda: positive("", X - Y),
     "sign: a root of a square": lambda: exactly("", sqrt(SIGN**2), SIGN),
     "sign: an absolute value dropped": lambda: equal("", over(a, Abs(b[a])), over(a, b[a])),
+    "sign: the square of a root of any number": lambda: bounded("", 0, (sqrt(SIGN) + 1) ** 2, (sqrt(SIGN) + 1) ** 2),
+    "sign: the square of a logarithm of any number": lambda: bounded("", 0, log(SIGN) ** 2, log(SIGN) ** 2),
+    "sign: an exponential of a root of any number": lambda: bounded("", 0, exp(sqrt(SIGN)), exp(sqrt(SIGN))),
+    "sign: the square of an arc": lambda: bounded("", 0, acos(SIGN) ** 2, acos(SIGN) ** 2),
+    # names and ranges
+    "names: a number that is called as a size is": lambda: equal("", over(j, Symbol("m", real=True)), m**2),
+    "names: a number that is called as an index is": lambda: equal("", over(j, Symbol("j", real=True)), over(j, j)),
+    "names: a sum from the second key on": lambda: equal("", Sum(v[j, a], (j, 2, m)), over(j, v[j, a])),
+    "names: a sum over another range": lambda: equal("", Sum(v[j, a], (j, 1, n)), over(j, v[j, a])),
+    "names: an abbreviation that is taken": lambda: equal(
+        "", over(j, P * v[j, a]) + SIGN, over(l, P_L * v[l, a]) + SIGN, called={over(j, P * v[j, a]): SIGN}
+    ),
     # slack
     "slack: not the difference": lambda: bounded("", X, X + Y, 2 * Y),
     "slack: of the wrong side": lambda: bounded("", X + Y, X, Y),
