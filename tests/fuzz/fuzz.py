@@ -17,6 +17,9 @@ import torch  # noqa: E402
 from cases import Builder  # noqa: E402
 from rule import TooLong, violations  # noqa: E402
 
+from minibeft.show.files import write_json  # noqa: E402
+from minibeft.show.record import provenance  # noqa: E402
+
 EVERY = 100
 
 
@@ -47,7 +50,7 @@ def run(first: int, last: int, record: Path | None = None, found: dict[str, Any]
                 found["violations"].append({"case": number, "what": what, "command": short, "wrong": told})
             found |= {"cases": number + 1, "kinds": dict(sorted(kinds.items()))}
             if record and ((number + 1) % EVERY == 0 or number + 1 == last):
-                record.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+                write_json(record, found | provenance())
                 print(f"{number + 1} of {last}, {len(found['violations'])} violations", flush=True)
     return found
 
