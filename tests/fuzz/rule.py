@@ -17,7 +17,7 @@ from minibeft.cli import console
 from minibeft.cli.main import app
 from minibeft.errors import LONGEST_LINE
 
-SECONDS, BYTES = 10.0, 1 << 30
+SECONDS, BYTES = 10.0, 1 << 30  # of the processor; of the clock twice as many
 
 
 class TooLong(BaseException):
@@ -71,12 +71,12 @@ def violations(case: Case) -> list[str]:
 
     signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
-    begun, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         status, _, said = ended(case.words)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    seconds = time.monotonic() - begun
+    seconds = time.process_time() - begun
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
     after = snapshot(case.root, case.out)
     wrong = []
