@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.checkpoints.load import load_model
-from minibeft.checkpoints.tokenizer import encode, load_tokenizer
+from minibeft.checkpoints.tokenizer import encode_for, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.theory.draws import Draws
 from minibeft.verification.probe import probe
@@ -54,7 +54,7 @@ def views(model: str, text: str, *, layer: int = 0, head: int = 0) -> Views:
     one of zeros, it is drawn as well."""
     network = load_model(model, task="hidden", dtype=torch.float64)
     tokenizer = load_tokenizer(model)
-    layers = probe(network, batch := encode(tokenizer, [text], pad=network.config.pad))
+    layers = probe(network, batch := encode_for(network.config, tokenizer, [text]))
     for option, given, count in (("--layer", layer, len(layers)), ("--head", head, network.config.heads)):
         if not 0 <= given < count:
             raise BadInput(f"{option} {given}: must be from 0 to {count - 1}")

@@ -41,6 +41,10 @@ def test_what_is_not_there(option: str, given: int):
         views("minilm", TEXT, **{option: given})
 
 
+def test_a_longer_text_is_cut_to_the_positions():
+    assert len(views("minilm", 600 * "dull ").tokens) == 512
+
+
 def test_the_command_says_the_finding(tmp_path: Path):
     pytest.importorskip("matplotlib")
     file = tmp_path / "show.png"
