@@ -67,7 +67,7 @@ readme: .venv/test ## rewrite the tables of README.md, EVIDENCE.md and proofs/TR
 
 .venv/test: .venv/demo
 	@echo "== installing the test tools"
-	$(BIN)/pip install -e .[test,kernels,train]
+	$(BIN)/pip install -e .[test,kernels,train,browser]
 	@touch $@
 
 clean: ## remove what make made

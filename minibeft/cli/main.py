@@ -76,6 +76,22 @@ def show(
 
 
 @app.command()
+def explore(
+    html: Annotated[Path, typer.Option("--html", metavar="FILE", help="write the page to this file", callback=place)],
+    model: Model = "minilm",
+    text: Annotated[str | None, typer.Option(help="a sentence; default: one is built in")] = None,
+    layer: Annotated[int, typer.Option(help="counted from 0")] = 0,
+    head: Annotated[int, typer.Option(help="the one shown first, counted from 0")] = 0,
+) -> None:
+    """Write a page on which sliders move the biases of a real layer, to be opened in a browser."""
+    from minibeft.explore.explore import TEXT, explore
+    from minibeft.show.files import write
+
+    write(html, explore(model, text=TEXT if text is None else text, layer=layer, head=head).encode())
+    tell(f"wrote {html}; open it in a browser")
+
+
+@app.command()
 def certify(
     model: Model,
     json_file: Json = None,

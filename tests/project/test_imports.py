@@ -15,7 +15,7 @@ FLOORS = (
     {"checkpoints"},
     {"certificate"},
     {"verification"},
-    {"surgery"},
+    {"surgery", "explore"},
     {"training"},
     {"reproduce", "benchmarks"},
     {"cli"},
