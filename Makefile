@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help verify test test-portable fuzz check prove formal readme clean
+.PHONY: help verify test test-portable fuzz check prove formal readme site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ readme: .venv/test ## rewrite the tables of README.md, EVIDENCE.md and proofs/TR
 	$(BIN)/python tests/helpers/evidence.py
 	$(BIN)/python proofs/formal/trust.py
 
+site: .venv/site ## build the site into .site/ and run its notebooks; a warning is an error
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -P -m sphinx -q -W --keep-going docs .site
+	@echo "open .site/index.html"
+
 # torch comes first and alone: the version is pinned so that everybody runs what was measured.
 .venv/torch:
 	@echo "== making .venv with torch 2.13.0 (once, a few minutes)"
@@ -70,5 +74,10 @@ readme: .venv/test ## rewrite the tables of README.md, EVIDENCE.md and proofs/TR
 	$(BIN)/pip install -e .[test,kernels,train,browser]
 	@touch $@
 
+.venv/site: .venv/test
+	@echo "== installing what builds the site"
+	$(BIN)/pip install -e .[site]
+	@touch $@
+
 clean: ## remove what make made
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build *.egg-info .site docs/made
