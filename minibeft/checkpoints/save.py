@@ -1,6 +1,8 @@
 """Save a model in the Hugging Face layout, as it was loaded: hub → ours → hub is exact."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,35 @@ def their_config(c: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     """The config.json that describes this model: the one it came from, with the task's class and the tensors' type."""
     names = {task: name for name, task in BODIES[c.family].architectures.items()}
     changed: dict[str, Any] = {"architectures": [names[c.task]], "model_type": c.family}
-    if c.task == "classification" and "id2label" not in c.source:
-        changed["id2label"] = {str(i): f"LABEL_{i}" for i in range(c.labels)}
-        changed["label2id"] = {f"LABEL_{i}": i for i in range(c.labels)}
-    kept = {key: value for key, value in c.source.items() if key != "torch_dtype"}
+    if c.task == "classification":
+        changed |= label_keys(label_names(c))
+    kept = {key: value for key, value in c.source.items() if key not in ("torch_dtype", "num_labels")}
     return kept | changed | {"dtype": str(dtype).removeprefix("torch.")}
+
+
+def label_names(c: ModelConfig) -> tuple[str, ...]:
+    """What the configuration calls the classes; LABEL_0 and so on, as transformers does, where it says nothing."""
+    named = c.source.get("id2label")
+    if not isinstance(named, dict) or named.keys() != {str(i) for i in range(c.labels)}:
+        return unnamed(c.labels)
+    return tuple(str(named[str(i)]) for i in range(c.labels))
+
+
+def unnamed(labels: int) -> tuple[str, ...]:
+    """transformers' names for classes that have none."""
+    return tuple(f"LABEL_{i}" for i in range(labels))
+
+
+def label_keys(names: Sequence[str]) -> dict[str, Any]:
+    """config.json's keys for these classes."""
+    return {"id2label": {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+
+
+def with_labels(c: ModelConfig, names: Sequence[str]) -> ModelConfig:
+    """The configuration of a classifier of these classes; none: of a regression."""
+    names = names or unnamed(1)
+    kept = {key: value for key, value in c.source.items() if key not in ("num_labels", "problem_type")}
+    return replace(c, labels=len(names), source=kept | label_keys(names))
 
 
 def save_model(model: Transformer, folder: str | Path) -> None:

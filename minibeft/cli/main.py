@@ -9,6 +9,7 @@ import minibeft
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
 from minibeft.cli.console import Json, Model, execute, picture, place, run, save, tell
+from minibeft.cli.predict import app as prediction
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
 
@@ -130,6 +131,7 @@ def prove(
 
 
 app.add_typer(training)
+app.add_typer(prediction)
 app.add_typer(checkpoints)
 app.add_typer(bench, name="bench")
 

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Data = Annotated[
-    str | None, typer.Option(envvar="MINIBEFT_DATA", help="a folder of TSV or Parquet files; default: the hub")
+    str | None,
+    typer.Option(
+        envvar="MINIBEFT_DATA", help="GLUE's folder, or your own CSV, TSV, JSON lines, Parquet; default: the hub"
+    ),
 ]
-Task = Annotated[
-    str, typer.Option(help="sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, cb, wic; a decoder: sst2, rte, cb, boolq")
+TextColumn = Annotated[str | None, typer.Option(metavar="NAME", help="the column of the texts, of your own table")]
+PairColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="the column of second texts, where there are pairs")
 ]
+LabelColumn = Annotated[str, typer.Option(metavar="NAME", help="the column of the classes, of your own table")]
+TASKS = "sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, wnli, cb, wic; a decoder: sst2, rte, cb, boolq"
+Task = Annotated[str, typer.Option(help=TASKS)]
 Regime = Annotated[str, typer.Option(help="low, medium or high: how many training examples")]
 Examples = Annotated[int | None, typer.Option(help="training examples, instead of the regime's")]
 Evaluated = Annotated[int | None, typer.Option(help="validation examples at most; default: all, for decoders 1000")]
@@ -35,8 +42,11 @@ RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
 @app.command()
 def finetune(
     model: Model = "minilm",
-    task: Task = "sst2",
+    task: Annotated[str | None, typer.Option(help=f"{TASKS}; default: sst2, or your own data's")] = None,
     data: Data = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = "label",
     terms: Annotated[str, typer.Option(help="q, k, v, m1, m2, m3, ln1, ln2 (some: q,v), or all, none, full")] = "v",
     form: Annotated[str, typer.Option(help="plain, lora, vera, vera1d or dora")] = "plain",
     rank: Annotated[int, typer.Option(help="of the form")] = 8,
@@ -62,6 +72,7 @@ def finetune(
     backend: Backend = "fused",
     device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time")] = 1,
+    baseline: Annotated[bool, typer.Option("--baseline", help="run it with no bias term as well, to compare")] = False,
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS")] = None,
 ) -> None:
     """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
@@ -69,17 +80,27 @@ def finetune(
 
     from minibeft.show.progress import progress
     from minibeft.training.seeds import finetune_all, read_seeds, save_seeds, seeds_in, summary, trainable
-    from minibeft.training.settings import Settings
+    from minibeft.training.settings import OWN, Settings
 
+    if task is None:
+        task = OWN if text_column is not None else "sst2"
     given = locals()
     settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name != "seed"})
-    name = "-".join([Path(model).name, task, terms] + [form] * (form != "plain"))
+    what = Path(data or "").stem if task == OWN else task
+    name = "-".join([Path(model).name, what, terms] + [form] * (form != "plain"))
     folder = folder or Path("runs") / name
     runs = [(f"{name} seed {s}", replace(settings, seed=s), folder / f"seed-{s}") for s in read_seeds(seeds)]
+    without = [
+        (f"{label} without", replace(each, terms="none", form="plain"), folder / "none" / place.name)
+        for label, each, place in runs * (baseline and terms != "none")
+    ]
     with seeds_in(folder, settings), progress() as lines:
-        records = finetune_all(runs, lines, jobs=jobs, announce=lambda run: err.print(trainable(run)))
-        save_seeds(folder, records)
-    tell(summary(records), f"wrote {folder}")
+        records = finetune_all(runs + without, lines, jobs=jobs, announce=lambda run: err.print(trainable(run)))
+        save_seeds(folder, records[: len(runs)])
+    tell(summary(records[: len(runs)]))
+    if without:
+        tell(summary(records[len(runs) :], "with no bias term: the head alone, or a decoder as it is"))
+    tell(f"wrote {folder}")
 
 
 @app.command()

@@ -65,7 +65,9 @@ def fisher_of(run: Run, loaded: Loaded) -> dict[str, float]:
     device = torch.device(run.settings.device)
     order = shuffled(loaded.train.lengths, FISHER_BATCH, seed=run.settings.seed, epoch=0, bucketed=True)
     batches = (loaded.train.gather(indices, run.settings.width, device) for indices in order)
-    return fisher(run.trained, (loss_of(run.task, forward(run, batch), batch.labels) for batch in batches))
+    return fisher(
+        run.trained, (loss_of(run.task, forward(run.model, run.settings, batch), batch.labels) for batch in batches)
+    )
 
 
 def drift(settings: Settings, folder: Path) -> dict[str, float]:

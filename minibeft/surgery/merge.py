@@ -17,9 +17,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from minibeft.certificate.certify import certify
-from minibeft.checkpoints.adapters import changed, is_linear, load_adapter, load_base
+from minibeft.checkpoints.adapters import Adapter, changed, is_linear, load_adapter, load_base, names_for
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.rewrite import BEFORE, MERGED, RESIDUAL, Edit, rewrite_folder
+from minibeft.checkpoints.save import label_keys
 from minibeft.checkpoints.tensors import read_all, read_json
 from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
@@ -85,7 +86,7 @@ def write_merged(
         exact = fold_values(source, exact)
     config, keys = with_place(source, exact, adapter)
     values = rounded(source, exact, config)
-    edit = make_edit(source, values, keys | head_keys(source, exact))
+    edit = make_edit(source, values, keys | head_keys(source, exact, loaded))
     extras = record(source, values, edit)
     if residual:
         rest = {name: (value - values[name].double()).float() for name, value in exact.items() if is_linear(name)}
@@ -181,16 +182,15 @@ def make_edit(source: Source, values: Mapping[str, Tensor], keys: dict[str, Any]
     )
 
 
-def head_keys(source: Source, exact: Mapping[str, Tensor]) -> dict[str, Any]:
+def head_keys(source: Source, exact: Mapping[str, Tensor], loaded: Adapter) -> dict[str, Any]:
     """config.json's keys for the head that the adapter brings, if it brings one."""
     classes = {task: name for name, task in source.body.architectures.items()}
     if not any(name.startswith("head.") for name in exact):
         return {}
     keys: dict[str, Any] = {"architectures": [classes[source.config.task]]}
     labels = len(exact["head.out.weight"]) if "head.out.weight" in exact else source.config.labels
-    if labels != source.config.labels:
-        keys |= {"num_labels": None, "id2label": {str(i): f"LABEL_{i}" for i in range(labels)}}
-        keys["label2id"] = {name: int(i) for i, name in keys["id2label"].items()}
+    if labels != source.config.labels or loaded.labels:
+        keys |= {"num_labels": None} | label_keys(names_for(loaded, labels))
     return keys
 
 

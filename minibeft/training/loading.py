@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tokenizers import Tokenizer
 
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
@@ -12,11 +13,13 @@ from minibeft.checkpoints.tensors import read_json
 from minibeft.checkpoints.tokenizer import load_tokenizer, require_rows
 from minibeft.errors import BadInput
 from minibeft.families import named_family
+from minibeft.models.config import ModelConfig
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data, encode_split
+from minibeft.training.data import read_data
 from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
 from minibeft.training.settings import Settings, resolve
-from minibeft.training.tasks import Split, Task, draw, find_data, find_files, find_task, read_split
+from minibeft.training.tasks import Split, Task, draw
 
 
 class Loaded(NamedTuple):
@@ -33,27 +36,18 @@ class Loaded(NamedTuple):
 def load(settings: Settings) -> Loaded:
     """Read, check and tokenise everything that the settings name."""
     settings.check()
-    task = find_task(settings.task)
-    data = find_data(task, settings.data)
-    splits = ["train"] if settings.held_out else ["train", *task.valid]
-    raw = {split: read_split(task, data, split) for split in splits}
+    task, raw, data, held_out = read_data(settings)
     source = find(settings.model)
     torch.manual_seed(settings.seed)  # for a pooler that the checkpoint lacks
     model = load_for(task, source, settings)
-    settings = resolve(settings, task, len(raw["train"]), model.config)
+    settings = resolve(settings, task, len(raw["train"]) - held_out, model.config)
     assert settings.examples is not None
     assert settings.max_length is not None
-    train, held = draw(raw.pop("train"), settings.examples, settings.held_out, settings.data_seed)
+    train, held = draw(raw.pop("train"), settings.examples, held_out, settings.data_seed)
     tokenizer, longest = load_tokenizer(source), settings.max_length
 
     def encode(split: Split) -> Data:
-        if is_prompted(model.config.family):
-            found = encode_prompts(tokenizer, task, split, max_length=longest)
-            require_rows(model.config, found.targets)
-        else:
-            found = encode_split(tokenizer, split, max_length=longest, pad=model.config.pad)
-        require_rows(model.config, found.ids, getattr(found, "types", None))
-        return found
+        return encode_data(tokenizer, task, split, model.config, longest)
 
     shown = {name: split.sample(settings.evaluated, settings.data_seed) for name, split in raw.items()}
     valid = {name: encode(split) for name, split in ({"held_out": held} if held else shown).items()}
@@ -61,9 +55,20 @@ def load(settings: Settings) -> Loaded:
         "model": digest(
             weights if (weights := regular(source, "*.safetensors")) else regular(source, "pytorch_model*.bin")
         ),
-        "data": digest([file for split in splits for file in find_files(data, split)]),
+        "data": digest(data),
     }
     return Loaded(settings, task, model, encode(train), valid, digests)
+
+
+def encode_data(tokenizer: Tokenizer, task: Task, split: Split, config: ModelConfig, longest: int) -> Data:
+    """The split as what models of this family read, held against the model's tables."""
+    if is_prompted(config.family):
+        found = encode_prompts(tokenizer, task, split, max_length=longest)
+        require_rows(config, found.targets)
+    else:
+        found = encode_split(tokenizer, split, max_length=longest, pad=config.pad)
+    require_rows(config, found.ids, getattr(found, "types", None))
+    return found
 
 
 def load_for(task: Task, source: Path, settings: Settings) -> Transformer:

@@ -1,57 +1,141 @@
-"""Rows of a TSV or Parquet file, checked: the columns that are asked for, and where each row stands."""
+"""Rows of a CSV, TSV, JSON lines or Parquet file, checked: the columns asked for, and where each row stands."""
 
-from collections.abc import Iterator
+import csv
+import io
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minibeft.checkpoints.door import checked
 from minibeft.errors import BadInput, needs
 
+log = logging.getLogger("minibeft")
 Row = dict[str, Any]
 MOST_BYTES = 1 << 30
+KINDS = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".txt")
 
 
-def read_rows(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
-    """(where, row) for each row, row with these columns at least; BadInput names the file, the line and the column."""
+@dataclass(frozen=True)
+class Layout:
+    """How an archive departs from a plain table.
+
+    other   column → the name that it has in some of the files
+    header  the columns of a file whose first line is a row already (CoLA)
+    broken  rows with too few fields are left out and counted, as the archive's own readers do (QQP)
+    """
+
+    other: Mapping[str, str] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
+    broken: bool = False
+
+
+PLAIN = Layout()
+
+
+def read_rows(file: Path, columns: tuple[str, ...], layout: Layout = PLAIN) -> Iterator[tuple[str, Row]]:
+    """(where, row) for each row, row with these columns; BadInput names the file, the line and the column."""
     checked(file, MOST_BYTES, links=True)
-    return read_parquet(file, columns) if file.suffix == ".parquet" else read_tsv(file, columns)
+    kind = file.suffix.lower()
+    if kind == ".parquet":
+        return read_parquet(file, columns, layout)
+    if kind in (".jsonl", ".json"):
+        return read_json_lines(file, columns, layout)
+    if kind in KINDS:
+        return read_table(file, columns, layout)
+    raise BadInput(f"{file}: is none of {', '.join(KINDS)}; convert it, or give it the ending of what it is")
 
 
-def read_tsv(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
-    """Tab-separated UTF-8 with a header, as GLUE has it: quotes mean nothing, and no field holds a tab or a newline."""
+def read_table(file: Path, columns: tuple[str, ...], layout: Layout) -> Iterator[tuple[str, Row]]:
+    """CSV, or tab-separated UTF-8 as GLUE has it; the first line is the header unless the layout knows better."""
+    lines = csv_fields(file) if file.suffix.lower() == ".csv" else tsv_fields(file)
+    number, header = next(lines, (1, [""]))
+    first = [(number, header)]
+    if layout.header and len(header) == len(layout.header) and not set(columns) <= set(header):
+        header = list(layout.header)
+    else:
+        first = []
+    if len(set(header)) < len(header):
+        raise BadInput(f"{file}: names a column twice ({', '.join(header)}); rename one")
+    places = {column: header.index(name) for column, name in named(file, header, columns, layout).items()}
+    left_out = 0
+    for number, fields in (*first, *lines):
+        if len(fields) < len(header) and layout.broken:
+            left_out += 1
+        elif len(fields) != len(header):
+            raise BadInput(f"{file}:{number}: has {len(fields)} fields, the header {len(header)} ({', '.join(header)})")
+        else:
+            yield f"{file}:{number}", {column: fields[place] for column, place in places.items()}
+    if left_out:
+        log.warning("%s: %d rows lack fields and were left out, as its own readers do", file, left_out)
+
+
+def tsv_fields(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Quotes mean nothing, and no field holds a tab or a newline. splitlines would also break at U+2028 and the like,
+    inside a sentence."""
+    for number, line in enumerate(decoded(file).split("\n"), 1):
+        if number == 1 or line.strip("\r"):
+            yield number, line.rstrip("\r").split("\t")
+
+
+def csv_fields(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Comma-separated, quoted as RFC 4180 says: a quoted field may hold commas, newlines and doubled quotes."""
+    csv.field_size_limit(MOST_BYTES)
+    reader = csv.reader(io.StringIO(decoded(file), newline=""), strict=True)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise BadInput(
+            f"{file}:{reader.line_num}: is no CSV ({error}); quote the field, or double its quotes"
+        ) from error
+
+
+def decoded(file: Path) -> str:
+    """The text of a file, which must be UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise BadInput(f"{file}:{line}: is not UTF-8 ({error.reason}); convert it") from error
-    lines = text.split("\n")  # splitlines would also break at U+2028 and the like, inside a sentence
-    header = lines[0].rstrip("\r").split("\t")
-    require_columns(file, header, columns)
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip("\r"):
+
+
+def read_json_lines(file: Path, columns: tuple[str, ...], layout: Layout) -> Iterator[tuple[str, Row]]:
+    """An object on each line."""
+    for number, line in enumerate(decoded(file).split("\n"), 1):
+        if not line.strip():
             continue
-        fields = line.rstrip("\r").split("\t")
-        if len(fields) != len(header):
-            raise BadInput(f"{file}:{number}: has {len(fields)} fields, the header {len(header)} ({', '.join(header)})")
-        yield f"{file}:{number}", dict(zip(header, fields, strict=True))
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{file}:{number}: is not JSON ({error}); each line must be one object") from error
+        if not isinstance(row, dict):
+            raise BadInput(f"{file}:{number}: holds a {type(row).__name__}; each line must be one object")
+        where = f"{file}:{number}"
+        yield where, {column: row[name] for column, name in named(where, row, columns, layout).items()}
 
 
-def read_parquet(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
+def read_parquet(file: Path, columns: tuple[str, ...], layout: Layout) -> Iterator[tuple[str, Row]]:
     """Through pyarrow, which the extra `train` installs."""
     with needs("pyarrow", "train", f"{file}: Parquet"):
         import pyarrow
         import pyarrow.parquet
     try:
         opened = pyarrow.parquet.ParquetFile(file)
-        require_columns(file, opened.schema_arrow.names, columns)
-        rows = opened.read(list(columns)).to_pylist()
+        names = named(file, opened.schema_arrow.names, columns, layout)
+        rows = opened.read(list(names.values())).to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise BadInput(f"{file}: is not a readable Parquet file ({str(error).splitlines()[0]})") from error
     for number, row in enumerate(rows):
-        yield f"{file}, row {number}", row
+        yield f"{file}, row {number}", {column: row[name] for column, name in names.items()}
 
 
-def require_columns(file: Path, found: list[str], columns: tuple[str, ...]) -> None:
-    """BadInput that lists what is missing and what is there."""
-    if missing := [column for column in columns if column not in found]:
-        raise BadInput(f"{file}: lacks the column {', '.join(missing)}; it has {', '.join(found)}")
+def named(where: Path | str, found: Collection[str], columns: tuple[str, ...], layout: Layout) -> dict[str, str]:
+    """Column → its name in this file; BadInput that lists what is missing and what is there."""
+    names = {column: column if column in found else layout.other.get(column, column) for column in columns}
+    if missing := [column for column, name in names.items() if name not in found]:
+        raise BadInput(f"{where}: lacks the column {', '.join(missing)}; it has {', '.join(found)}")
+    return names

@@ -17,6 +17,7 @@ from torch import nn
 
 from minibeft.checkpoints.adapters import is_linear, make_adapter, save_adapter, their_names
 from minibeft.checkpoints.door import checked
+from minibeft.checkpoints.find import find, published
 from minibeft.checkpoints.tensors import read_json, unpacked
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
@@ -24,6 +25,7 @@ from minibeft.show import files
 from minibeft.show.plot import as_png
 from minibeft.show.record import provenance
 from minibeft.training import sharded
+from minibeft.training.card import beside_adapter
 from minibeft.training.curves import draw_curves
 from minibeft.training.loading import Loaded, load
 from minibeft.training.reparam import merge
@@ -50,6 +52,7 @@ def finetune(
 def finetune_held(loaded: Loaded, folder: Path, progress: Callable[[Step], None], announce: Announce) -> dict[str, Any]:
     """The same in a folder that no other process has."""
     record: dict[str, Any] = {"settings": loaded.settings.as_json(), "digests": loaded.digests}
+    record |= {"labels": list(loaded.task.labels)}
     if done := finished(folder, record):
         return done
     sharded.wait()  # until all have seen the folder, before one writes there
@@ -77,6 +80,21 @@ def finished(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     there = read_json(folder / RECORD)
     require_same(folder, there, record, "run")
     return there if is_complete(there, folder / RECORD) else None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A run's record, with settings that a run can have; BadInput for one that is damaged or another version's."""
+    file = folder / RECORD
+    record = read_json(file)
+    known = {field.name for field in fields(Settings)}
+    labels = record.get("labels", [])
+    try:
+        if not part_of(record, "settings").keys() <= known or not all(isinstance(name, str) for name in labels):
+            raise TypeError
+        Settings(**part_of(record, "settings")).check()
+    except (TypeError, AttributeError, ValueError) as error:
+        raise BadInput(f"{file}: is damaged, or another version's; run the command in it again elsewhere") from error
+    return record | {"labels": labels}
 
 
 def is_complete(record: dict[str, Any], file: Path) -> bool:
@@ -166,9 +184,12 @@ def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     biases = run.settings.terms != "full" and any(is_linear(name) for name in run.before)
     if biases and not (folder / ADAPTER).exists() and not sharded.rank():
         before = {name: value.to(run.settings.device) for name, value in run.before.items()}
-        adapter = make_adapter(run.model, before, base=run.settings.model)
+        base = published(run.settings.model)
+        adapter = make_adapter(run.model, before, base=base)
         saved = {name: value.float() for name, value in adapter.saved.items()}
-        save_adapter(replace(adapter, saved=saved), folder / ADAPTER)
+        whole = record | {"epochs": run.epochs} | provenance()
+        extras = beside_adapter(find(run.settings.model), base, run.task.name, adapter.labels, whole)
+        save_adapter(replace(adapter, saved=saved), folder / ADAPTER, extras)
     write(folder / CURVES, as_png(lambda figure: draw_curves(figure, run.epochs, run.task), size=(8, 3)))
     return write_record(run, folder, record | {"complete": True})
 

@@ -74,7 +74,7 @@ def trainable(run: Run) -> Grid:
     return Grid("", ("trains", "shape", "numbers"), [*rows, ("in all", "", f"{count(run.trained):,}")])
 
 
-def summary(records: Sequence[dict[str, Any]]) -> Grid:
+def summary(records: Sequence[dict[str, Any]], title: str = "") -> Grid:
     """The last epoch's metrics, a row a seed, and mean ± standard deviation over several."""
     last = [record["epochs"][-1] for record in records]
     columns = {
@@ -87,7 +87,7 @@ def summary(records: Sequence[dict[str, Any]]) -> Grid:
     rows = [(seed, *(f"{score:.4f}" for score in row)) for seed, *row in zip(seeds, *columns.values(), strict=True)]
     if len(last) > 1:
         rows.append(("mean ± std", *(f"{mean(scores):.4f} ± {stdev(scores):.4f}" for scores in columns.values())))
-    return Grid("", ("seed", *columns), rows)
+    return Grid(title, ("seed", *columns), rows)
 
 
 @contextmanager

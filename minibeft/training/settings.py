@@ -22,6 +22,7 @@ LARGE_EPOCHS = {"sst2": 30, "wic": 30}  # BERT-large and RoBERTa
 FULL_LEARNING_RATE = 1e-5
 BATCH, MAX_LENGTH = 16, 128
 MOST, WIDEST = 2**31, 2**16
+OWN = "own"  # the task of one's own data
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Settings:
 
     terms      bias terms, comma-separated, or all, none, full (biases.py); a decoder is given those that it lacks, and
                with none it is evaluated as it is (zero-shot)
+    task       one of tasks.py, or own: then data is a file or a folder of tables with these columns (data.py)
     form       plain, lora, vera, vera1d, dora (reparam.py)
     examples   training examples; None: those of the regime
     held_out   examples of the training split to evaluate on instead of the validation split
@@ -43,6 +45,9 @@ class Settings:
     model: str
     task: str
     data: str | None = None
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str = "label"
     terms: str = "v"
     form: str = "plain"
     rank: int = RANK
@@ -71,6 +76,8 @@ class Settings:
     def check(self) -> None:
         """BadInput for a value that no run can have."""
         read_terms(self.terms)
+        if (self.task == OWN) != (self.text_column is not None) or (self.pair_column and self.task != OWN):
+            raise BadInput("--text-column: is of your own data, given by --data, and goes with no --task")
         backends = ("fused", "plain", "triton")
         one_of = {"form": ("plain", *FORMS), "regime": REGIMES, "dtype": DTYPES, "backend": backends}
         for name, allowed in one_of.items():
@@ -110,14 +117,11 @@ class Settings:
 
 
 def resolve(settings: Settings, task: Task, available: int, config: ModelConfig) -> Settings:
-    """The settings with the protocol's values where none were given; available: examples in the training split."""
+    """The settings with the protocol's values where none were given; available: examples to train on."""
     fill = prompted if prompts.is_prompted(config.family) else classified
-    values = fill(settings, task, available - settings.held_out, config)
+    values = fill(settings, task, available, config)
     if settings.terms == "full":
         values["learning_rate"] = FULL_LEARNING_RATE
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if (most := room(config)) is not None:
         values["max_length"] = min(values["max_length"], most)
         for name, tokens in {"max-length": settings.max_length, "pad": settings.width}.items():
@@ -126,13 +130,18 @@ def resolve(settings: Settings, task: Task, available: int, config: ModelConfig)
     given = {name: value for name in values if (value := getattr(settings, name)) is not None}
     if is_zero_shot(settings, config):
         given["epochs"] = 1
-    found = replace(settings, **(values | given), device=device)
+    found = replace(settings, **(values | given), device=device_of(settings))
     for name in ("learning_rate", "epochs"):
         if getattr(found, name) is None:
             raise BadInput(
                 f"--task {task.name}: the encoder protocol has no {name} for it; give --{name}".replace("_", "-")
             )
     return found
+
+
+def device_of(settings: Settings) -> str:
+    """Where to compute: on a GPU where there is one, unless the settings say."""
+    return settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def is_zero_shot(settings: Settings, config: ModelConfig) -> bool:

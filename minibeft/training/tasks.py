@@ -1,9 +1,10 @@
-"""GLUE and SuperGLUE tasks in BEFT's regimes, read from local TSV or Parquet files or from the hub.
+"""GLUE and SuperGLUE tasks in BEFT's regimes, read from the archives as shipped or from the hub; and one's own data.
 
 A task says which columns are its texts, which labels there are, how many training examples each regime has, and the
 protocol's learning rate and epochs. Source: BEFT, arXiv 2509.15974, Table 1 to 3 and its official code.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from minibeft.checkpoints.find import download
 from minibeft.errors import BadInput
 from minibeft.training.metrics import Metric
-from minibeft.training.rows import Row, read_rows
+from minibeft.training.rows import KINDS, PLAIN, Layout, Row, read_rows
 
 REGIMES = ("low", "medium", "high")
 
@@ -26,6 +27,7 @@ class Task:
     learning_rate, epochs   of the encoder protocol; none: the paper has the task for decoders only (prompts.py)
     valid   the validation splits, the first of which is reported
     hub     the repository that holds it on the Hugging Face hub
+    label   the column of the labels
     """
 
     name: str
@@ -37,6 +39,12 @@ class Task:
     epochs: int | None = None
     valid: tuple[str, ...] = ("validation",)
     hub: str = "nyu-mll/glue"
+    label: str = "label"
+
+    @property
+    def layout(self) -> Layout:
+        """What is particular in the files of its archive."""
+        return LAYOUTS.get(self.name, PLAIN)
 
     @property
     def outputs(self) -> int:
@@ -50,6 +58,16 @@ MATCHED = ("validation_matched", "validation_mismatched")
 YES_NO_MAYBE, YES_MAYBE_NO = ("entailment", "contradiction", "neutral"), ("entailment", "neutral", "contradiction")
 SUPER = "aps/super_glue"
 
+MSR, MSR_DEV = "msr_paraphrase_train.txt", "dev_ids.tsv"
+LAYOUTS = {
+    "rte": Layout({"sentence1": "premise", "sentence2": "hypothesis"}),  # SuperGLUE's
+    "mrpc": Layout({"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}),
+    "cola": Layout(header=("source", "label", "star", "sentence")),
+    "qqp": Layout({"label": "is_duplicate"}, broken=True),
+    "mnli": Layout({"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}),
+    "stsb": Layout({"label": "score"}),
+}
+
 _TASKS = (
     Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",), (1000, 5000, 11000), 4e-4, 16),
     Task("rte", PAIR, ENTAILS, ("accuracy",), (300, 900, 1200), 1e-3, 30),
@@ -59,6 +77,7 @@ _TASKS = (
     Task("qnli", ("question", "sentence"), ENTAILS, ("accuracy",), (1000, 5000, 9000), 1e-4, 30),
     Task("mnli", PREMISE, YES_MAYBE_NO, ("accuracy",), (1000, 5000, 9000), 1e-4, 30, MATCHED),
     Task("stsb", PAIR, (), ("pearson", "spearman"), (287, 1150, 2300), 1e-4, 60),
+    Task("wnli", PAIR, ("not_entailment", "entailment"), ("accuracy",), ()),
     Task("cb", PREMISE, YES_NO_MAYBE, ("f1_macro", "accuracy"), (), 1e-3, 60, hub=SUPER),
     Task("wic", PAIR, ("false", "true"), ("accuracy",), (), 1e-3, 16, hub=SUPER),
     Task("boolq", ("question", "passage"), ("False", "True"), ("accuracy",), (), hub=SUPER),
@@ -93,33 +112,54 @@ def find_task(name: str) -> Task:
 
 
 def find_data(task: Task, data: str | Path | None) -> Path:
-    """The folder of the task's files: DATA/<task> or DATA itself; the hub's files when no folder is given."""
+    """The folder of the task's files: DATA/<task>, as SST-2 and CoLA are spelled too, or DATA itself; the hub's files
+    when no folder is given."""
     if data is None:
         instead = "a folder with --data or MINIBEFT_DATA"
         return download(task.hub, f"{task.name}/*.parquet", kind="dataset", instead=instead) / task.name
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise BadInput(f"--data {folder}: no such folder; it must hold {task.name}/train.tsv or train.parquet")
-    return folder / task.name if (folder / task.name).is_dir() else folder
+    own = sorted(path for path in folder.iterdir() if plain(path.name) == task.name and path.is_dir())
+    return next((path for path in own if path.name == task.name), own[0] if own else folder)
+
+
+def plain(name: str) -> str:
+    """sst2 of SST-2."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
-    """The split's files: train.tsv, train.parquet, or Parquet shards; dev is another name of validation."""
-    for stem in (split, split.replace("validation", "dev")):
-        for pattern in (f"{stem}.tsv", f"{stem}.parquet", f"{stem}-*.parquet"):
+    """The split's files: train.tsv and the like, or Parquet shards; dev and val are other names of validation. MRPC as
+    Microsoft ships it is one file, and GLUE's list of the pairs in it that are its validation split."""
+    if (folder / MSR).is_file():
+        return [folder / MSR, folder / MSR_DEV]
+    for stem in (split, split.replace("validation", "dev"), split.replace("validation", "val")):
+        for pattern in (*(f"{stem}{kind}" for kind in KINDS), f"{stem}-*.parquet"):
             if found := sorted(folder.glob(pattern)):
                 return found
-    raise BadInput(f"{folder}: has no {split}.tsv or {split}.parquet")
+    raise BadInput(f"{folder}: has no {split}.tsv, .csv, .jsonl or .parquet")
 
 
 def read_split(task: Task, folder: Path, split: str) -> Split:
     """All examples of one split; BadInput that names the file for what is missing, empty, or no label of the task."""
     files = find_files(folder, split)
+    if files[0].name != MSR:
+        return read_files(task, files)
+    ids = ("#1 ID", "#2 ID")
+    listed = {tuple(row.values()) for _, row in read_rows(files[1], ids, Layout(header=ids))}
+    pairs = [tuple(row.values()) in listed for _, row in read_rows(files[0], ids, task.layout)]
+    whole = read_files(task, files[:1])
+    return whole.take([i for i, validates in enumerate(pairs) if validates == (split != "train")])
+
+
+def read_files(task: Task, files: list[Path]) -> Split:
+    """All examples of these files."""
     texts, labels = [], []
     for file in files:
-        for where, row in read_rows(file, (*task.columns, "label")):
+        for where, row in read_rows(file, (*task.columns, task.label), task.layout):
             texts.append(tuple(text_of(row, column, where) for column in task.columns))
-            labels.append(label_of(task, row["label"], where))
+            labels.append(label_of(task, row[task.label], where))
     if not labels:
         raise BadInput(f"{files[0]}: holds no examples")
     return Split(texts, labels)
@@ -134,17 +174,25 @@ def text_of(row: Row, column: str, where: str) -> str:
 
 
 def label_of(task: Task, value: Any, where: str) -> float:
-    """A label as a number: its name, its number, or for a regression its score."""
-    if isinstance(value, str) and value in task.labels:
-        return task.labels.index(value)
+    """A label as a number: by its name, by its number unless the names are numbers, or for a regression its score."""
+    for name in (class_name(value), class_name(value).lower()):
+        if name in task.labels:
+            return task.labels.index(name)
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
-    if number in range(len(task.labels)) if task.labels else np.isfinite(number):
+    named = any(name.isdecimal() for name in task.labels)
+    if not named and (number in range(len(task.labels)) if task.labels else np.isfinite(number)):
         return number
     allowed = ", ".join(f"{i} ({name})" for i, name in enumerate(task.labels)) or "a finite number"
-    raise BadInput(f"{where}: label = {value!r}; {task.name} has {allowed}")
+    raise BadInput(f"{where}: label = {value!r}; {task.name} has {', '.join(task.labels) if named else allowed}")
+
+
+def class_name(value: Any) -> str:
+    """A class as its name; empty for what is none, such as null or 0.5."""
+    whole = isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
+    return str(int(value) if isinstance(value, float) else value) if whole else ""
 
 
 def draw(train: Split, examples: int, held_out: int, seed: int) -> tuple[Split, Split | None]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minibeft.checkpoints.save import with_labels
 from minibeft.errors import BadInput
 from minibeft.models.biases import add_missing, freeze_except
 from minibeft.models.transformer import Transformer
@@ -99,6 +100,7 @@ def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.P
     lacks them, and for a zero-shot run nothing."""
     if not is_prompted(model.config.family):
         fresh_head(model, task.outputs, settings.seed)
+        model.config = with_labels(model.config, task.labels)
         return freeze_except(model, settings.terms, head=True)
     if is_zero_shot(settings, model.config):
         model.requires_grad_(False)
@@ -150,16 +152,16 @@ def loss_of(task: Task, logits: Float[Tensor, "B K"], labels: Float[Tensor, " B"
     return F.cross_entropy(logits, labels.long()) if task.labels else F.mse_loss(logits[:, 0], labels)
 
 
-def forward(run: Run, batch: Scorable) -> Float[Tensor, "B K"]:
+def forward(model: Transformer, settings: Settings, batch: Scorable) -> Float[Tensor, "B K"]:
     """The logits, in float32 at least."""
-    with autocast(run.settings):
-        logits = sharded.scores(batch, run.model)
+    with autocast(settings):
+        logits = sharded.scores(batch, model)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def train_step(run: Run, batch: Scorable) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
     """One update, in a zero-shot run none; the loss and the logits before it."""
-    logits = forward(run, batch)
+    logits = forward(run.model, run.settings, batch)
     loss = loss_of(run.task, logits, batch.labels)
     if run.trained:
         loss.backward()
@@ -197,13 +199,18 @@ def train_epoch(run: Run, examples: Data, progress: Callable[[Step], None]) -> d
     return {"epoch": epoch, "loss": loss_sum / done} | accuracy | {"seconds": perf_counter() - begun}
 
 
-@torch.inference_mode()
 def predict(run: Run, examples: Data) -> Float[Tensor, "N K"]:
     """The logits of all examples, dropout off, in the examples' order."""
-    run.model.eval()
-    device = torch.device(run.settings.device)
+    return scores_of(run.model, run.settings, examples)
+
+
+@torch.inference_mode()
+def scores_of(model: Transformer, settings: Settings, examples: Data) -> Float[Tensor, "N K"]:
+    """The same of any model."""
+    model.eval()
+    device = torch.device(settings.device)
     order = by_length(examples.lengths, EVALUATION_BATCH)
-    logits = torch.cat([forward(run, examples.gather(i, run.settings.width, device)).cpu() for i in order])
+    logits = torch.cat([forward(model, settings, examples.gather(i, settings.width, device)).cpu() for i in order])
     return logits[torch.cat(order).argsort()]
 
 
