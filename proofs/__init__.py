@@ -6,12 +6,17 @@ Read a script from top to bottom, or run it: `minibeft prove K1`, `python -m min
     training        K2 K3   it gets no gradient; training it is training without it
     drift           K5-K7   what Adam makes of rounding noise; why the two measurements came out so
     key_scope       K4      where it begins to matter: rotary positions, sinks, foreign keys
+    key_elsewhere   K11 K12 beside sinks, under sigmoid weights, in linear attention
     rounding        K4      and how far finite precision moves it; measured.py holds the bound against real errors
     value_bias      V1-V4 V6  the value bias is a shift; folding, gradient, reach
     value_scope     V5      where it stops being one
     query_bias      Q1 Q2 Q4 Q5  one number a key; hull, blindness, null directions
     query_limits    Q6 Q7   saturation; rotary positions
     query_bound     Q3      tanh(osc/4), and why not less
+    query_price     Q10     what moving attention costs
+    query_reach     Q11     which mean keys b_q reaches
+    readers         V8      what a linear read-out sees
+    latent          V9      a bias on MLA's latent
     reparametrised  R1 R2   LoRA, VeRA and DoRA on a bias
     importance      I1-I3   Mag+Angle, Magnitude, Fisher
 
@@ -24,10 +29,15 @@ from minibeft.proofs import (  # noqa: F401  each registers its statements
     drift,
     importance,
     key_bias,
+    key_elsewhere,
     key_scope,
+    latent,
     query_bias,
     query_bound,
     query_limits,
+    query_price,
+    query_reach,
+    readers,
     reparametrised,
     training,
     value_bias,

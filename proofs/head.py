@@ -112,7 +112,7 @@ TOLD: dict[str, Callable[[Any], str]] = {
     "relative_query": lambda x: f"{distances(x)}, multiplied with q",
     "qk_norm": lambda _: "q and k normalised",
     "softcap": lambda _: "logits through tanh",
-    "weighting": lambda x: f"{x} weights",
+    "weighting": lambda x: "linear attention, identity features" if x == "identity" else f"{x} weights",
     "sink": lambda x: f"a sink with logit {written(x)}",
     "foreign": pair,
     "bits": lambda x: f"{x} binary digits",
@@ -146,7 +146,7 @@ class Head:
     relative_query: dict[int, Matrix] | None = None  # E_{i−j}, multiplied with q_i
     qk_norm: bool = False
     softcap: bool = False
-    weighting: Literal["softmax", "sigmoid", "relu", "linear"] = "softmax"
+    weighting: Literal["softmax", "sigmoid", "relu", "linear", "identity"] = "softmax"
     sink: Expr | int | None = None  # its logit
     foreign: tuple[Matrix, Matrix] | None = None  # a key and a value that carry no bias
     bits: int | None = None  # round logits and weights
@@ -213,6 +213,8 @@ class Head:
                 feature = lambda x: Piecewise((x + 1, x >= 0), (exp(x), True))  # noqa: E731  φ = elu + 1
                 x, y = self.rows(self.q, self.b_q).row(at), self.keys().row(to)
                 return x.applyfunc(feature).dot(y.applyfunc(feature))
+            if self.weighting == "identity":  # linear attention whose features are q and k themselves
+                return z[at, to]
             return exp(z[at, to])
 
         visible = zeros(*z.shape).applyfunc(lambda x: x + 1) if self.sees is None else self.sees

@@ -41,6 +41,7 @@ class Evidence:
 KEYS, SCOPE, VALUES, QUERIES = (
     f"theory/test_{room}" for room in ("key_bias", "key_bias_scope", "value_bias", "query_bias")
 )
+ELSEWHERE, READERS, PRICE = "theory/test_key_elsewhere", "theory/test_value_readers", "theory/test_query_price"
 STATEMENTS, REPARAM, IMPORTANCE = "theory/statements", "training/reparam", "training/importance"
 
 EVIDENCE: dict[str, Evidence] = {
@@ -57,12 +58,16 @@ EVIDENCE: dict[str, Evidence] = {
     "K5": Evidence("drift", KEYS, IMPORTANCE, {"KeyBias": "step large_noise small_noise"}),
     "K6": Evidence("drift", "training/test_train", "reproduce/same", level="measured"),
     "K7": Evidence("drift", "verification/test_verify", "verification/verify", level="measured"),
+    "K11": Evidence("key_elsewhere", ELSEWHERE, "theory/variants", {"Elsewhere": "own_sink gate sigmoid"}),
+    "K12": Evidence("key_elsewhere", ELSEWHERE, "theory/instance", {"Elsewhere": "mean"}),
     "V1": Evidence("value_bias", VALUES, STATEMENTS, {"ValueBias": "shift weights_that_sum_to_one"}),
     "V2": Evidence("value_bias", VALUES, STATEMENTS, {"ValueBias": "fold"}),
     "V3": Evidence("value_bias", VALUES, STATEMENTS, {"ValueBias": "sum output_bias gradient"}),
     "V4": Evidence("value_bias", VALUES, "certificate/certify", {"ValueBias": "reach", "Ranks": "same_functions"}),
     "V5": Evidence("value_scope", VALUES, "certificate/certify", {"ValueBias": "dropout sink difference blind"}),
     "V6": Evidence("value_bias", VALUES, "certificate/certify", {"Ranks": "reached dimension attained identifiable"}),
+    "V8": Evidence("readers", READERS, STATEMENTS, {"Ranking": "shift ranking auc query_reverses"}),
+    "V9": Evidence("latent", READERS, STATEMENTS, {"Latent": "keys shift fold"}),
     "Q1": Evidence("query_bias", QUERIES, STATEMENTS, {"QueryBias": "one_number_a_key part_that_moves"}),
     "Q2": Evidence("query_bias", QUERIES, STATEMENTS, {"QueryBias": "convex half_spaces"}),
     "Q3": Evidence("query_bound", QUERIES, STATEMENTS, {"QueryBias": "bound any_logits attained output"}),
@@ -72,6 +77,15 @@ EVIDENCE: dict[str, Evidence] = {
     ),
     "Q6": Evidence("query_limits", QUERIES, STATEMENTS, {"QueryBias": "saturation limit"}),
     "Q7": Evidence("query_limits", QUERIES, STATEMENTS, {"QueryBias": "rotary not_blind hull bound"}),
+    "Q10": Evidence("query_price", PRICE, STATEMENTS, {"Price": "needed enough"}),
+    "Q11": Evidence(
+        "query_reach",
+        PRICE,
+        STATEMENTS,
+        {"Reach": "inside once"},
+        left="that every point inside is reached: a minimum that exists by Weierstrass's theorem, which proofs/ cites, "
+        "and that Newton's method finds",
+    ),
     "R1": Evidence(
         "reparametrised",
         "training/test_reparam",

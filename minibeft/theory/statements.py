@@ -4,6 +4,7 @@ The allowance is zero in exact arithmetic for every identity; what is left is ro
 its allowance means that the statement does not hold for this instance. verify, certify and the tests read these.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -178,3 +179,52 @@ def blindness(p: Instance) -> Gap:
 def double_differences(change: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T T"]:
     """For rows i and r, the largest x_ij − x_il − x_rj + x_rl over keys that are not NaN in either."""
     return spread(change.unsqueeze(-2) - change.unsqueeze(-3))
+
+
+def apart(p: Instance) -> Float[Tensor, "B H T S S"]:
+    """‖k_j − k_l‖ of the keys, −∞ where the row does not see both; their rounding is added, so it is no smaller."""
+    k, a = p.k(p.b_k), p.arithmetic
+    rounding = 2 * gamma(a.roundings, a.u) * p.sizes("k", p.b_k).norm(dim=-1).amax(-1)[..., None, None]
+    distance = (torch.cdist(k, k, compute_mode="donot_use_mm_for_euclid_dist") + rounding).unsqueeze(2)
+    if p.mask is None:
+        return distance.expand(-1, -1, p.x.shape[1], -1, -1)
+    hidden = p.mask.isneginf()
+    return distance.masked_fill(hidden.unsqueeze(-1) | hidden.unsqueeze(-2), -torch.inf)
+
+
+def query_price(p: Instance) -> Gap:
+    """Q10: the length 4 artanh(TV)/(s diam(K)) that b_q needs to move a row as far as it does, within ‖b_q‖."""
+    assert p.b_q is not None
+    variation = query_variation(p)
+    moved = (variation.value - query_errors(p)).clamp(0.0, 1 - 2**-50)
+    diameter = apart(p).amax((-2, -1)).clamp_min(0.0)
+    needed = torch.where(moved > 0, 4 * torch.atanh(moved) / (p.factor * diameter), torch.zeros_like(moved))
+    length = p.exact().per_head(p.b_q).norm(dim=-1)  # (H, 1)
+    return Gap(needed, length * (1 + 64 * unit_roundoff(torch.float64)))
+
+
+def enough(p: Instance, rest: float) -> Float[Tensor, " H"]:
+    """Q10: how long b_q must be, in its own direction, to leave all keys but one at most `rest` of every row of a head;
+    infinite where two keys of a row are level."""
+    assert p.b_q is not None
+    length = p.exact().per_head(p.b_q).norm(dim=-1)  # (H, 1)
+    along = p.shift(p.b_q) / length[..., None]  # s k_j·b_q/‖b_q‖
+    logits = p.factor * p.q(None) @ p.k(p.b_k).mT
+    if p.mask is not None:
+        along, logits = along.masked_fill(p.mask.isneginf(), -torch.inf), logits + p.mask
+    seen = along.isfinite().sum(-1)
+    lead = along.topk(min(2, along.shape[-1]), -1).values
+    gap = lead[..., 0] - lead[..., -1]
+    price = (oscillation(logits, p.mask) + ((seen - 1) / rest).log()) / gap
+    return price.masked_fill(seen < 2, 0.0).amax((0, 2))
+
+
+def saturated(p: Instance, rest: float) -> Gap:
+    """Q10: what the other keys keep where b_q is that long, within `rest`."""
+    assert p.b_q is not None
+    length = enough(p, rest)
+    heads = p.b_q.view(p.heads, -1)
+    along = heads * (length / heads.double().norm(dim=-1)).unsqueeze(-1).to(heads)
+    longer = replace(p, b_q=along.flatten())
+    left = 1 - longer.weights().amax(-1)
+    return Gap(left * p.sees, rest + query_errors(longer))

@@ -20,6 +20,7 @@ HYPOTHESES: dict[str, str] = {
     "no-qk-norm": "q and k are not normalised after their biases",
     "no-softcap": "the logits are not passed through a nonlinearity (tanh soft-capping) before the softmax",
     "softmax": "the weights are a softmax over the keys (not sigmoid, ReLU or linear attention)",
+    "identity-features": "linear attention weighs a key by q·k itself, without a feature map",
     "no-sink": "no sink takes part in the softmax (attention sink, softmax-off-by-one)",
     "no-foreign-keys": "every key in the softmax carries b_k (no prefix keys, add_bias_kv, add_zero_attn)",
     "exact": "arithmetic is exact",
@@ -130,6 +131,23 @@ _CATALOGUE = (
         measured=True,
     ),
     Theorem(
+        "K11",
+        "b_k beside a sink is a gate",
+        "Beside a sink of logit σ, b_k is a sink logit of the query's own, σ − c_i with c_i = s (q_i + b_q)·b_k: row i "
+        "is P(0), the sink left out, times the gate sigmoid(ln Σ_j e^{z_ij} − σ + c_i). Under sigmoid attention each "
+        "weight w becomes w/(w + (1−w) e^{−c_i}).",
+        (*QUERY, "no-foreign-keys"),
+        "every mask and scale, GQA; softmax-off-by-one is σ = 0",
+    ),
+    Theorem(
+        "K12",
+        "b_k in linear attention",
+        "Under linear attention with identity features, b_k mixes in the mean of the values: O_i(b_k) = (1−λ_i) O_i(0) "
+        "+ λ_i v̄, λ_i = m c_i/(n_i + m c_i), n_i = Σ_j z_ij with c_i = s (q_i + b_q)·b_k.",
+        (*QUERY, "identity-features", "no-sink", "no-foreign-keys", "rows-sum-to-one", "ungated"),
+        "the m keys that the row sees, where n_i and n_i + m c_i are not 0",
+    ),
+    Theorem(
         "V1",
         "b_v is a shift",
         "O(b_v) = O(0) + 1 b_vᵀ: the same vector for every token, whatever it attends to.",
@@ -173,6 +191,24 @@ _CATALOGUE = (
         "b_v is identifiable iff W_o E has rank G·D.",
         (*VALUES, "raw-output"),
         "GQA, MQA and rank-deficient W_o",
+    ),
+    Theorem(
+        "V8",
+        "a linear reader cannot tell b_v",
+        "A linear read-out r of the outputs gives O(b_v) the score of O(0) plus r·W_o b_v, the same for every example: "
+        "no ranking of examples depends on b_v, no AUC does. b_q alone can reverse one.",
+        (*VALUES, "raw-output"),
+        "one token's row, or a mean of rows; not where a norm or another nonlinearity comes before the reader",
+    ),
+    Theorem(
+        "V9",
+        "a bias on MLA's latent",
+        "A bias b_c on the latent c_j of MLA, k_j = U_k c_j and v_j = U_v c_j, has no effect through the keys and is "
+        "b_v = U_v b_c through the values: O(b_c) = O(0) + 1 (U_v b_c)ᵀ, so b_o' = b_o + W_o U_v b_c does the same "
+        "without it.",
+        (*SCORES, *VALUES[1:], "raw-output"),
+        "added after the latent's norm; the rotary part of the keys, which does not read the latent, does no harm",
+        "DeepSeek-V2, arXiv 2405.04434",
     ),
     Theorem(
         "Q1",
@@ -225,6 +261,24 @@ _CATALOGUE = (
         "β_ij = s k_j·R_{i−j} b_q depends on i − j; Q4 fails; Q2, and Q3 with osc taken row by row, hold.",
         (),
         "full and partial rotary; relative-position terms alike",
+    ),
+    Theorem(
+        "Q10",
+        "the price of moving attention",
+        "A b_q that moves row i by TV has s ‖b_q‖ diam(K) ≥ 4 artanh(TV). To leave all keys but j* at most ε, "
+        "s ‖b_q‖ gap = osc(z_i) + ln((m−1)/ε) is enough.",
+        (*QUERY, "softmax", "no-sink"),
+        "the m keys that the row sees, with any mask in z_i; gap is by how much k·b_q/‖b_q‖ is larger for j* than for "
+        "any other key",
+    ),
+    Theorem(
+        "Q11",
+        "what b_q reaches",
+        "The mean keys Σ_j P_ij k_j that b_q gives one query are exactly the relative interior of conv{k_j}. Each "
+        "belongs to one P, so to one b_q up to null directions (Q5).",
+        (*QUERY, "softmax", "no-sink"),
+        "one query and the keys that it sees, with any mask and any logits; all queries share the one b_q",
+        "minibeft; the mean map of an exponential family",
     ),
     Theorem(
         "R1",

@@ -54,4 +54,6 @@ check_form = checked(statements.query_form)
 check_hull = checked(lambda p: statements.hull(p, some_directions(p)))
 check_bound = checked(statements.query_variation, statements.query_effect)
 check_blindness = checked(statements.blindness)
+check_price = checked(statements.query_price)
+check_enough = checked(lambda p: statements.saturated(p, 0.01))
 CHECKS = {"Q1": check_form, "Q2": check_hull, "Q3": check_bound, "Q4": check_blindness}

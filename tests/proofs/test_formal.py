@@ -98,6 +98,17 @@ FALSE = [
     ("Rotary", "Rmin 2 (Rabs (omega u) * W)) / 4).", "Rmin 1 (Rabs (omega u) * W)) / 4)."),
     ("LayerNorm", "read l (stream start l).", "stream start l."),
     ("Gauge", "sum C (fun a => Wk c a * Gk e a).", "sum C (fun a => Wk e a * Gk c a)."),
+    ("Price", "4 * artanh (tv", "5 * artanh (tv"),
+    ("Price", "osc + ln ((INR (keys H) - 1) / eps) <= scale", "osc + ln ((INR (keys H) - 1) / 2 / eps) <= scale"),
+    (
+        "Elsewhere",
+        "beside_sink H (sigma - key_shift H bq bk i) bq zero i.",
+        "beside_sink H (sigma + key_shift H bq bk i) bq zero i.",
+    ),
+    ("Elsewhere", "let lambda := m * c / (n + m * c) in", "let lambda := c / (n + c) in"),
+    ("Ranking", "bo e + dot C r (through L D bv).", "bo e."),
+    ("Latent", "c mu s) bq bk bv i a + image r Uv bc a.", "c mu s) bq bk bv i a."),
+    ("Reach", "0 < mask H i j -> 0 < w j", "0 < mask H i j -> 1 < w j"),
     ("Decay", "t) 0 0 -> bk g a = 0.", "t) 0 0 -> bk g a = 1."),
 ]
 

@@ -9,10 +9,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from sympy import Abs, Expr, IndexedBase, Integer, MatrixBase, Min, Rational, S, Symbol, cos, exp, ones, sqrt, tanh
+from sympy import Abs, Expr, IndexedBase, Integer, MatrixBase, Min, Rational, S, Symbol, cos, exp, log, ones, sqrt, tanh
 
-from minibeft.proofs import PROOFS, Counterexample, Report, Step, importance, key_bias, query_bias, query_limits
+from minibeft.proofs import (
+    PROOFS,
+    Counterexample,
+    Report,
+    Step,
+    importance,
+    key_bias,
+    latent,
+    query_bias,
+    query_limits,
+    query_price,
+    query_reach,
+    readers,
+)
 from minibeft.proofs import drift as D
+from minibeft.proofs import key_elsewhere as KE
 from minibeft.proofs import key_scope as K4
 from minibeft.proofs import query_bound as Q3
 from minibeft.proofs import reparametrised as R
@@ -208,6 +222,38 @@ MISTAKES: dict[tuple[str, str], dict[str, object]] = {
     },
     ("Q7", "double"): {"kept": Integer(0)},
     ("Q7", "bound"): {"tanh(osc/8)": tanh(Q3.B / 8)},
+    ("K11", "added"): {"query left out": KE.logit(bias=False) + s * over(a, KE.QUERY_BIAS[a] * b[a])},
+    ("K11", "sink"): {"sign of c": KE.beside(0, KE.SIGMA + KE.C), "c left out": KE.beside(0, KE.SIGMA)},
+    ("K11", "gate"): {"sign of σ": KE.sigmoid(log(KE.MASS) + KE.SIGMA + KE.C) * softmax(z[i, j])},
+    ("K11", "sigmoid"): {"sign of c": KE.KEPT / (KE.KEPT + (1 - KE.KEPT) * exp(KE.C)), "no effect": KE.KEPT},
+    ("K12", "total"): {"one key's worth": KE.ROW + KE.C},
+    ("K12", "mixed"): {
+        "no effect": over(j, mu[i, j] * z[i, j] * v[j, a]) / KE.ROW,
+        "mean alone": over(j, mu[i, j] * v[j, a]) / KE.SEEN,
+        "sum for mean": (1 - KE.SHARE) * over(j, mu[i, j] * z[i, j] * v[j, a]) / KE.ROW
+        + KE.SHARE * over(j, mu[i, j] * v[j, a]),
+    },
+    ("V8", "shift"): {"no effect": readers.score(0), "W_o left out": readers.score(0) + over(a, readers.SHARED)},
+    ("V8", "ranking"): {"turned": readers.read(0).subs(i, r) - readers.read(0)},
+    ("V8", "auc"): {"one": Integer(1)},
+    ("V8", "reversed"): {"kept": Rational(1, 9)},
+    ("V9", "keys"): {"U_k b_c left in": softmax(latent.logit(bias=False) + latent.LATENT[j, V.x], mask=mu[V.u, i, j])},
+    ("V9", "values"): {"no effect": latent.output(bias=False), "U_v left out": latent.output(bias=False) + b[a]},
+    ("V9", "fold"): {"W_o left out": latent.through(False, latent.BO[latent.f] + over(a, over(V.u, latent.FROM)))},
+    ("Q10", "length"): {"half": query_price.LENGTHS / 2},
+    ("Q10", "bound"): {"tanh(osc/8)": tanh(Q3.B / 8)},
+    ("Q10", "inverse"): {"half the price": exp(Q3.B / 4)},
+    ("Q10", "others"): {
+        "gap twice": over(l, query_limits.NOT_J) * exp(query_limits.OSC - 2 * query_limits.T * query_limits.GAP)
+    },
+    ("Q10", "enough"): {
+        "half ε": log(query_price.EPS / 2),
+        "other keys left out": query_limits.OSC - query_price.PRICE,
+    },
+    ("Q11", "slope"): {"sign": s * (query_reach.TARGET[e] - query_reach.MEAN), "scale left out": query_reach.MEAN},
+    ("Q11", "reached"): {"missed": Integer(1)},
+    ("Q11", "bends"): {"straight": Integer(0), "second moment": over(j, query_reach.LINE * beta[j] ** 2)},
+    ("Q11", "null"): {"β_j alone": exp(beta[j])},
     ("R1", "count"): {"of the full matrix": R.K * R.R * R.C},
     ("R1", "dimension"): {"as many as numbers": R.K * (R.R + R.C), "rc": R.R * R.C},
     ("R1", "rank"): {"k − 1": R.K - 1},
