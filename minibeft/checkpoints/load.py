@@ -17,6 +17,7 @@ from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json, read_saf
 from minibeft.errors import BadInput
 from minibeft.families import BODIES, Body, read_config
 from minibeft.models.config import Backend, ModelConfig, Task
+from minibeft.models.layers import RMSNorm
 from minibeft.models.transformer import Transformer
 
 log = logging.getLogger("minibeft")
@@ -56,6 +57,9 @@ def initialise(module: torch.nn.Module) -> None:
             torch.nn.init.normal_(value, std=0.02)
         else:
             torch.nn.init.constant_(value, 1.0 if name.endswith("weight") else 0.0)
+    for norm in module.modules():
+        if isinstance(norm, RMSNorm):
+            torch.nn.init.constant_(norm.weight, 1.0 - norm.offset)
 
 
 def load_model(

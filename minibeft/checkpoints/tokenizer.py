@@ -12,7 +12,6 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.vocabulary import convert, parse, refusing
 from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
-from minibeft.models.layers import Learned
 
 # Of one head on all texts: 12 heads then take half a GB.
 MOST_WEIGHTS = 1 << 22
@@ -85,7 +84,7 @@ def encode_for(config: ModelConfig, tokenizer: Tokenizer, texts: Sequence[str]) 
 def room(config: ModelConfig) -> int | None:
     """How many tokens the model has positions for; None: any number."""
     positions = config.positions
-    return positions.rows - positions.start if isinstance(positions, Learned) else None
+    return None if positions is None else positions.rows - positions.start
 
 
 def require_rows(config: ModelConfig, ids: Tensor, types: Tensor | None = None) -> None:

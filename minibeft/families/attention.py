@@ -1,18 +1,19 @@
 """How a config.json tells of a model's attention: which key says what, and which layers have which kind."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from minibeft.families.reading import LARGE, Reader
-from minibeft.theory.rotary import Rotary
+from minibeft.theory.rotary import Llama3, Rotary, Yarn
 from minibeft.theory.variants import AttentionSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Each of these turns every pair of the rotary dims; other types (proportional, mrope, axial) may leave some alone.
-# Of the first two we know the frequencies as well.
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-EXACT = ROPE_TYPES[:2]
+# Of the first four we know the frequencies as well.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
+EXACT = ROPE_TYPES[:4]
 FLAT = frozenset({"rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct"})
 MOST_LAYERS = 2**16
 
@@ -181,9 +182,37 @@ def rope(c: Reader, size: int, share: Literal["whole"] | float, theta: float) ->
     dims = int(size * turned)
     if dims % 2:
         raise c.refuse("partial_rotary_factor|rotary_pct|head_dim", f"leaves {dims} rotary dims, which must be even")
-    scale = r.positive("factor", 0.0 if kind == "linear" else 1.0) if kind in EXACT else 1.0
+    scale = r.positive("factor", 1.0 if kind == "default" else 0.0) if kind in EXACT else 1.0
+    turn = Rotary(dims, base, scale=scale if kind == "linear" else 1.0)
+    if kind in ("llama3", "yarn"):
+        length = r.get("original_max_position_embeddings", None) or c.get("max_position_embeddings", None)
+        if length is None:
+            return turn, False
+        turn = replace(turn, **(llama3 if kind == "llama3" else yarn)(r, scale, length))
     if kind in EXACT:
         for key in sorted(inner.keys() - r.read - {"original_max_position_embeddings"}):
             if inner[key] is not None:
                 raise r.refuse(key, f"is not known to the rope type {kind}")
-    return Rotary(dims, base, scale=scale if kind == "linear" else 1.0), kind in EXACT
+    return turn, kind in EXACT
+
+
+def llama3(r: Reader, factor: float, length: int) -> dict[str, Any]:
+    """Llama 3.1's stretch of the frequencies."""
+    low, high = r.positive("low_freq_factor", 0.0), r.positive("high_freq_factor", 0.0)
+    if low >= high:
+        raise r.refuse("high_freq_factor", f"must be more than low_freq_factor, {low}")
+    return {"stretch": Llama3(factor, low, high, length)}
+
+
+def yarn(r: Reader, factor: float, length: int) -> dict[str, Any]:
+    """YaRN's stretch, and its factor on the logits, which is the square of the gain."""
+
+    def gain(mscale: float) -> float:
+        return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if r.positive("rope_theta|rotary_emb_base", 10_000.0) <= 1:
+        raise r.refuse("rope_theta|rotary_emb_base", "must be more than 1 for the rope type yarn")
+    fast, slow = r.positive("beta_fast", 32.0), r.positive("beta_slow", 1.0)
+    above, below = r.get("mscale", 0.0), r.get("mscale_all_dim", 0.0)
+    found = r.positive("attention_factor", gain(above) / gain(below) if above and below else gain(1.0))
+    return {"stretch": Yarn(factor, fast, slow, length, r.flag("truncate", True)), "gain": found}

@@ -126,9 +126,8 @@ class Family:
         c, body = Reader(raw, where), self.body
         assert body is not None
         c.only({**ONLY, **body.only})
-        site = computable(c, self.attention.read(c))
-        spec, mlp = site.spec, body.mlp_bias
-        values = dict(body.fixed) | {"width": spec.width, "positions": spec.rotary}
+        layers, mlp = computable(c, self.attention.read(c)), body.mlp_bias
+        values = dict(body.fixed) | {"attention": layers, "width": layers[0].width}
         values |= {
             ours: READ.get(ours, Reader.get)(c, theirs, default) for theirs, (ours, default) in body.keys.items()
         }
@@ -137,7 +136,8 @@ class Family:
             raise c.refuse("pad_token_id", f"must be null or one of the {values['vocab']} tokens")
         values["tied"] = c.get("tie_word_embeddings", body.fixed["tied"])
         values["labels"] = c.count("num_labels", len(c.get("id2label", {})) or 2, MOST_LABELS)
-        values["biases"] = spec.biases | (mlp.read(c) if isinstance(mlp, Switch) else {"mlp"} if mlp else set())
+        values["biases"] = layers[0].biases | (mlp.read(c) if isinstance(mlp, Switch) else {"mlp"} if mlp else set())
+        del values["width"]
         c.finish(ATTENTION, BODY)
         task = task or named_task(body, raw, where)
         if task != "hidden" and task not in body.heads:
@@ -147,12 +147,6 @@ class Family:
         return ModelConfig(
             family=self.model_type,
             task=task,
-            layers=len(site.layers),
-            heads=spec.heads,
-            kv_heads=spec.kv_heads,
-            head_size=spec.head_size,
-            causal=spec.causal,
-            attention_dropout=spec.dropout,
             source=dict(raw),
             **values,
         )
@@ -171,23 +165,27 @@ def named_task(body: Body, raw: Mapping[str, Any], where: str) -> Task:
     return body.architectures[named]
 
 
-def computable(c: Reader, sites: list[Site]) -> Site:
-    """The one attention that all layers have, refused where it is another than models/ computes."""
-    site, spec = sites[0], sites[0].spec
-    plain = AttentionSpec(
-        *(spec.heads, spec.kv_heads, spec.head_size, spec.width),
-        biases=spec.biases,
-        causal=spec.causal,
-        rotary=spec.rotary,
-        dropout=spec.dropout,
-    )
-    if not site.exact:
-        raise c.refuse("rope_parameters|rope_scaling", f"is not handled: only the rope types {' and '.join(EXACT)} are")
-    if any(each.spec.window for each in sites):
-        raise c.refuse("sliding_window", "is not handled: only null is")
-    if len(sites) > 1 or spec != plain:
-        raise Unclear(c.where, f"asks for an attention that only certify knows: {spec}")
-    return site
+# The fields of AttentionSpec that models/ computes.
+COMPUTED = ("window", "scale", "rotary", "position_bias", "qk_norm", "softcap")
+
+
+def computable(c: Reader, sites: list[Site]) -> tuple[AttentionSpec, ...]:
+    """The attention of each layer, refused where it is another than models/ computes."""
+    for site in sites:
+        spec = site.spec
+        plain = AttentionSpec(
+            *(spec.heads, spec.kv_heads, spec.head_size, spec.width),
+            biases=spec.biases,
+            causal=spec.causal,
+            dropout=spec.dropout,
+            **{name: getattr(spec, name) for name in COMPUTED},
+        )
+        if not site.exact:
+            raise c.refuse("rope_parameters|rope_scaling", f"is not handled: only the rope types {', '.join(EXACT)} are")
+        if spec != plain or spec.qk_norm == "layer" or spec.position_bias == "learned":
+            raise Unclear(c.where, f"asks for an attention that only certify knows: {spec}")
+    layers = sorted((i, site.spec) for site in sites for i in site.layers)
+    return tuple(spec for _, spec in layers)
 
 
 def learned(c: Reader, rows: int, start: int = 0, counted: str = "all") -> Learned:

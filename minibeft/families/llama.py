@@ -65,18 +65,17 @@ LLAMA = Family(
     ),
     body=LLAMA_BODY,
 )
+QWEN2_BODY = replace(
+    LLAMA_BODY,
+    stem="Qwen2",
+    keys={**LLAMA_BODY.keys, "vocab_size": ("vocab", 151936), "intermediate_size": ("inner", 22016)},
+    mlp_bias=False,
+    only={"use_mrope": (False,)},
+)
 QWEN2 = Family(
     "qwen2",
-    attention=replace(
-        LLAMA.attention, kv_heads=("num_key_value_heads", 32), head_size=None, biases="qkv", windows=("late", 4096)
-    ),
-    body=replace(
-        LLAMA_BODY,
-        stem="Qwen2",
-        keys={**LLAMA_BODY.keys, "vocab_size": ("vocab", 151936), "intermediate_size": ("inner", 22016)},
-        mlp_bias=False,
-        only={"use_sliding_window": (False,), "use_mrope": (False,)},
-    ),
+    replace(LLAMA.attention, kv_heads=("num_key_value_heads", 32), head_size=None, biases="qkv", windows=("late", 4096)),
+    QWEN2_BODY,
 )
 MISTRAL = Family(
     "mistral",
@@ -93,6 +92,12 @@ QWEN3 = Family(
         head_size=("head_dim", 128),
         windows=("late", 4096),
         qk_norm="rms",
+    ),
+    replace(
+        QWEN2_BODY,
+        stem="Qwen3",
+        names=LLAMA_BODY.names
+        | {f"blocks.{{i}}.attention.{n}_norm": f"layers.{{i}}.self_attn.{n}_norm" for n in "qk"},
     ),
 )
 GEMMA2 = Family(

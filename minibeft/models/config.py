@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from minibeft.models.layers import Learned
-from minibeft.theory.rotary import Rotary
+from minibeft.theory.variants import AttentionSpec
 
 Task = Literal["hidden", "classification", "lm"]
 Backend = Literal["fused", "plain", "triton"]
@@ -14,6 +14,7 @@ Backend = Literal["fused", "plain", "triton"]
 class ModelConfig:
     """One model of any family. Letters are those of the shape glossary in attention.py.
 
+    attention the attention of each layer; heads, sizes and widths are the same in all
     biases   which of the modules q, k, v, o (attention) and mlp carry a bias; norms of kind "layer" always do
     residual "post" norms after each addition (BERT), "pre" norms each branch's input (OPT, LLaMA), "parallel" feeds
              both branches from one norm (GPT-J)
@@ -25,19 +26,14 @@ class ModelConfig:
     family: str
     task: Task
     vocab: int
-    width: int  # C
-    layers: int
-    heads: int  # H
-    kv_heads: int  # G
-    head_size: int  # D
+    attention: tuple[AttentionSpec, ...]
     inner: int
     activation: str
-    positions: Learned | Rotary
     biases: frozenset[str]
     norm: Literal["layer", "rms"]
     eps: float
     residual: Literal["post", "pre", "parallel"]
-    causal: bool
+    positions: Learned | None = None
     gated: bool = False
     embedding_norm: bool = False
     token_types: int = 0
@@ -50,6 +46,33 @@ class ModelConfig:
     pooler: bool = False
     dropout: float = 0.0
     embedding_dropout: float = 0.0
-    attention_dropout: float = 0.0
     classifier_dropout: float = 0.0
     source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def layers(self) -> int:
+        return len(self.attention)
+
+    @property
+    def width(self) -> int:
+        """C"""
+        return self.attention[0].width
+
+    @property
+    def heads(self) -> int:
+        """H"""
+        return self.attention[0].heads
+
+    @property
+    def kv_heads(self) -> int:
+        """G"""
+        return self.attention[0].kv_heads
+
+    @property
+    def head_size(self) -> int:
+        """D"""
+        return self.attention[0].head_size
+
+    @property
+    def causal(self) -> bool:
+        return self.attention[0].causal

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.models.config import ModelConfig
-from minibeft.models.layers import Learned, make_norm
+from minibeft.models.layers import make_norm
 from minibeft.models.packed.dropout import make_dropout
 
 
@@ -24,7 +24,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, c: ModelConfig, *, same_dropout: bool):
         super().__init__()
-        self.learned = c.positions if isinstance(c.positions, Learned) else None
+        self.learned = c.positions
         self.pad = c.pad
         self.tokens = nn.Embedding(c.vocab, c.width)
         self.positions = nn.Embedding(self.learned.rows, c.width) if self.learned else None

@@ -38,9 +38,25 @@ class Learned:
         return real.cumsum(1) * real + self.start - 1
 
 
+class RMSNorm(nn.Module):
+    """x · gain/√(mean x² + eps) over the last axis; the gain is the weight, or 1 + weight (Gemma)."""
+
+    def __init__(self, width: int, eps: float, *, offset: bool):
+        super().__init__()
+        self.eps, self.offset = eps, float(offset)
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - self.offset))
+
+    @property
+    def gain(self) -> Float[Tensor, " C"]:
+        return self.weight + self.offset if self.offset else self.weight
+
+    def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
+        return F.rms_norm(x, self.weight.shape, self.gain, self.eps)
+
+
 def make_norm(kind: str, width: int, eps: float) -> nn.Module:
     """LayerNorm or RMSNorm over the last axis."""
-    return nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.RMSNorm(width, eps=eps)
+    return nn.LayerNorm(width, eps=eps) if kind == "layer" else RMSNorm(width, eps, offset=kind == "rms+1")
 
 
 class Linear(nn.Linear):

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from minibeft.models.config import Backend, ModelConfig
 from minibeft.models.embeddings import Embeddings
 from minibeft.models.heads import ClassificationHead, make_head
-from minibeft.models.layers import MLP, Linear, make_norm
+from minibeft.models.layers import MLP, Linear, RMSNorm, make_norm
 from minibeft.models.packed.dropout import make_dropout
 from minibeft.models.packed.frozen import frozen_linear
 from minibeft.models.packed.packing import Mix, Packing
-from minibeft.theory.attention import Mask, attend, linear, mix
-from minibeft.theory.rotary import Rotary, Rotation
+from minibeft.theory.attention import HeadNorm, Mask, attend, linear, mix
+from minibeft.theory.mechanisms import broken
+from minibeft.theory.rotary import Rotation
+from minibeft.theory.variants import AttentionSpec, alibi_slopes
 
 
 class Output(NamedTuple):
@@ -29,20 +31,29 @@ class Output(NamedTuple):
 class Attention(nn.Module):
     """The modules q, k, v and o around attend(); a bias that the configuration does not name is absent."""
 
-    def __init__(self, c: ModelConfig, backend: Backend):
+    def __init__(self, c: ModelConfig, spec: AttentionSpec, backend: Backend):
         super().__init__()
-        self.heads, self.kv_heads, self.dropout, self.backend = c.heads, c.kv_heads, c.attention_dropout, backend
+        self.spec, self.backend = spec, backend
+        self.heads, self.kv_heads, self.dropout = spec.heads, spec.kv_heads, spec.dropout
         self.q = nn.Linear(c.width, c.heads * c.head_size, bias="q" in c.biases)
         self.k = nn.Linear(c.width, c.kv_heads * c.head_size, bias="k" in c.biases)
         self.v = nn.Linear(c.width, c.kv_heads * c.head_size, bias="v" in c.biases)
         self.o = nn.Linear(c.heads * c.head_size, c.width, bias="o" in c.biases)
+        normed = spec.qk_norm is not None
+        self.q_norm, self.k_norm = (make_norm(c.norm, c.head_size, c.eps) if normed else None for _ in "qk")
         self.joined: Tensor | None = None
+
+    def norms(self) -> dict[str, HeadNorm]:
+        """QK-norm as attend() takes it; empty where there is none."""
+        modules = {"q_norm": self.q_norm, "k_norm": self.k_norm}
+        return {name: HeadNorm(m.gain, m.eps) for name, m in modules.items() if isinstance(m, RMSNorm)}
 
     def arguments(self) -> dict[str, Any]:
         """What attend() needs besides x, mask and rotate; verify calls it with one bias exchanged."""
+        logits = {"scale": self.spec.scale, "softcap": self.spec.softcap} | self.norms()
         weights = {f"w_{name}": getattr(self, name).weight for name in "qkvo"}
         biases = {f"b_{name}": getattr(self, name).bias for name in "qkvo"}
-        return weights | biases | {"heads": self.heads, "kv_heads": self.kv_heads}
+        return weights | biases | logits | {"heads": self.heads, "kv_heads": self.kv_heads}
 
     def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None) -> Float[Tensor, "B T C"]:
         dropout = self.dropout if self.training else 0.0
@@ -54,13 +65,18 @@ class Attention(nn.Module):
     def on_kernels(
         self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None, dropout: float
     ) -> Float[Tensor, "B T C"]:
-        """The same with the three projections as one kernel. Without rotary positions b_k is not even loaded (K1)."""
+        """The same with the three projections as one kernel. Where b_k is null it is not even loaded (K1)."""
         # Imported here: the operators register themselves with torch, which the other backends do not need.
         from minibeft.kernels.qkv_bias.function import qkv_bias
 
         weights, biases = (self.q.weight, self.k.weight, self.v.weight), (self.q.bias, self.k.bias, self.v.bias)
-        q, k, v = qkv_bias(x, *weights, *biases, heads=self.heads, rotation=rotate, skip_null=rotate is None)
-        o, _ = mix(q, k, v, mask=mask, dropout=dropout)
+        norms, null = self.norms(), not broken(self.spec, "k")
+        turn = None if norms else rotate  # a norm comes before the turn
+        q, k, v = qkv_bias(x, *weights, *biases, heads=self.heads, rotation=turn, skip_null=null)
+        if norms:
+            q, k = norms["q_norm"](q), norms["k_norm"](k)
+            q, k = (q, k) if rotate is None else (rotate(q), rotate(k))
+        o, _ = mix(q, k, v, mask=mask, scale=self.spec.scale, softcap=self.spec.softcap, dropout=dropout)
         return linear(o, self.o.weight, self.o.bias)
 
     def packed(self, x: Float[Tensor, "N C"], packing: Packing, first: bool) -> Float[Tensor, "n C"]:
@@ -103,10 +119,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each added to the residual stream; the norms sit where the configuration puts them."""
 
-    def __init__(self, c: ModelConfig, backend: Backend):
+    def __init__(self, c: ModelConfig, spec: AttentionSpec, backend: Backend):
         super().__init__()
         self.residual = c.residual
-        self.attention = Attention(c, backend)
+        self.attention = Attention(c, spec, backend)
         self.mlp = MLP(c.width, c.inner, c.activation, gated=c.gated, bias="mlp" in c.biases)
         self.norm1 = make_norm(c.norm, c.width, c.eps)
         self.norm2 = None if c.residual == "parallel" else make_norm(c.norm, c.width, c.eps)
@@ -132,19 +148,28 @@ class Block(nn.Module):
 
 
 def additive_mask(
-    mask: Int[Tensor, "B T"] | None, length: int, causal: bool, like: Float[Tensor, "..."]
+    mask: Int[Tensor, "B T"] | None, length: int, spec: AttentionSpec, like: Float[Tensor, "..."]
 ) -> Mask | None:
-    """0 where a query may look, −∞ where it may not; None when everything is visible."""
+    """0 where a query may look, −∞ where it may not, and ALiBi; None when everything is visible, as it is."""
+    alibi = None
+    if spec.position_bias == "alibi":
+        tokens = torch.ones(1, length, dtype=torch.long, device=like.device) if mask is None else mask
+        places = (tokens.cumsum(1) - 1) * tokens  # a key's own place: its distance, but for what its row shares
+        alibi = (alibi_slopes(spec.heads).to(like.device)[:, None, None] * places[:, None, None]).to(like.dtype)
     if mask is not None and bool(mask.all()):
         mask = None
-    if mask is None and not causal:
-        return None
+    if mask is None and not spec.causal and spec.window is None:
+        return alibi
     visible = torch.ones(1, 1, 1, length, dtype=torch.bool, device=like.device)
     if mask is not None:
         visible = mask.bool()[:, None, None, :]  # (B, 1, 1, T)
-    if causal:
-        visible = visible & torch.ones(length, length, dtype=torch.bool, device=like.device).tril()  # (B|1, 1, T, T)
-    return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill(~visible, -torch.inf)
+    back = torch.arange(length, device=like.device)[:, None] - torch.arange(length, device=like.device)
+    if spec.causal:
+        visible = visible & (back >= 0)  # (B|1, 1, T, T)
+    if spec.window is not None:
+        visible = visible & (back < spec.window)
+    seen = torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill(~visible, -torch.inf)
+    return seen if alibi is None else seen + alibi
 
 
 class Transformer(nn.Module):
@@ -161,7 +186,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         self.embed = Embeddings(config, same_dropout=backend == "plain")
-        self.blocks = nn.ModuleList(Block(config, backend) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, spec, backend) for spec in config.attention)
         self.norm = None if config.residual == "post" else make_norm(config.norm, config.width, config.eps)
         self.head = make_head(config)
 
@@ -176,12 +201,12 @@ class Transformer(nn.Module):
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, input_ids {tuple(input_ids.shape)}")
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         x = self.embed(input_ids, real, token_type_ids)
-        mask = additive_mask(attention_mask, input_ids.shape[1], self.config.causal, x)
-        rotate = None
-        if isinstance(self.config.positions, Rotary):
-            rotate = self.config.positions.rotate(torch.arange(input_ids.shape[1], device=x.device))
-        for block in self.blocks:
-            x = block(x, mask, rotate)
+        places = torch.arange(x.shape[1], device=x.device)
+        kinds = set(self.config.attention)  # one or two: with and without a window, or a rotation
+        masks = {spec: additive_mask(attention_mask, x.shape[1], spec, x) for spec in kinds}
+        turns = {spec: spec.rotary.rotate(places) for spec in kinds if spec.rotary is not None}
+        for block, spec in zip(self.blocks, self.config.attention, strict=True):
+            x = block(x, masks[spec], turns.get(spec))
         hidden = x if self.norm is None else self.norm(x)
         return Output(hidden, None if self.head is None else self.head(hidden, self.embed.tokens.weight))
 

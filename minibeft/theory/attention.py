@@ -15,12 +15,30 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 Mask = Float[Tensor, "#B #H #T S"]
 Rotate = Callable[[Float[Tensor, "B h t D"]], Float[Tensor, "B h t D"]]
+
+
+class HeadNorm(NamedTuple):
+    """RMSNorm over the entries of each head, x · gain/√(mean x² + eps): QK-norm, which K1 and Q4 do not survive."""
+
+    gain: Float[Tensor, " D"]
+    eps: float
+
+    def __call__(self, x: Float[Tensor, "B h t D"]) -> Float[Tensor, "B h t D"]:
+        return F.rms_norm(x, self.gain.shape, self.gain.to(x.dtype), self.eps)
+
+    def reach(self, x: Float[Tensor, "B h t D"], size: Float[Tensor, "B h t D"]) -> Float[Tensor, "B h t D"]:
+        """How far an error of γ·size in x is seen behind the norm, in units of γ, as long as it is less than half of
+        r = √(mean x² + eps): |g|/r · (size + |x| ‖size‖/(√D r)), and a factor of 2 for the r of the wrong x."""
+        r = (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        moved = x.abs() * size.square().mean(-1, keepdim=True).sqrt() / r
+        return 2 * self.gain.to(x.dtype).abs() / r * (size + moved)
 
 
 class Attended(NamedTuple):
@@ -56,12 +74,21 @@ def masked_softmax(logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S
     return logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
 
 
+def capped(logits: Float[Tensor, "B H T S"], cap: float | None) -> Float[Tensor, "B H T S"]:
+    """cap · tanh(logits / cap): no logit is larger than the cap."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
 def attention_weights(
-    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], mask: Mask | None, scale: float
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B G S D"],
+    mask: Mask | None,
+    scale: float,
+    softcap: float | None = None,
 ) -> Float[Tensor, "B H T S"]:
-    """P = softmax(scale · q kᵀ + mask); zero in a row whose keys are all masked."""
+    """P = softmax(scale · q kᵀ + mask), the logits capped first; zero in a row whose keys are all masked."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, S, D)
-    logits = q @ k.mT * scale  # (B, H, T, S)
+    logits = capped(q @ k.mT * scale, softcap)  # (B, H, T, S)
     return logits.softmax(-1) if mask is None else masked_softmax(logits + mask)
 
 
@@ -72,20 +99,21 @@ def mix(
     *,
     mask: Mask | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     dropout: float = 0.0,
     fused: bool = True,
 ) -> tuple[Float[Tensor, "B T HD"], Float[Tensor, "B H T S"] | None]:
     """O = P V with the heads side by side again, and P itself on the plain path (fused=False).
 
-    The fused path is torch's scaled_dot_product_attention; both agree within the float bound of theorem K4, and
-    draw different random numbers for dropout.
+    The fused path is torch's scaled_dot_product_attention, which has no cap; both agree within the float bound of
+    theorem K4, and draw different random numbers for dropout.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    if fused:
+    if fused and softcap is None:
         grouped = q.shape[1] != k.shape[1]
         o = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=grouped)  # (B, H, T, D)
         return o.transpose(1, 2).flatten(2), None
-    p = attention_weights(q, k, mask, scale)
+    p = attention_weights(q, k, mask, scale, softcap)
     o = F.dropout(p, dropout) @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)  # (B, H, T, D)
     return o.transpose(1, 2).flatten(2), p
 
@@ -106,7 +134,10 @@ def attend(
     y: Float[Tensor, "B S Cy"] | None = None,
     mask: Mask | None = None,
     rotate: Rotate | None = None,
+    q_norm: HeadNorm | None = None,
+    k_norm: HeadNorm | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     dropout: float = 0.0,
     weights: bool = False,
     fused: bool = True,
@@ -114,9 +145,11 @@ def attend(
     """Multi-head attention in which b_k has no effect (K1), b_v is a shift (V1) and b_q a bounded one (Q3).
 
     y        what keys and values are made from; None: x itself (self-attention)
-    mask     added to the logits; −∞ hides a key
+    mask     added to the logits; −∞ hides a key. Windows and ALiBi are masks
     rotate   rotary positions, applied to q and k after their biases: then K1 and Q4 no longer hold (K4, Q7)
+    q_norm   QK-norm, on each head's q and k after their biases and before they turn: nor do K1 and Q4 then
     scale    None: 1/√D
+    softcap  the most that a logit can be before the mask; the cap bends what a row shares, so K1 and Q4 do not hold
     dropout  probability of dropping an entry of P, the rest scaled up
     weights  also return P, which needs the plain path
     w_o      None: the output is O, the heads side by side, and b_o is not used
@@ -126,7 +159,8 @@ def attend(
     q = project(x, w_q, b_q, heads)  # (B, H, T, D)
     k = project(y, w_k, b_k, kv_heads)  # (B, G, S, D)
     v = project(y, w_v, b_v, kv_heads)  # (B, G, S, D)
+    q, k = q if q_norm is None else q_norm(q), k if k_norm is None else k_norm(k)
     if rotate is not None:
         q, k = rotate(q), rotate(k)
-    o, p = mix(q, k, v, mask=mask, scale=scale, dropout=dropout, fused=fused and not weights)
+    o, p = mix(q, k, v, mask=mask, scale=scale, softcap=softcap, dropout=dropout, fused=fused and not weights)
     return Attended(o if w_o is None else linear(o, w_o, b_o), p if weights else None)

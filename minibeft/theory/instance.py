@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minibeft.theory.attention import Attended, Mask, attend, project
+from minibeft.theory.attention import Attended, HeadNorm, Mask, attend, capped, project
 from minibeft.theory.bounds import Arithmetic, unit_roundoff
 from minibeft.theory.rotary import Rotation
 
@@ -35,7 +35,10 @@ class Instance:
     y: Float[Tensor, "B S Cy"] | None = None
     mask: Mask | None = None
     rotate: Rotation | None = None
+    q_norm: HeadNorm | None = None
+    k_norm: HeadNorm | None = None
     scale: float | None = None
+    softcap: float | None = None
     fused: bool = True
     function: Callable[..., Attended] = attend
 
@@ -83,8 +86,11 @@ class Instance:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """Of the layer's own type. A projection is C products, C − 1 sums and the bias; a rotation three more."""
-        roundings = self.x.shape[-1] + 1 + 3 * (self.rotate is not None)
+        """Of the layer's own type. A projection is C products, C − 1 sums and the bias; a rotation three more, a norm
+        D + 6, a cap 6 (two products, and tanh to two units in the last place)."""
+        roundings = self.x.shape[-1] + 1 + 3 * (self.rotate is not None) + 6 * (self.softcap is not None)
+        if self.q_norm is not None:
+            roundings += self.w_q.shape[0] // self.heads + 6
         mask = None if self.mask is None else self.mask.double()
         return Arithmetic(mask, self.factor, unit_roundoff(self.x.dtype), roundings)
 
@@ -96,22 +102,26 @@ class Instance:
         return visible.expand(shape).any(-1)
 
     def q(self, bias: Tensor | None) -> Float[Tensor, "B H T D"]:
-        """Queries with this bias, turned where positions are rotary."""
-        return self._turned(project(self.x, self.w_q, bias, self.heads)).double()
+        """Queries with this bias, normalised and turned where the layer does so."""
+        return self._turned(project(self.x, self.w_q, bias, self.heads), self.q_norm).double()
 
     def k(self, bias: Tensor | None) -> Float[Tensor, "B H S D"]:
-        """Keys with this bias, turned where positions are rotary, as each query head meets them."""
-        return self._grouped(self._turned(project(self.source, self.w_k, bias, self.kv_heads))).double()
+        """Keys with this bias, normalised and turned where the layer does so, as each query head meets them."""
+        return self._grouped(self._turned(project(self.source, self.w_k, bias, self.kv_heads), self.k_norm)).double()
 
     def v(self, bias: Tensor | None) -> Float[Tensor, "B H S D"]:
         """Values with this bias, as each query head meets them."""
         return self._grouped(project(self.source, self.w_v, bias, self.kv_heads)).double()
 
     def sizes(self, name: str, bias: Tensor | None = None) -> Float[Tensor, "B H t D"]:
-        """|y||W|ᵀ + |b| of "q", "k" or "v": it bounds the projection, and its rounding errors are measured by it."""
+        """|y||W|ᵀ + |b| of "q", "k" or "v", behind norm and rotation: it bounds the projection, and its rounding errors
+        are measured by it."""
         tokens, heads = (self.x, self.heads) if name == "q" else (self.source, self.kv_heads)
         weight = getattr(self, f"w_{name}")
         size = project(tokens.abs(), weight.abs(), None if bias is None else bias.abs(), heads).double()
+        norm = {"q": self.q_norm, "k": self.k_norm, "v": None}[name]
+        if norm is not None:
+            size = norm.reach(project(tokens, weight, bias, heads).double(), size)
         if self.rotate is not None and name != "v":
             size = self.rotate.reach(size)
         return size if name == "q" else self._grouped(size)
@@ -126,12 +136,17 @@ class Instance:
         return by_head.unflatten(0, (self.kv_heads, -1)).sum(1).flatten()
 
     def shift(self, b_q: Float[Tensor, " HD"]) -> Float[Tensor, "B H T S"]:
-        """β_ij = s k_j·R_{i−j} b_q in float64: what b_q adds to the logits, the same for every query without R."""
+        """β_ij = s k_j·R_{i−j} b_q in float64: what b_q adds to the logits, the same for every query without R. Behind
+        a norm or a cap it is no such product, but the difference of the logits with and without b_q."""
         exact = self.exact()
+        if self.q_norm is not None or self.softcap is not None:
+            with_it, without = (self.factor * exact.q(b) @ exact.k(exact.b_k).mT for b in (b_q.double(), None))
+            return capped(with_it, self.softcap) - capped(without, self.softcap)
         added = exact.per_head(b_q)[None].expand(self.x.shape[0], -1, self.x.shape[1], -1)  # (B, H, T, D)
         return self.factor * exact._turned(added) @ exact.k(exact.b_k).mT
 
-    def _turned(self, x: Float[Tensor, "B h t D"]) -> Float[Tensor, "B h t D"]:
+    def _turned(self, x: Float[Tensor, "B h t D"], norm: HeadNorm | None = None) -> Float[Tensor, "B h t D"]:
+        x = x if norm is None else norm(x)
         return x if self.rotate is None else self.rotate(x)
 
     def _grouped(self, x: Float[Tensor, "B G S D"]) -> Float[Tensor, "B H S D"]:

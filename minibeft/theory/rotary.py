@@ -1,5 +1,6 @@
 """Rotary positions as plain data, and what they do in plain torch: the ground truth of the kernels' epilogue."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,7 +35,9 @@ class Rotation(NamedTuple):
         return torch.cat((turned, rest), -1)
 
     def reach(self, size: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
-        """What no turn of numbers of these sizes exceeds, entry by entry: both members of a pair become their sum."""
+        """What no turn of numbers of these sizes exceeds, entry by entry: both members of a pair become their sum, and
+        YaRN's turn is longer by a factor, which cos² + sin² shows."""
+        size = size * (self.cos.double().square() + self.sin.double().square()).max().sqrt().clamp_min(1.0)
         turned, rest = size[..., : self.dims], size[..., self.dims :]
         a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
         both = torch.stack((a + b, a + b), -1).flatten(-2) if self.interleaved else torch.cat((a + b, a + b), -1)
@@ -46,7 +49,7 @@ class Rotation(NamedTuple):
         return 2 * self.cos.shape[-1]
 
     def inverse(self) -> "Rotation":
-        """The same turn backwards: a rotation's transpose, which is what gradients pass through."""
+        """The transpose, which is what gradients pass through: the same turn backwards, but for YaRN's factor."""
         return self._replace(sin=-self.sin)
 
     def double(self) -> "Rotation":
@@ -55,11 +58,53 @@ class Rotation(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Llama3:
+    """Llama 3.1's frequencies: wavelengths above length/low are stretched by `factor`, those below length/high are
+    kept, and those between are mixed. Source: transformers, modeling_rope_utils."""
+
+    factor: float
+    low: float
+    high: float
+    length: int
+
+    def frequencies(self, periods: Float[Tensor, " half"], _: "Rotary") -> Float[Tensor, " half"]:
+        frequencies = 1.0 / periods
+        waves = 2 * math.pi / frequencies
+        kept = ((self.length / waves - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
+        return (1 - kept) * frequencies / self.factor + kept * frequencies
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN's frequencies: pairs that turn more than `fast` times over `length` tokens are kept, those that turn less
+    than `slow` times are stretched by `factor`, with a ramp over the pairs between. Source: arXiv 2309.00071."""
+
+    factor: float
+    fast: float
+    slow: float
+    length: int
+    whole: bool = True  # the ramp starts and ends at whole pairs
+
+    def frequencies(self, periods: Float[Tensor, " half"], rotary: "Rotary") -> Float[Tensor, " half"]:
+        low, high = (self.pair(turns, rotary) for turns in (self.fast, self.slow))
+        low, high = (math.floor(low), math.ceil(high)) if self.whole else (low, high)
+        low, high = max(low, 0), min(high, rotary.dims - 1)
+        pairs = torch.arange(rotary.dims // 2, dtype=torch.float32, device=periods.device)
+        kept = 1 - ((pairs - low) / (high - low if high != low else 0.001)).clamp(0.0, 1.0)
+        return 1.0 / (self.factor * periods) * (1 - kept) + 1.0 / periods * kept
+
+    def pair(self, turns: float, rotary: "Rotary") -> float:
+        """Which pair, counted in fractions, turns so often over `length` tokens."""
+        return rotary.dims * math.log(self.length / (turns * 2 * math.pi)) / (2 * math.log(rotary.base))
+
+
+@dataclass(frozen=True)
 class Rotary:
     """Rotary positions: pairs of the first `dims` entries of each head turn by position · base^(−2i/dims) / scale.
 
     interleaved pairs neighbours (2i, 2i+1) as GPT-J does; otherwise i pairs with i + dims/2 as LLaMA does. dims < D
-    leaves the other entries alone (partial rotary). scale > 1 stretches positions (linear rope scaling).
+    leaves the other entries alone (partial rotary). scale > 1 stretches positions (linear rope scaling); `stretch`
+    changes each frequency in its own way, and gain ≠ 1 makes what turns longer (YaRN, both).
     Source: Su et al., RoFormer (arXiv 2104.09864). They break K1 on the turned dims, and Q4 (theorems K4, Q7).
     """
 
@@ -67,14 +112,17 @@ class Rotary:
     base: float = 10_000.0
     interleaved: bool = False
     scale: float = 1.0
+    stretch: Llama3 | Yarn | None = None
+    gain: float = 1.0
 
     def angles(self, positions: Int[Tensor, "*B T"]) -> Float[Tensor, "*B T {self.dims//2}"]:
         """Angles in radians, in float32 whatever the model's type: that is how every checkpoint was trained."""
         exponents = torch.arange(0, self.dims, 2, device=positions.device).float() / self.dims
-        frequencies = 1.0 / self.base**exponents / self.scale
+        periods = self.base**exponents
+        frequencies = 1.0 / periods / self.scale if self.stretch is None else self.stretch.frequencies(periods, self)
         return positions.float()[..., None] * frequencies
 
     def rotate(self, positions: Int[Tensor, "*B T"]) -> Rotation:
         """Turns (B, h, T, D) queries or keys to these positions, (T) or (B, T), when called."""
         angles = self.angles(positions)
-        return Rotation(angles.cos(), angles.sin(), self.interleaved)
+        return Rotation(angles.cos() * self.gain, angles.sin() * self.gain, self.interleaved)

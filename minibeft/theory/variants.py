@@ -143,13 +143,21 @@ def distances(queries: int, keys: int) -> Tensor:
     return torch.arange(queries)[:, None] - torch.arange(keys)
 
 
+def alibi_slopes(heads: int) -> Float[Tensor, " H"]:
+    """How fast each head's logits fall with the distance: powers of 2^(−8/n) for n heads, a power of two; the heads
+    beyond it take every other power of the next n. In float32, as checkpoints were trained (arXiv 2108.12409)."""
+    power = 2 ** math.floor(math.log2(heads))
+    base, next_base = (torch.tensor(2.0 ** (-8.0 / n)) for n in (power, 2 * power))
+    rest = torch.arange(1, 2 * (heads - power) + 1, 2)
+    return torch.cat((base ** torch.arange(1, power + 1), next_base**rest))
+
+
 def position_mask(spec: AttentionSpec, params: Parameters, queries: int, keys: int) -> Float[Tensor, "H T S"]:
     """What positions add to the logits: −∞ where the future or the window's outside hides a key, and the bias."""
     gap = distances(queries, keys)
     mask = torch.zeros(spec.heads, queries, keys, dtype=params.w_q.dtype)
     if spec.position_bias == "alibi":
-        slopes = 2.0 ** (-8.0 * torch.arange(1, spec.heads + 1, dtype=mask.dtype) / spec.heads)
-        mask = mask - slopes[:, None, None] * gap.abs()
+        mask = mask - alibi_slopes(spec.heads).to(mask.dtype)[:, None, None] * gap.abs()
     elif spec.position_bias == "learned":
         mask = mask + params.distances[:, gap.clamp(-REACH, REACH) + REACH]
     if spec.causal:

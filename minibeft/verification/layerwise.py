@@ -1,8 +1,8 @@
 """The statements about one attention layer, measured in every layer of a model on the inputs that it got."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,23 +12,36 @@ from minibeft.models.transformer import Transformer
 from minibeft.theory import statements
 from minibeft.theory.bounds import gamma
 from minibeft.theory.instance import Instance
+from minibeft.theory.mechanisms import broken
 from minibeft.theory.statements import Gap
 from minibeft.verification.findings import Check
 from minibeft.verification.measure import draw, worst
-from minibeft.verification.probe import Batch, modules_of, turned, where
+from minibeft.verification.probe import Batch, live_part, modules_of, null_part, where
 
 MAGNITUDES = (0.1, 1.0, 10.0)  # standard deviations that b_k is redrawn with; real b_q reach about 1
 DIRECTIONS = 16  # in which the hull of the values is tried
+T = TypeVar("T")
 
 
-def check(theorem: str, what: str, layers: list[Instance], measure: Callable[[Instance], Gap], **more: Any) -> Check:
-    """One statement in every layer."""
-    return Check(theorem, what, tuple(worst(i, measure(layer)) for i, layer in enumerate(layers)), **more)
+def check(
+    theorem: str, what: str, layers: Mapping[int, Instance], measure: Callable[[Instance], Gap], **more: Any
+) -> Check:
+    """One statement in each of these layers."""
+    return Check(theorem, what, tuple(worst(i, measure(layer)) for i, layer in layers.items()), **more)
+
+
+def groups(values: Iterable[T | None]) -> dict[T, list[int]]:
+    """The layers that share a value, None left out."""
+    found: dict[T, list[int]] = {}
+    for i, value in enumerate(values):
+        if value is not None:
+            found.setdefault(value, []).append(i)
+    return found
 
 
 def keys(model: Transformer, layers: list[Instance], generator: Generator) -> Iterator[Check]:
     """Redraw b_k at several magnitudes, where it must do nothing and where it must not."""
-    live, null = turned(model)
+    specs = dict(enumerate(model.config.attention))
 
     def effect(layer: Instance, part: slice, magnitude: float) -> Gap:
         assert layer.b_k is not None
@@ -36,12 +49,13 @@ def keys(model: Transformer, layers: list[Instance], generator: Generator) -> It
         b_k[:, part] = draw(b_k[:, part], magnitude, generator)
         return statements.key_effect(replace(layer, b_k=b_k.flatten()))
 
-    for part, must_hold in ((null, True), (live, False)):
-        for magnitude in MAGNITUDES:
-            if part is not None:
-                what = f"b_k redrawn, σ = {magnitude:g}{where(model, part)}: change of the attention output"
+    for find, must_hold in ((null_part, True), (live_part, False)):
+        for part, which in groups(map(find, specs.values())).items():
+            for magnitude in MAGNITUDES:
+                place = where(specs, dict.fromkeys(which, part))
+                what = f"b_k redrawn, σ = {magnitude:g}{place}: change of the attention output"
                 measure = lambda layer, p=part, m=magnitude: effect(layer, p, m)  # noqa: E731
-                yield check("K1", what, layers, measure, must_hold=must_hold)
+                yield check("K1", what, {i: layers[i] for i in which}, measure, must_hold=must_hold)
 
 
 def values(layers: list[Instance], generator: Generator) -> Iterator[Check]:
@@ -51,7 +65,8 @@ def values(layers: list[Instance], generator: Generator) -> Iterator[Check]:
         assert layer.b_v is not None
         return statements.value_shift(replace(layer, b_v=draw(layer.b_v, 1.0, generator)))
 
-    yield check("V1", "b_v redrawn: the attention output shifts by b_v, but for", layers, shift)
+    what = "b_v redrawn: the attention output shifts by b_v, but for"
+    yield check("V1", what, dict(enumerate(layers)), shift)
 
 
 def gradients(model: Transformer, batch: Batch, layers: list[Instance], generator: Generator) -> Iterator[Check]:
@@ -65,13 +80,17 @@ def gradients(model: Transformer, batch: Batch, layers: list[Instance], generato
     at = {id(layer): (d_out, d_o) for layer, d_out, d_o in zip(layers, d_outs, d_os, strict=True)}
     first = statements.bias_gradients(layers[0], d_os[0])
     scale = f"layer 0: ‖∂L/∂b_k‖ {first['b_k'].norm():.0e}, ‖∂L/∂b_v‖ {first['b_v'].norm():.0e}"
-    live, null = turned(model)
-    if live is None or null is None:
-        measure = lambda layer: statements.key_gradient(layer, at[id(layer)][1])  # noqa: E731
-        yield check("K2", "∂L/∂b_k, of any loss", layers, measure, must_hold=live is None, note=scale)
+    every, specs = dict(enumerate(layers)), dict(enumerate(model.config.attention))
+    measure = lambda layer: statements.key_gradient(layer, at[id(layer)][1])  # noqa: E731
+    for find, must_hold in ((null_part, True), (live_part, False)):
+        # where a part of each head turns, the gradient is zero on the rest alone
+        whole = {i: part for i, spec in specs.items() if (part := find(spec)) == slice(0, spec.head_size)}
+        if whole:
+            what = f"∂L/∂b_k, of any loss{where(specs, whole)}"
+            yield check("K2", what, {i: layers[i] for i in whole}, measure, must_hold=must_hold, note=scale)
     measure = lambda layer: statements.value_gradient(layer, at[id(layer)][1])  # noqa: E731
-    yield check("V3", "∂L/∂b_v − Σ_i ∂L/∂O_i", layers, measure)
-    yield check("V3", "∂L/∂b_v − W_oᵀ ∂L/∂b_o", layers, lambda layer: output_gradient(layer, at[id(layer)][0]))
+    yield check("V3", "∂L/∂b_v − Σ_i ∂L/∂O_i", every, measure)
+    yield check("V3", "∂L/∂b_v − W_oᵀ ∂L/∂b_o", every, lambda layer: output_gradient(layer, at[id(layer)][0]))
 
 
 def output_gradient(layer: Instance, d_out: Float[Tensor, "B T C"]) -> Gap:
@@ -105,11 +124,14 @@ def queries(model: Transformer, layers: list[Instance], generator: Generator) ->
     if "q" in model.config.biases:
         choices.insert(0, ("the model's b_q", layers))
     directions = draw(layers[0].w_q.new_zeros(model.config.head_size, DIRECTIONS), 1.0, generator)
-    must_hold = turned(model)[0] is None
+    specs = dict(enumerate(model.config.attention))
     for name, chosen in choices:
+        every = dict(enumerate(chosen))
         hull = lambda layer: statements.hull(layer, directions)  # noqa: E731
-        yield check("Q2", f"{name}: reach of O beyond the convex hull of V", chosen, hull)
+        yield check("Q2", f"{name}: reach of O beyond the convex hull of V", every, hull)
         what = f"{name}: total variation of P, against tanh(osc(β)/4)"
-        yield check("Q3", what, chosen, statements.query_variation)
-        what = f"{name}: change of double differences of log P"
-        yield check("Q4", what, chosen, statements.blindness, must_hold=must_hold)
+        yield check("Q3", what, every, statements.query_variation)
+        for must_hold, which in groups(not broken(spec, "q") for spec in specs.values()).items():
+            place = where(specs, {i: slice(0, specs[i].head_size) for i in which})
+            what = f"{name}: change of double differences of log P{place}"
+            yield check("Q4", what, {i: chosen[i] for i in which}, statements.blindness, must_hold=must_hold)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from minibeft.models.transformer import Attention, Transformer
 from minibeft.theory.instance import Instance
-from minibeft.theory.rotary import Rotary
+from minibeft.theory.mechanisms import null_dims
+from minibeft.theory.variants import AttentionSpec
 
 Batch = Mapping[str, Tensor]
 
@@ -50,16 +51,21 @@ def probe(model: Transformer, batch: Batch) -> list[Instance]:
     return layers
 
 
-def turned(model: Transformer) -> tuple[slice | None, slice | None]:
-    """The entries of each head that rotary positions turn, and those they leave alone."""
-    positions, size = model.config.positions, model.config.head_size
-    if not isinstance(positions, Rotary):
-        return None, slice(0, size)
-    return slice(0, positions.dims), slice(positions.dims, size) if positions.dims < size else None
+def null_part(spec: AttentionSpec) -> slice | None:
+    """The entries of each head on which b_k does nothing."""
+    null = null_dims(spec)
+    return slice(null.start, null.stop) if null else None
 
 
-def where(model: Transformer, part: slice | None) -> str:
-    """Which entries of a head a check is about; nothing where it is about all of them."""
-    if part is None or part == slice(0, model.config.head_size):
-        return ""
-    return f", entries {part.start}–{part.stop - 1} of each head"
+def live_part(spec: AttentionSpec) -> slice | None:
+    """The other entries: those that rotary positions turn, or all where a norm or a cap follows."""
+    end = spec.head_size - len(null_dims(spec))
+    return slice(0, end) if end else None
+
+
+def where(specs: Mapping[int, AttentionSpec], parts: Mapping[int, slice]) -> str:
+    """Which layers and entries of a head a check is about; nothing where it is about all of them."""
+    part, spec = next((part, specs[i]) for i, part in parts.items())
+    layers = "" if len(parts) == len(specs) else f", layers {', '.join(map(str, parts))}"
+    whole = part == slice(0, spec.head_size)
+    return layers + ("" if whole else f", entries {part.start}–{part.stop - 1} of each head")

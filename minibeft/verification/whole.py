@@ -1,6 +1,6 @@
 """K1 and V2 on a whole model: what redrawing a bias in every layer, or folding b_v, does to the last hidden states."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from minibeft.verification import measure
 from minibeft.verification.findings import Check
 from minibeft.verification.layerwise import MAGNITUDES
 from minibeft.verification.measure import Measurement
-from minibeft.verification.probe import Batch, modules_of, turned, where
+from minibeft.verification.probe import Batch, live_part, modules_of, null_part, where
 
 
 @contextmanager
@@ -38,29 +38,35 @@ def effects(model: Transformer, batch: Batch, seed: int) -> dict[str, float]:
         with torch.no_grad():
             return model(**batch).hidden[real]
 
-    def redraw(name: str, part: slice, magnitude: float) -> list[Tensor | None]:
+    def redraw(name: str, parts: Mapping[int, slice], magnitude: float) -> list[Tensor | None]:
         generator = Generator().manual_seed(seed)
         drawn: list[Tensor | None] = []
-        for linear in linears[name]:
+        for i, linear in enumerate(linears[name]):
             bias = linear.weight.new_zeros(linear.weight.shape[0]).view(-1, model.config.head_size)
-            bias[:, part] = measure.draw(bias[:, part], magnitude, generator)
-            drawn.append(bias.flatten())
+            if i in parts:
+                bias[:, parts[i]] = measure.draw(bias[:, parts[i]], magnitude, generator)
+            drawn.append(bias.flatten() if i in parts else linear.bias)
         return drawn
 
     base = hidden()
     found = {"size": base.abs().max().item()}
-    live, null = turned(model)
-    for part, key in ((live, "live"), (null, "null")):
-        if part is not None:
-            for magnitude in MAGNITUDES:
-                with exchanged(model, "k", redraw("k", part, magnitude)):
-                    found[f"k {key} {magnitude:g}"] = (hidden() - base).abs().max().item()
+    for key, parts in parts_of(model).items():
+        for magnitude in MAGNITUDES if parts else ():
+            with exchanged(model, "k", redraw("k", parts, magnitude)):
+                found[f"k {key} {magnitude:g}"] = (hidden() - base).abs().max().item()
     for name in "qv":
-        with exchanged(model, name, redraw(name, slice(None), 1.0)):
+        with exchanged(model, name, redraw(name, dict.fromkeys(range(model.config.layers), slice(None)), 1.0)):
             found[name] = (hidden() - base).abs().max().item()
     with folded(model):
         found["fold"] = (hidden() - base).abs().max().item()
     return found
+
+
+def parts_of(model: Transformer) -> dict[str, dict[int, slice]]:
+    """Of the layers that have them, the entries of b_k that do something and those that do nothing."""
+    found = {"live": live_part, "null": null_part}
+    layers = list(enumerate(model.config.attention))
+    return {key: {i: part for i, spec in layers if (part := find(spec)) is not None} for key, find in found.items()}
 
 
 @contextmanager
@@ -83,7 +89,7 @@ def folded(model: Transformer) -> Iterator[None]:
 def whole_model(model: Transformer, single: dict[str, float], double: dict[str, float]) -> Iterator[Check]:
     """K1 and V2 on the last hidden states. Rounding shrinks with the unit roundoff, an effect does not: the float64
     effect may be at most what the float32 effect explains (agreement.py)."""
-    live, null = turned(model)
+    specs, parts = dict(enumerate(model.config.attention)), parts_of(model)
     scale = f"b_q redrawn, σ = 1, changes them by {double['q']:.2g}, b_v by {double['v']:.2g}"
     for key, value in double.items():
         name, *rest = key.split()
@@ -94,7 +100,7 @@ def whole_model(model: Transformer, single: dict[str, float], double: dict[str, 
         if name == "fold" and "v" in model.config.biases:
             yield Check("V2", "b_v folded into b_o: change of the last hidden states", measured)
         elif name == "k":
-            part = where(model, live if rest[0] == "live" else null)
+            part = where(specs, parts[rest[0]])
             what = f"every b_k redrawn, σ = {rest[1]}{part}: change of the last hidden states"
             yield Check("K1", what, measured, rest[0] == "null", scale)
             scale = ""
