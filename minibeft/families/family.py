@@ -181,7 +181,9 @@ def computable(c: Reader, sites: list[Site]) -> tuple[AttentionSpec, ...]:
             **{name: getattr(spec, name) for name in COMPUTED},
         )
         if not site.exact:
-            raise c.refuse("rope_parameters|rope_scaling", f"is not handled: only the rope types {', '.join(EXACT)} are")
+            raise c.refuse(
+                "rope_parameters|rope_scaling", f"is not handled: only the rope types {', '.join(EXACT)} are"
+            )
         if spec != plain or spec.qk_norm == "layer" or spec.position_bias == "learned":
             raise Unclear(c.where, f"asks for an attention that only certify knows: {spec}")
     layers = sorted((i, site.spec) for site in sites for i in site.layers)

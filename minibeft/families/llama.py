@@ -74,7 +74,9 @@ QWEN2_BODY = replace(
 )
 QWEN2 = Family(
     "qwen2",
-    replace(LLAMA.attention, kv_heads=("num_key_value_heads", 32), head_size=None, biases="qkv", windows=("late", 4096)),
+    replace(
+        LLAMA.attention, kv_heads=("num_key_value_heads", 32), head_size=None, biases="qkv", windows=("late", 4096)
+    ),
     QWEN2_BODY,
 )
 MISTRAL = Family(
@@ -96,8 +98,11 @@ QWEN3 = Family(
     replace(
         QWEN2_BODY,
         stem="Qwen3",
-        names=LLAMA_BODY.names
-        | {f"blocks.{{i}}.attention.{n}_norm": f"layers.{{i}}.self_attn.{n}_norm" for n in "qk"},
+        names={
+            **LLAMA_BODY.names,
+            "blocks.{i}.attention.q_norm": "layers.{i}.self_attn.q_norm",
+            "blocks.{i}.attention.k_norm": "layers.{i}.self_attn.k_norm",
+        },
     ),
 )
 GEMMA2 = Family(

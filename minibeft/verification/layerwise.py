@@ -43,10 +43,11 @@ def keys(model: Transformer, layers: list[Instance], generator: Generator) -> It
     """Redraw b_k at several magnitudes, where it must do nothing and where it must not."""
     specs = dict(enumerate(model.config.attention))
 
-    def effect(layer: Instance, part: slice, magnitude: float) -> Gap:
+    def effect(layer: Instance, part: range, magnitude: float) -> Gap:
         assert layer.b_k is not None
         b_k = torch.zeros_like(layer.b_k).view(layer.kv_heads, -1)
-        b_k[:, part] = draw(b_k[:, part], magnitude, generator)
+        entries = slice(part.start, part.stop)
+        b_k[:, entries] = draw(b_k[:, entries], magnitude, generator)
         return statements.key_effect(replace(layer, b_k=b_k.flatten()))
 
     for find, must_hold in ((null_part, True), (live_part, False)):
@@ -84,7 +85,7 @@ def gradients(model: Transformer, batch: Batch, layers: list[Instance], generato
     measure = lambda layer: statements.key_gradient(layer, at[id(layer)][1])  # noqa: E731
     for find, must_hold in ((null_part, True), (live_part, False)):
         # where a part of each head turns, the gradient is zero on the rest alone
-        whole = {i: part for i, spec in specs.items() if (part := find(spec)) == slice(0, spec.head_size)}
+        whole = {i: heads for i, spec in specs.items() if find(spec) == (heads := range(spec.head_size))}
         if whole:
             what = f"∂L/∂b_k, of any loss{where(specs, whole)}"
             yield check("K2", what, {i: layers[i] for i in whole}, measure, must_hold=must_hold, note=scale)
@@ -132,6 +133,6 @@ def queries(model: Transformer, layers: list[Instance], generator: Generator) ->
         what = f"{name}: total variation of P, against tanh(osc(β)/4)"
         yield check("Q3", what, every, statements.query_variation)
         for must_hold, which in groups(not broken(spec, "q") for spec in specs.values()).items():
-            place = where(specs, {i: slice(0, specs[i].head_size) for i in which})
+            place = where(specs, {i: range(specs[i].head_size) for i in which})
             what = f"{name}: change of double differences of log P{place}"
             yield check("Q4", what, {i: chosen[i] for i in which}, statements.blindness, must_hold=must_hold)

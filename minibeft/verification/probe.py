@@ -51,21 +51,19 @@ def probe(model: Transformer, batch: Batch) -> list[Instance]:
     return layers
 
 
-def null_part(spec: AttentionSpec) -> slice | None:
+def null_part(spec: AttentionSpec) -> range | None:
     """The entries of each head on which b_k does nothing."""
-    null = null_dims(spec)
-    return slice(null.start, null.stop) if null else None
+    return null_dims(spec) or None
 
 
-def live_part(spec: AttentionSpec) -> slice | None:
+def live_part(spec: AttentionSpec) -> range | None:
     """The other entries: those that rotary positions turn, or all where a norm or a cap follows."""
-    end = spec.head_size - len(null_dims(spec))
-    return slice(0, end) if end else None
+    return range(spec.head_size - len(null_dims(spec))) or None
 
 
-def where(specs: Mapping[int, AttentionSpec], parts: Mapping[int, slice]) -> str:
+def where(specs: Mapping[int, AttentionSpec], parts: Mapping[int, range]) -> str:
     """Which layers and entries of a head a check is about; nothing where it is about all of them."""
     part, spec = next((part, specs[i]) for i, part in parts.items())
     layers = "" if len(parts) == len(specs) else f", layers {', '.join(map(str, parts))}"
-    whole = part == slice(0, spec.head_size)
+    whole = part == range(spec.head_size)
     return layers + ("" if whole else f", entries {part.start}–{part.stop - 1} of each head")

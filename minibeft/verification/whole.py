@@ -38,31 +38,34 @@ def effects(model: Transformer, batch: Batch, seed: int) -> dict[str, float]:
         with torch.no_grad():
             return model(**batch).hidden[real]
 
-    def redraw(name: str, parts: Mapping[int, slice], magnitude: float) -> list[Tensor | None]:
+    def redraw(name: str, parts: Mapping[int, range], magnitude: float) -> list[Tensor | None]:
         generator = Generator().manual_seed(seed)
         drawn: list[Tensor | None] = []
         for i, linear in enumerate(linears[name]):
             bias = linear.weight.new_zeros(linear.weight.shape[0]).view(-1, model.config.head_size)
             if i in parts:
-                bias[:, parts[i]] = measure.draw(bias[:, parts[i]], magnitude, generator)
+                entries = slice(parts[i].start, parts[i].stop)
+                bias[:, entries] = measure.draw(bias[:, entries], magnitude, generator)
             drawn.append(bias.flatten() if i in parts else linear.bias)
         return drawn
 
-    base = hidden()
+    base, every = hidden(), {i: range(spec.head_size) for i, spec in enumerate(model.config.attention)}
     found = {"size": base.abs().max().item()}
     for key, parts in parts_of(model).items():
         for magnitude in MAGNITUDES if parts else ():
             with exchanged(model, "k", redraw("k", parts, magnitude)):
                 found[f"k {key} {magnitude:g}"] = (hidden() - base).abs().max().item()
     for name in "qv":
-        with exchanged(model, name, redraw(name, dict.fromkeys(range(model.config.layers), slice(None)), 1.0)):
+        with exchanged(
+            model, name, redraw(name, every, 1.0)
+        ):
             found[name] = (hidden() - base).abs().max().item()
     with folded(model):
         found["fold"] = (hidden() - base).abs().max().item()
     return found
 
 
-def parts_of(model: Transformer) -> dict[str, dict[int, slice]]:
+def parts_of(model: Transformer) -> dict[str, dict[int, range]]:
     """Of the layers that have them, the entries of b_k that do something and those that do nothing."""
     found = {"live": live_part, "null": null_part}
     layers = list(enumerate(model.config.attention))

@@ -8,7 +8,7 @@ import pytest
 from damage import config, lay, outcome, refusal, sound
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import CONFIGS, BERTS
+from tiny import BERTS, CONFIGS
 
 from minibeft.families import BODIES, FAMILIES
 

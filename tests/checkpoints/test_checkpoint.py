@@ -12,7 +12,7 @@ from checkpoints import as_old_pickle, as_pickle, digests, in_transformers, left
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import CONFIGS, CASES, architecture, batch, configurations, reference, typical
+from tiny import CASES, CONFIGS, architecture, batch, configurations, reference, typical
 from torch import Tensor
 
 import minibeft

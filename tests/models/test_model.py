@@ -4,12 +4,11 @@ import inspect
 
 import pytest
 import torch
-from tiny import CONFIGS, CASES, batch, load, reference, typical
+from tiny import CASES, CONFIGS, batch, load, reference, typical
 from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor
 
 import minibeft
-from minibeft.families import BODIES
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
 

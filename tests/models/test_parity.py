@@ -11,9 +11,7 @@ from parity import Run, joined, run_ours, run_theirs, runs
 from rounding import Unrounded, assert_same
 from tiny import BERTS, CASES, CONFIGS, batch, configurations, load, reference, typical
 from tolerance import error, in_float64
-from torch import Tensor
 
-from minibeft.families import BODIES
 from minibeft.models.config import Backend, Task
 from minibeft.models.layers import Learned
 from minibeft.theory.bounds import unit_roundoff
@@ -32,9 +30,7 @@ def assert_same_runs(run: Run, run64: Run, gold: Run, singles: list[Run], double
     assert run.keys() == gold.keys()
     for name in gold:
         beside = joined(name)
-        assert_same(
-            *map(beside, (run, run64, gold)), [*map(beside, singles)], [*map(beside, doubles)], name
-        )
+        assert_same(*map(beside, (run, run64, gold)), [*map(beside, singles)], [*map(beside, doubles)], name)
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)

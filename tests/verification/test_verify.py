@@ -77,7 +77,7 @@ def test_partial_rotary_positions_leave_k1_on_the_other_entries(folder: Path):
     assert report.norms == [{"q": None, "k": None, "v": None}] * 2
 
 
-def wrong_softmax(q, k, mask, scale):
+def wrong_softmax(q, k, mask, scale, softcap):
     """Planted: ReLU in place of exp, so rows no longer share what b_k adds, nor sum to one."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     logits = q @ k.mT * scale + (0.0 if mask is None else mask)
