@@ -56,9 +56,7 @@ def effects(model: Transformer, batch: Batch, seed: int) -> dict[str, float]:
             with exchanged(model, "k", redraw("k", parts, magnitude)):
                 found[f"k {key} {magnitude:g}"] = (hidden() - base).abs().max().item()
     for name in "qv":
-        with exchanged(
-            model, name, redraw(name, every, 1.0)
-        ):
+        with exchanged(model, name, redraw(name, every, 1.0)):
             found[name] = (hidden() - base).abs().max().item()
     with folded(model):
         found["fold"] = (hidden() - base).abs().max().item()
