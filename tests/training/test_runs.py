@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -70,30 +69,6 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path):
     assert outcome(resumed) == outcome(whole)
     for name in ("trained.safetensors", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-def test_a_run_killed_while_it_writes_ends_with_the_same_bits(tmp_path, monkeypatch):
-    """At every one of its writes, the first included, which leaves nothing but a file that is not in its place yet."""
-    settings, moments = small_settings(tmp_path), []
-    monkeypatch.setattr(os, "fsync", moments.append)
-    whole = finetune(settings, tmp_path / "whole", progress=quiet)
-    assert len(moments) > 2 * len(whole["epochs"])
-
-    for moment in range(len(moments)):
-        left = iter([False] * moment + [True])
-
-        def kill(_: int, left: Iterator[bool] = left) -> None:
-            if next(left):
-                raise KeyboardInterrupt
-
-        folder = tmp_path / f"killed-{moment}"
-        monkeypatch.setattr(os, "fsync", kill)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(settings, folder, progress=quiet)
-        monkeypatch.setattr(os, "fsync", quiet)
-        assert outcome(finetune(settings, folder, progress=quiet)) == outcome(whole)
-        names = {file.name for file in folder.iterdir()}
-        assert names == {file.name for file in (tmp_path / "whole").iterdir()}
 
 
 def test_resuming_without_the_random_state_would_not(tmp_path, monkeypatch):
