@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import Json, Model, place, save, tell
+from minibeft.cli.console import CHANGE, LOOK, Json, Model, place, save, tell
 
 app = typer.Typer()
 
@@ -13,7 +13,7 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="the new folder; it mus
 Text = Annotated[Path | None, typer.Option(metavar="FILE", help="sentences, one a line; default: a few built in")]
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def inspect(model: Model, json_file: Json = None) -> None:
     """List every bias of a checkpoint: shape, norm, share, verdict, and what simplify would do with it."""
     from minibeft.surgery.inspect import inspect
@@ -24,7 +24,7 @@ def inspect(model: Model, json_file: Json = None) -> None:
     save(json_file, inspection.as_json())
 
 
-@app.command()
+@app.command(rich_help_panel=CHANGE)
 def simplify(model: Model, folder: Out, text: Text = None, json_file: Json = None) -> None:
     """Write the checkpoint without b_k and b_v where the theorems allow it, once the outputs agree on sentences."""
     from minibeft.surgery.report import render_simplified
@@ -36,7 +36,7 @@ def simplify(model: Model, folder: Out, text: Text = None, json_file: Json = Non
     save(json_file, done.as_json())
 
 
-@app.command()
+@app.command(rich_help_panel=CHANGE)
 def merge(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="a folder in PEFT's BEFT format")],
     model: Model,
@@ -56,7 +56,7 @@ def merge(
     save(json_file, done.as_json())
 
 
-@app.command()
+@app.command(rich_help_panel=CHANGE)
 def unmerge(model: Model, folder: Out) -> None:
     """Write a merged checkpoint as it was before, every tensor and config.json to the bit."""
     from minibeft.surgery.merge import unmerge
@@ -65,7 +65,7 @@ def unmerge(model: Model, folder: Out) -> None:
     tell(f"wrote {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def quantkeys(
     model: Model,
     text: Text = None,

@@ -15,14 +15,16 @@ import typer
 
 from minibeft.errors import BadInput, one_line, shortened
 from minibeft.show.console import err, out, shown
-from minibeft.show.files import require_place, write_json
+from minibeft.show.files import STDOUT, require_place, write_json
 from minibeft.show.grid import Grid
 from minibeft.show.record import provenance
 
 
 def place(context: typer.Context, option: typer.CallbackParam, file: Path | None) -> Path | None:
     """The file that an option names, looked at before the work whose result it is to hold."""
-    if file is not None:
+    if file is not None and str(file) == STDOUT:
+        out.quiet = True  # the tables; what a program reads stands alone
+    elif file is not None:
         require_place(option.opts[0], file, provenance()["command"])
         if file in context.params.values():
             raise BadInput(f"{option.opts[0]} {file}: is named twice; each result needs a file of its own")
@@ -40,8 +42,13 @@ def picture(context: typer.Context, option: typer.CallbackParam, file: Path | No
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
 Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="write every number to this file", callback=place)
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="write every number to this file; -: to standard output", callback=place
+    ),
 ]
+# The groups of commands that the help shows.
+LOOK, ASK, CHANGE, TRAIN = "See and measure", "Prove", "Change a checkpoint", "Train and use"
 
 
 def tell(*parts: Grid | str) -> None:
@@ -117,8 +124,20 @@ def execute(app: typer.Typer) -> None:
     """The command line that was typed. Not by click's own way, which ends a closed pipe with status 1 and draws a box
     around a wrong option."""
     command = typer.main.get_command(app)
+    name_no_type_of_switches(command)
     with command.make_context("minibeft", sys.argv[1:]) as context:
         command.invoke(context)
+
+
+def name_no_type_of_switches(command: Any) -> None:
+    """In the help: a switch is given without a value."""
+    context = command.context_class(command, info_name="minibeft", **command.context_settings)
+    for option in command.get_params(context):
+        if getattr(option, "is_bool_flag", False):
+            option.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        inner.context_settings = command.context_settings
+        name_no_type_of_switches(inner)
 
 
 def interrupt(*_: Any) -> None:

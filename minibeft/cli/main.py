@@ -1,5 +1,6 @@
 """The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,14 +9,14 @@ import typer
 import minibeft
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
-from minibeft.cli.console import Json, Model, execute, picture, place, run, save, tell
+from minibeft.cli.console import ASK, LOOK, Json, Model, execute, picture, place, run, save, tell
 from minibeft.cli.predict import app as prediction
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
+from minibeft.show.console import OTHER_PROCESS, out
 
 app = typer.Typer(
     help="What the attention biases b_q, b_k and b_v of a transformer do: proofs, measurements and tools.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -26,8 +27,10 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of a defect")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors alone; files are written as ever")] = False,
 ) -> None:
     """Without a command: the version where it is asked for, else the help."""
+    out.quiet = quiet or OTHER_PROCESS
     if version:
         tell(minibeft.__version__)
     elif context.invoked_subcommand is None:
@@ -37,7 +40,7 @@ def root(
     raise typer.Exit
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def verify(
     model: Model = "minilm",
     json_file: Json = None,
@@ -56,7 +59,7 @@ def verify(
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def show(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="a sentence")],
     png: Annotated[
@@ -76,7 +79,7 @@ def show(
     tell(seen.finding, f"wrote {png}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explore(
     html: Annotated[Path, typer.Option("--html", metavar="FILE", help="write the page to this file", callback=place)],
     model: Model = "minilm",
@@ -92,7 +95,7 @@ def explore(
     tell(f"wrote {html}; open it in a browser")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def certify(
     model: Model,
     json_file: Json = None,
@@ -107,7 +110,7 @@ def certify(
     save(json_file, certificate.as_json())
 
 
-@app.command()
+@app.command(rich_help_panel=ASK)
 def prove(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="K1, Q3, …; none: all of them")] = None,
     latex: Annotated[
@@ -133,7 +136,7 @@ def prove(
 app.add_typer(training)
 app.add_typer(prediction)
 app.add_typer(checkpoints)
-app.add_typer(bench, name="bench")
+app.add_typer(bench, name="bench", rich_help_panel=LOOK)
 
 
 def as_task(name: str | None) -> Any:
@@ -144,5 +147,7 @@ def as_task(name: str | None) -> Any:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script; typer answers a shell that asks how a word goes on."""
+    if "_MINIBEFT_COMPLETE" in os.environ:
+        app(prog_name="minibeft")
     run(lambda: execute(app))

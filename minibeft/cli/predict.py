@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import Json, place, save, tell
+from minibeft.cli.console import TRAIN, Json, place, save, tell
 from minibeft.cli.training import Backend, Device, PairColumn, TextColumn, Tokens
 
 app = typer.Typer()
@@ -17,7 +17,7 @@ Table = Annotated[Path, typer.Argument(metavar="FILE", help="a CSV, TSV, JSON li
 CSV = typer.Option("--csv", metavar="FILE", help="write a row for each input, with probabilities", callback=place)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def predict(
     model: Trained,
     file: Table,
@@ -39,7 +39,7 @@ def predict(
     tell(f"{len(split):,} rows; wrote {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
     model: Trained,
     file: Table,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minibeft.cli.console import Model, err, tell
+from minibeft.cli.console import TRAIN, Model, err, tell
 
 if TYPE_CHECKING:
     from minibeft.training.settings import Settings
@@ -39,7 +39,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def finetune(
     model: Model = "minilm",
     task: Annotated[str | None, typer.Option(help=f"{TASKS}; default: sst2, or your own data's")] = None,
@@ -103,7 +103,7 @@ def finetune(
     tell(f"wrote {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def rank(
     model: Model = "minilm",
     task: Task = "sst2",
@@ -122,7 +122,7 @@ def rank(
     raise typer.Exit(run_table("ranking", base, folder, seeds=[seed]))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def reproduce(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="biases, reparam, bias-free, ranking or regimes")],
     model: Annotated[str, typer.Option(help="a Hugging Face folder, a hub id, or minilm")] = "minilm",

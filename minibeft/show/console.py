@@ -20,6 +20,6 @@ def shown(text: str) -> str:
 
 
 # Of several processes that torchrun started, the first one speaks.
-_quiet = os.environ.get("RANK", "0") != "0"
-out = Screen(quiet=_quiet)
-err = Screen(stderr=True, quiet=_quiet)
+OTHER_PROCESS = os.environ.get("RANK", "0") != "0"
+out = Screen(quiet=OTHER_PROCESS)
+err = Screen(stderr=True, quiet=OTHER_PROCESS)

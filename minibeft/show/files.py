@@ -36,11 +36,18 @@ def beside(file: Path) -> Path:
     return file.with_name(f".{file.name}.new")
 
 
+STDOUT = "-"  # instead of a file's name
+
+
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Replace the file by this object, a list of numbers on one line so that long records can still be read."""
+    """Replace the file by this object, a list of numbers on one line so that long records can still be read; or print
+    it, where the name is "-"."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     text = re.sub(r'\[\n[^][{}"]*\]', lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text)
-    write(file, f"{text}\n".encode())
+    if str(file) == STDOUT:
+        print(text)
+    else:
+        write(file, f"{text}\n".encode())
 
 
 # What stands near the start of every file that an option names and that is no JSON.

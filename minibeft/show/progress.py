@@ -7,7 +7,7 @@ from itertools import count
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from minibeft.errors import one_line
-from minibeft.show.console import err
+from minibeft.show.console import err, out
 
 
 class Lines:
@@ -31,10 +31,10 @@ class Lines:
 
 @contextmanager
 def progress() -> Iterator[Lines]:
-    """The display, as long as the block lasts; a file or a pipe gets none."""
+    """The display, as long as the block lasts; a file or a pipe gets none, nor who asked for quiet."""
     name, text = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("description", "fields[text]"))
     columns = name, BarColumn(16), text, TimeRemainingColumn()
-    with Progress(*columns, console=err, speed_estimate_period=600, disable=not err.is_terminal) as bar:
+    with Progress(*columns, console=err, speed_estimate_period=600, disable=out.quiet or not err.is_terminal) as bar:
         yield Lines(bar)
 
 

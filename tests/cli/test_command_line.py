@@ -1,5 +1,7 @@
 """The command line without a command, and the package's front: version, help, names, and how fast it is there."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import minibeft
+from minibeft.cli.console import execute, run
 from minibeft.cli.main import app
 
 
@@ -58,3 +61,33 @@ def test_the_import_is_light():
     seconds, torch = zip(*(run.stdout.split() for run in runs), strict=True)
     assert min(map(float, seconds)) < 0.05
     assert set(torch) == {"False"}
+
+
+def called(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the command line prints to standard output."""
+    monkeypatch.setattr("sys.argv", ["minibeft", *words.split()])
+    run(lambda: execute(app))
+    return capsys.readouterr().out
+
+
+def test_json_to_standard_output_stands_alone(capsys, monkeypatch):
+    record = json.loads(called("certify minilm --json -", capsys, monkeypatch))
+    assert record["command"].endswith("certify minilm --json -")
+
+
+def test_quiet_prints_nothing_and_for_one_command_alone(capsys, monkeypatch):
+    assert called("--quiet certify minilm", capsys, monkeypatch) == ""
+    assert "b_k" in called("certify minilm", capsys, monkeypatch)
+
+
+def test_a_shell_is_told_how_a_word_goes_on():
+    asked = {"_MINIBEFT_COMPLETE": "complete_bash", "COMP_WORDS": "minibeft ver", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "minibeft"], env=os.environ | asked, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["verify"]
+
+
+def test_help_names_no_type_of_a_switch(capsys, monkeypatch):
+    assert "<bool>" not in called("finetune --help", capsys, monkeypatch)
+    assert "<int>" in called("finetune --help", capsys, monkeypatch)

@@ -126,7 +126,7 @@ def of_head(layer: Instance, b: dict[str, Tensor], **mechanism: Any) -> tuple[Te
     """P and O of the one head with these biases: by attend(), or with a mechanism by attend_variant()."""
     size = len(layer.w_q) // layer.heads
     w_q, w_k, w_v = (weight[HEAD * size : (HEAD + 1) * size] for weight in (layer.w_q, layer.w_k, layer.w_v))
-    given = {name: b[name] for name in ("b_q", "b_k", "b_v")}
+    given: dict[str, Any] = {name: b[name] for name in ("b_q", "b_k", "b_v")}
     if not mechanism:
         found = minibeft.attend(layer.x, w_q, w_k, w_v, heads=1, mask=layer.mask, weights=True, **given)
     else:

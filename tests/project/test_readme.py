@@ -1,11 +1,16 @@
 """README.md and EVIDENCE.md say what the records say, and name only what is there."""
 
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 import typer.core
 import typer.main
+from checkpoints import write_adapter
 from evidence import BLOCK, PAGES, ROOT, TABLES, filled
+from small_run import make_data, make_model
+from typer.testing import CliRunner
 
 from minibeft.cli.main import app
 from minibeft.theory.theorems import THEOREMS
@@ -50,6 +55,35 @@ def test_every_command_exists():
     used = set(re.findall(r"`minibeft (\w+)", README))
     assert used
     assert used <= commands
+
+
+# What makes the long ones of the README's commands short.
+SHORT = {"finetune": "--examples 32 --epochs 1", "reproduce": "--seeds 0 --rates none --examples 16 --epochs 1"}
+# Those that another test runs as they are printed.
+ELSEWHERE = {"bench": "benchmarks/test_bench_train.py"}
+
+
+def readme_commands() -> list[list[str]]:
+    """The words of each command after `minibeft`; one that is named without arguments is no command to type."""
+    return [shlex.split(found) for found in re.findall(r"`minibeft ([^`]+ [^`]+)`", README)]
+
+
+def test_every_command_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On a small model and small data for the README's MODEL, ADAPTER, OUT, BACK and DIR; each with status 0."""
+    monkeypatch.chdir(tmp_path)
+    make_model(Path("small"))
+    make_data(Path("data"))
+    write_adapter(Path("adapter"), Path("small"))
+    for words in readme_commands():
+        if words[0] in ELSEWHERE:
+            assert f'["{words[0]}", ' in (ROOT / "tests" / ELSEWHERE[words[0]]).read_text(encoding="utf-8")
+            continue
+        out = f"out-{words[0]}"
+        places = {"MODEL": "small", "minilm": "small", "ADAPTER": "adapter", "OUT": out, "DIR": "data", "BACK": "back"}
+        places |= {"OUT": "out-merge"} if words[0] == "unmerge" else {}
+        given = [places.get(word, word) for word in words] + SHORT.get(words[0], "").split()
+        done = CliRunner().invoke(app, given)
+        assert done.exit_code == 0, f"{' '.join(given)}: {done.output or done.exception}"
 
 
 def test_each_theorem_is_named_by_the_tests_that_the_table_links():
