@@ -66,7 +66,10 @@ def test_the_import_is_light():
 def called(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What the command line prints to standard output."""
     monkeypatch.setattr("sys.argv", ["minibeft", *words.split()])
+    codes: list[int] = []
+    monkeypatch.setattr("sys.exit", codes.append)
     run(lambda: execute(app))
+    assert not any(codes)
     return capsys.readouterr().out
 
 

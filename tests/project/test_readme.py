@@ -69,18 +69,21 @@ def readme_commands() -> list[list[str]]:
 
 
 def test_every_command_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """On a small model and small data for the README's MODEL, ADAPTER, OUT, BACK and DIR; each with status 0."""
+    """On a small model and small data for the README's capitals; each with status 0."""
     monkeypatch.chdir(tmp_path)
     make_model(Path("small"))
     make_data(Path("data"))
     write_adapter(Path("adapter"), Path("small"))
+    table = "\n".join(["words,label", *(f"w{i % 30} w{i % 7},{'odd' if i % 2 else 'even'}" for i in range(60))])
+    Path("own.csv").write_text(table, encoding="utf-8")
     for words in readme_commands():
         if words[0] in ELSEWHERE:
             assert f'["{words[0]}", ' in (ROOT / "tests" / ELSEWHERE[words[0]]).read_text(encoding="utf-8")
             continue
-        out = f"out-{words[0]}"
-        places = {"MODEL": "small", "minilm": "small", "ADAPTER": "adapter", "OUT": out, "DIR": "data", "BACK": "back"}
+        places = {"MODEL": "small", "minilm": "small", "ADAPTER": "adapter", "DIR": "data", "FILE": "own.csv"}
+        places |= {"TEXT": "words", "RUN": "runs/own", "OUT": f"out-{words[0]}", "BACK": "back"}
         places |= {"OUT": "out-merge"} if words[0] == "unmerge" else {}
+        words += ["--out", "runs/own"] if "FILE" in words and words[0] == "finetune" else []
         given = [places.get(word, word) for word in words] + SHORT.get(words[0], "").split()
         done = CliRunner().invoke(app, given)
         assert done.exit_code == 0, f"{' '.join(given)}: {done.output or done.exception}"
