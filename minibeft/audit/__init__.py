@@ -1,0 +1,1 @@
+"""What each attention bias of any model does, measured by intervention on the model that transformers runs."""

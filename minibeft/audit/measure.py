@@ -1,0 +1,213 @@
+"""What b_q, b_k and b_v can do in one attention layer: exact zero tests on its gradients, and the biases redrawn.
+
+A softmax ignores what a row of logits shares, so it sees b_k only through sums of a row's logits whose weights sum to
+zero. A coordinate of b_k is null if and only if the gradient of a random such sum is zero. The same over the positions
+of what the output projection reads tells whether b_v is one shift for all of them. A sum of n terms is zero when it is
+at most its rounding, (n + OPERATIONS) u Σ|terms| (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from minibeft.audit.roles import Layer, Part, coordinates, gradients, random
+from minibeft.audit.trace import Name, Product, Trace
+from minibeft.theory.bounds import unit_roundoff
+from minibeft.theory.draws import Draws
+
+Status = Literal["null", "partly null", "active", "foldable", "partly foldable", "not foldable", "limited", "not measured"]
+Run = Callable[[Mapping[Name, Tensor]], Trace]
+# Between a projection and the sum: rotation, norm, scale, the two products.
+OPERATIONS = 64
+UNSEEN = "not measured"
+
+
+@dataclass
+class Finding:
+    """What one bias can do in one layer.
+
+    why          the mechanism that makes it active or not foldable, or why it was not measured
+    without      how many of the coordinates have no effect (b_v: are one shift for all positions)
+    largest_null, smallest_active   extremes of |Σ terms| / Σ|terms| over the coordinates
+    moved        P, or for b_v what the output projection reads, when the null part is redrawn; None: there is none
+    allowed      what rounding allows that to be
+    """
+
+    status: Status
+    why: str = ""
+    without: int = 0
+    coordinates: int = 0
+    largest_null: float | None = None
+    smallest_active: float | None = None
+    moved: float | None = None
+    allowed: float | None = None
+
+
+def cancelling(weights: Tensor, over: Tensor) -> Tensor:
+    """The weights less their mean over these entries of the last axis, zero elsewhere."""
+    mean = (weights * over).sum(-1, keepdim=True) / over.sum(-1, keepdim=True).clamp(min=1)
+    return (weights - mean) * over
+
+
+def ratios(of: Tensor, parts: Sequence[Part], weights: Tensor) -> tuple[list[Tensor], int]:
+    """|Σ terms| / Σ|terms| over positions for each chosen coordinate, and the number of terms."""
+    found, terms = [], 0
+    for part, g in zip(parts, gradients(of, [p.product for p in parts], weights), strict=True):
+        table = coordinates(part.product, g)[:, part.chosen]
+        found.append(table.sum(0).abs() / table.abs().sum(0).clamp(min=torch.finfo(g.dtype).tiny))
+        terms = max(terms, len(table))
+    return found, terms
+
+
+def within(part: Part, mask: Tensor) -> Part:
+    """Those of a part's coordinates where the mask is true."""
+    return Part(part.product, torch.zeros_like(part.chosen).masked_scatter(part.chosen, mask))
+
+
+def bends(of: Tensor, parts: Sequence[Part], weights: Tensor) -> bool:
+    """Whether a sum of these logits, or outputs, is more than linear in these coordinates."""
+    products = [part.product for part in parts]
+    first = gradients(of, products, weights, again=True)
+    slope = sum(((coordinates(p.product, g)[:, p.chosen]) ** 2).sum() for p, g in zip(parts, first, strict=True))
+    if not isinstance(slope, Tensor) or not slope.requires_grad:
+        return False
+    second = gradients(slope, products, torch.ones_like(slope))
+    size = sum(g.abs().max() for g in first)
+    largest = max(coordinates(p.product, g)[:, p.chosen].abs().max() for p, g in zip(parts, second, strict=True))
+    return bool(largest > OPERATIONS * unit_roundoff(of.dtype) * size**2)
+
+
+class Audit:
+    """Measures one layer; `run` is the model's forward pass with these shifts added to its projections."""
+
+    def __init__(self, layer: Layer, plain: Trace, run: Run, draws: Draws):
+        self.layer, self.plain, self.run, self.draws = layer, plain, run, draws
+        self.logits, self.seen = layer.softmax.logits, layer.softmax.seen
+        self.u = unit_roundoff(self.logits.dtype)
+
+    def shifted(self, parts: Sequence[Part]) -> Trace:
+        """The model with a random bias on these coordinates, as large as what it is added to."""
+        shifts: dict[Name, Tensor] = {}
+        for part in parts:
+            size = coordinates(part.product, part.product.result.detach())[:, part.chosen].std().item()
+            numbers = random(self.draws, part.chosen[part.chosen]) * (size or 1.0)
+            shifts[part.product.name] = shifts.get(part.product.name, 0.0) + part.spread(numbers)
+        return self.run(shifts)
+
+    def moved(self, parts: Sequence[Part]) -> tuple[float, float]:
+        """By how much P moves when a bias is put there, and what rounding allows it to where the softmax ignores it."""
+        then, now = self.plain.softmaxes[self.layer.index], self.shifted(parts).softmaxes[self.layer.index]
+        size = sum(s.logits[s.seen].abs().max().item() for s in (then, now))
+        terms = OPERATIONS + max(part.chosen.numel() for part in parts)
+        return (now.weights - then.weights).abs().max().item(), terms * self.u * (1 + size)
+
+    def keys(self) -> Finding:
+        """b_k, coordinate by coordinate."""
+        parts = self.layer.keys
+        found, terms = ratios(self.logits, parts, cancelling(random(self.draws, self.seen), self.seen))
+        bound = (terms + self.logits.shape[-1] + OPERATIONS) * self.u
+        null = [within(p, r <= bound) for p, r in zip(parts, found, strict=True)]
+        rest = [part for p, r in zip(parts, found, strict=True) if (part := within(p, r > bound)).chosen.any()]
+        null = [part for part in null if part.chosen.any()]
+        both = torch.cat(found)
+        extremes = [both[both <= bound].tolist(), both[both > bound].tolist()]
+        result = Finding(
+            "active" if not null else "partly null" if rest else "null",
+            without=len(extremes[0]),
+            coordinates=len(both),
+            largest_null=max(extremes[0], default=None),
+            smallest_active=min(extremes[1], default=None),
+        )
+        if null:
+            result.moved, result.allowed = self.moved(null)
+            if result.moved > result.allowed:
+                return Finding(UNSEEN, f"its gradient is zero, and yet P moves by {result.moved:.1e} when it is redrawn")
+        if rest:
+            moved, allowed = self.moved(rest)
+            if moved <= allowed:
+                return Finding(UNSEEN, "its gradient is not zero, and yet P does not move when it is redrawn")
+            result.why = self.key_mechanism(rest)
+        return result
+
+    def key_mechanism(self, parts: Sequence[Part]) -> str:
+        """Why b_k is active: the logits bend, a key has no b_k, or the shift depends on the position."""
+        if bends(self.logits, parts, cancelling(random(self.draws, self.seen), self.seen)):
+            return "through a nonlinearity"
+        real = torch.zeros_like(self.seen)
+        for key in range(self.seen.shape[-1]):
+            column = torch.zeros(self.seen.shape, dtype=self.logits.dtype)
+            column[..., key] = random(self.draws, column[..., key]) * self.seen[..., key]
+            found = gradients(self.logits, [p.product for p in parts], column)
+            real[..., key] = any(coordinates(p.product, g)[:, p.chosen].any() for p, g in zip(parts, found, strict=True))
+        over = self.seen & real
+        if not bool(real.all()):
+            found, terms = ratios(self.logits, parts, cancelling(random(self.draws, over), over))
+            if torch.cat(found).max() <= (terms + self.logits.shape[-1] + OPERATIONS) * self.u:
+                return "a sink or a key that no projection made"
+        return "by position"
+
+    def queries(self) -> Finding:
+        """b_q: limited, or nothing at all."""
+        moved, allowed = self.moved(self.layer.queries)
+        count = sum(int(part.chosen.sum()) for part in self.layer.queries)
+        if moved <= allowed:
+            return Finding(UNSEEN, "b_q has no effect either", moved=moved, allowed=allowed)
+        return Finding("limited", coordinates=count, moved=moved)
+
+    def values(self) -> Finding:
+        """b_v: whether it shifts what the output projection reads by the same vector at every position."""
+        reader, parts = self.layer.reader, self.layer.values
+        if reader is None or not parts:
+            return Finding(UNSEEN, "no product with a parameter reads what the weights gathered")
+        source = reader.source
+        summed = sorted(axis % source.dim() for axis in reader.summed)
+        ends = list(range(-len(summed), 0))
+        moved = source.detach().movedim(summed, ends)
+        flat = moved.flatten(-len(summed)).flatten(0, -2)
+        if len(flat) < 2:
+            return Finding(UNSEEN, "one position alone is read")
+        weights = cancelling(random(self.draws, flat.mT), torch.ones_like(flat.mT)).mT
+        weights = weights.reshape(moved.shape).movedim(ends, summed)
+        found, terms = ratios(source, parts, weights)
+        both, bound = torch.cat(found), (terms + len(flat) + OPERATIONS) * self.u
+        extremes = [both[both <= bound].tolist(), both[both > bound].tolist()]
+        result = Finding(
+            "foldable" if not extremes[1] else "not foldable",
+            without=len(extremes[0]),
+            coordinates=len(both),
+            largest_null=max(extremes[0], default=None),
+            smallest_active=min(extremes[1], default=None),
+        )
+        result.moved, result.allowed = self.unequal(parts, reader)
+        if (result.moved <= result.allowed) != (result.status == "foldable"):
+            return Finding(UNSEEN, f"its gradient is {result.status}, its redrawn bias is not")
+        if extremes[1]:
+            result.why = self.value_mechanism(parts, weights)
+        return result
+
+    def unequal(self, parts: Sequence[Part], reader: Product) -> tuple[float, float]:
+        """By how much the shift that a redrawn b_v makes differs between positions, and what rounding allows."""
+        now = self.shifted(parts).named(reader.name)
+        then = self.plain.named(reader.name)
+        assert now is not None
+        assert then is not None
+        axes = [a for a in range(then.source.dim()) if a - then.source.dim() not in reader.summed and a not in reader.summed]
+        change = now.source - then.source
+        size = now.source.abs().max() + then.source.abs().max()
+        differs = change.amax(axes) - change.amin(axes)
+        return differs.max().item(), (OPERATIONS + self.logits.shape[-1]) * self.u * size.item()
+
+    def value_mechanism(self, parts: Sequence[Part], weights: Tensor) -> str:
+        """Why b_v does not fold."""
+        reader = self.layer.reader
+        assert reader is not None
+        if bends(reader.source, parts, weights):
+            (slope,) = torch.autograd.grad(reader.source, self.layer.softmax.weights, weights, create_graph=True)
+            again = torch.autograd.grad(
+                (slope**2).sum(), self.layer.softmax.weights, retain_graph=True, allow_unused=True
+            )[0] if slope.requires_grad else None
+            return "a norm before W_o" if again is not None and again.any() else "a norm on the values"
+        return "a gate" if self.layer.gates else "rows of P that do not sum to one (a sink or a value without b_v)"
