@@ -5,8 +5,7 @@ Raises BadInput where transformers is missing, the model cannot be run, or nothi
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from minibeft.audit.roles import Layer, Part, layers
 from minibeft.audit.subject import Subject, loaded, quietly, small
 from minibeft.certificate.model_files import load_config
 from minibeft.checkpoints.find import find
-from minibeft.errors import BadInput
+from minibeft.errors import BadInput, needs
 from minibeft.theory.draws import Draws
 
 Begin = Callable[[str, int, int], None]
@@ -54,6 +53,8 @@ class Report:
 
 def audit(model: str, *, random: bool = False, seed: int = 0, progress: Begin = lambda *_: None) -> Report:
     """The audit of a folder, a hub id or "minilm"; random: of config.json alone, made small and drawn from the seed."""
+    with needs("transformers", "audit", "audit"):
+        import transformers  # noqa: F401
     if random:
         raw = load_config(model).config
         return first(model, str(raw.get("model_type")), small(raw, seed, failed := []), failed, seed, progress, random)

@@ -1,7 +1,7 @@
 """Random inputs for any forward(): what transformers' models call their arguments says what they are."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minibeft.theory.draws import Draws
 
-BATCH, LENGTH = 2, 12
+BATCH, LENGTH = 2, 10
 Inputs = dict[str, Any]
 
 
@@ -40,15 +40,14 @@ def shapes(config: Any, name: str) -> list[tuple[int, ...]]:
     mel = find(config, "num_mel_bins", "input_feat_per_channel", "feature_size", "input_dim", default=80)
     frames = find(config, "num_frames", "frames_per_clip", default=4)
     length = 2 * find(config, "max_source_positions", default=32)
+    context = find(config, "context_length", default=64)
     return {
         "pixel_values": [(channels, *side(config)), (channels, 64, 64), (channels, 224, 224)],
         "pixel_values_videos": [(frames, channels, *side(config))],
         "video": [(frames, channels, *side(config))],
         "input_features": [(mel, length), (length, mel), (128, mel), (1, 64, mel)],
-        "input_values": [
-            (4000,), (1, 4000), (find(config, "max_length", default=64), mel), (find(config, "context_length", default=64),)
-        ],
-        "past_values": [(find(config, "context_length", default=64), find(config, "num_input_channels", default=1))],
+        "input_values": [(4000,), (1, 4000), (find(config, "max_length", default=64), mel), (context,)],
+        "past_values": [(context, find(config, "num_input_channels", default=1))],
         "inputs_embeds": [(LENGTH, find(config, "hidden_size", "d_model", "embed_dim", default=64))],
         "hidden_states": [(LENGTH, find(config, "hidden_size", "d_model", "embed_dim", default=64))],
     }.get(name, [])  # fmt: skip
@@ -80,9 +79,8 @@ def inputs(model: nn.Module, config: Any, draws: Draws) -> Iterator[Inputs]:
     decoder = ["decoder_input_ids"] if "decoder_input_ids" in known else []
     every = [n for n in ("input_ids", "pixel_values", "input_features", "input_values", "bbox") if n in known] + decoder
     tried = set()
-    for names in (
-        (*first, *needed), (*first, *needed, *decoder), (*tokens, *needed), every, (*every, *needed), (*first, "pixel_values")
-    ):  # fmt: skip
+    plain, images = (*first, *needed), (*first, "pixel_values")
+    for names in (plain, (*plain, *decoder), (*tokens, *needed), every, (*every, *needed), images):
         names = tuple(dict.fromkeys(names))
         if names in tried or not names:
             continue

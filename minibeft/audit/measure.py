@@ -18,10 +18,14 @@ from minibeft.audit.trace import Name, Product, Trace
 from minibeft.theory.bounds import unit_roundoff
 from minibeft.theory.draws import Draws
 
-Status = Literal["null", "partly null", "active", "foldable", "partly foldable", "not foldable", "limited", "not measured"]
+Status = Literal[
+    "null", "partly null", "active", "foldable", "partly foldable", "not foldable", "limited", "not measured"
+]
 Run = Callable[[Mapping[Name, Tensor]], Trace]
 # Between a projection and the sum: rotation, norm, scale, the two products.
 OPERATIONS = 64
+# A key that no projection made stands among the first or the last so many.
+ENDS = 4
 UNSEEN = "not measured"
 
 
@@ -124,7 +128,9 @@ class Audit:
         if null:
             result.moved, result.allowed = self.moved(null)
             if result.moved > result.allowed:
-                return Finding(UNSEEN, f"its gradient is zero, and yet P moves by {result.moved:.1e} when it is redrawn")
+                return Finding(
+                    UNSEEN, f"its gradient is zero, and yet P moves by {result.moved:.1e} when it is redrawn"
+                )
         if rest:
             moved, allowed = self.moved(rest)
             if moved <= allowed:
@@ -136,12 +142,14 @@ class Audit:
         """Why b_k is active: the logits bend, a key has no b_k, or the shift depends on the position."""
         if bends(self.logits, parts, cancelling(random(self.draws, self.seen), self.seen)):
             return "through a nonlinearity"
-        real = torch.zeros_like(self.seen)
-        for key in range(self.seen.shape[-1]):
+        real, count = torch.ones_like(self.seen), self.seen.shape[-1]
+        for key in {*range(min(ENDS, count)), *range(max(count - ENDS, 0), count)}:
             column = torch.zeros(self.seen.shape, dtype=self.logits.dtype)
             column[..., key] = random(self.draws, column[..., key]) * self.seen[..., key]
             found = gradients(self.logits, [p.product for p in parts], column)
-            real[..., key] = any(coordinates(p.product, g)[:, p.chosen].any() for p, g in zip(parts, found, strict=True))
+            real[..., key] = any(
+                coordinates(p.product, g)[:, p.chosen].any() for p, g in zip(parts, found, strict=True)
+            )
         over = self.seen & real
         if not bool(real.all()):
             found, terms = ratios(self.logits, parts, cancelling(random(self.draws, over), over))
@@ -194,7 +202,9 @@ class Audit:
         then = self.plain.named(reader.name)
         assert now is not None
         assert then is not None
-        axes = [a for a in range(then.source.dim()) if a - then.source.dim() not in reader.summed and a not in reader.summed]
+        axes = [
+            a for a in range(then.source.dim()) if a - then.source.dim() not in reader.summed and a not in reader.summed
+        ]
         change = now.source - then.source
         size = now.source.abs().max() + then.source.abs().max()
         differs = change.amax(axes) - change.amin(axes)
@@ -206,8 +216,12 @@ class Audit:
         assert reader is not None
         if bends(reader.source, parts, weights):
             (slope,) = torch.autograd.grad(reader.source, self.layer.softmax.weights, weights, create_graph=True)
-            again = torch.autograd.grad(
-                (slope**2).sum(), self.layer.softmax.weights, retain_graph=True, allow_unused=True
-            )[0] if slope.requires_grad else None
+            again = (
+                torch.autograd.grad((slope**2).sum(), self.layer.softmax.weights, retain_graph=True, allow_unused=True)[
+                    0
+                ]
+                if slope.requires_grad
+                else None
+            )
             return "a norm before W_o" if again is not None and again.any() else "a norm on the values"
         return "a gate" if self.layer.gates else "rows of P that do not sum to one (a sink or a value without b_v)"

@@ -64,8 +64,8 @@ def reached(tensor: Tensor) -> set[int]:
         if node is not None and node not in seen:
             seen.add(node)
             todo += [before for before, _ in node.next_functions]
-            if hasattr(node, "variable"):
-                found.add(id(node.variable))
+            leaf = getattr(node, "variable", None)
+            found |= set() if leaf is None else {id(leaf)}
     return found
 
 
@@ -145,7 +145,5 @@ def layers(trace: Trace, other: Trace, draws: Draws) -> Iterator[Layer]:
         gates, values = [], []
         if reader is not None:
             to = [by_leaf[leaf] for leaf in reached(reader.source) & by_leaf.keys()]
-            gates, values = sort_out(
-                reader.source, to, places(reader, draws), random(draws, reader.source), soon=False
-            )
+            gates, values = sort_out(reader.source, to, places(reader, draws), random(draws, reader.source), soon=False)
         yield Layer(index, softmax, queries, keys, reader, values, gates)

@@ -1,61 +1,102 @@
-"""A configuration as small as it can be with the same attention: every width divided by one number, few layers, few tokens.
+"""A configuration as small as it can be with the same attention: few heads, short heads, few layers, few tokens.
 
-Dividing keeps what must fit together: heads × head size = width, equal widths of neighbouring parts, lists of widths.
-Keys are told by the words that transformers' configurations use, not by model.
+Widths are divided by one number, so that what fits together still does: heads × head size = width, equal widths of
+neighbouring parts, lists of widths. What a key means is told by the words that configurations use, not by model.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-WIDTH = re.compile(r"hidden|d_model|dim|width|channel|embd|embed|inter|inner|rank|size|d_kv|d_ff|d_head|section|filter|proj")
-KEPT = re.compile(r"vocab|image|patch|window|kernel|stride|max_|position|type|chunk|block|batch|crop|sample|pool|mel|num_|"
-    r"codebook|resolution|shape|grid|frame|_per_|bins|id$|ids$|group")  # fmt: skip
+WIDTH = re.compile(
+    r"hidden|d_model|dim|width|channel|embd|embed|inter|inner|rank|size|d_kv|d_ff|d_head|section|filter|proj"
+)
+HEAD_WIDTH = re.compile(r"head_dim|head_size|d_kv|d_head|rotary_dim|section|dim_head|hidden_per_head")
+HEADS = re.compile(r"heads?$|_head_kv$|key_value_groups$")
+KEPT = re.compile(
+    r"vocab|image|patch|window|kernel|stride|max_|position|type|chunk|block|batch|crop|sample|pool|mel|num_|"
+    r"codebook|resolution|shape|grid|frame|_per_|bins|id$|ids$|group"
+)
 LAYERS = re.compile(r"layers?$|^depths?$|_depths?$|num_.*blocks$|^n_layer|repeats$")
-NOT_LAYERS = re.compile(r"types?|interval|freq|step|window|first|last|period|drop|feature|index|indices|every|skip|norm|select")
-TOKENS, TOKEN_ID = 1024, re.compile(r"token_(id|ids|index)$|^(image|video|audio)_token")
+NOT_LAYERS = re.compile(
+    r"types?|interval|freq|step|window|first|last|period|drop|feature|index|indices|every|skip|norm|select"
+)
+TOKEN_ID = re.compile(r"token_(id|ids|index)$|^(image|video|audio)_token")
+TOKENS, FRAMES, HEADS_LEFT, MOST_LAYERS, WIDE = 1024, 32, 4, 12, 128
 
 
-def depth(raw: Mapping[str, Any], least: int) -> int:
-    """How many layers show each kind of layer that the configuration names."""
-    layers = raw.get("num_hidden_layers")
-    lists = [value for value in raw.values() if isinstance(value, list) and value and len(value) == layers]
-    kinds = [max(value.index(kind) for kind in value) + 1 for value in lists]
-    return min(max([least, *kinds]), 12)
+@dataclass(frozen=True)
+class Way:
+    """How to shrink: widths are divided by `factor`, and by what the heads are divided by where fewer_heads says so.
 
+    layers  at least so many, and as many as show each kind of layer that the configuration names
+    patches along a side of an image; None leaves images as they are
+    """
 
-def shrunk(raw: Mapping[str, Any], factor: int, least: int, pixels: int | None) -> dict[str, Any]:
-    """The small configuration; pixels: patches along a side of an image, None leaves images as they are."""
-    ids: dict[int, int] = {}
-    return part(raw, factor, least, pixels, ids)
+    factor: int
+    fewer_heads: bool = True
+    layers: int = 2
+    patches: int | None = 4
+    tokens: dict[int, int] = field(default_factory=dict)
 
+    def shrink(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The small configuration, with those inside it."""
+        heads = [v for k, v in raw.items() if type(v) is int and HEADS.search(k) and not HEAD_WIDTH.search(k)]
+        most = max(heads, default=1)
+        fewer = most // HEADS_LEFT if self.fewer_heads and most % HEADS_LEFT == 0 and most > HEADS_LEFT else 1
+        wide = any(
+            type(v) is int and v >= WIDE and WIDTH.search(str(k)) and not KEPT.search(str(k)) for k, v in raw.items()
+        )
+        way = self if wide or "hidden_size" not in raw else replace(self, factor=1, fewer_heads=False)
+        return {key: way.value(raw, str(key), value, fewer if wide else 1) for key, value in raw.items()}
 
-def part(raw: Mapping[str, Any], factor: int, least: int, pixels: int | None, ids: dict[int, int]) -> dict[str, Any]:
-    """The same for a configuration inside a configuration."""
-    count, whole = depth(raw, least), raw.get("num_hidden_layers")
-
-    def small(key: str, value: Any) -> Any:
+    def value(self, raw: Mapping[str, Any], key: str, value: Any, fewer: int) -> Any:
+        """One entry; lists with one entry for each layer lose those of the layers that go."""
         if isinstance(value, dict):
-            return part(value, factor, least, pixels, ids)
+            return self.shrink(value)
         if isinstance(value, list | tuple):
-            if len(value) == whole and not all(isinstance(v, int) and v > 16 for v in value):
-                return list(value)[:count]
-            return [small(key, each) for each in value]
-        if type(value) is not int:
-            return value
+            if len(value) == raw.get("num_hidden_layers") and not all(type(v) is int and v > 16 for v in value):
+                return list(value)[: self.depth(raw)]
+            return [self.value(raw, key, each, fewer) for each in value]
+        return self.number(raw, key, value, fewer) if type(value) is int else value
+
+    def number(self, raw: Mapping[str, Any], key: str, value: int, fewer: int) -> int:
+        """A count, a width, or a token's number, which stays another than those of other tokens."""
         if TOKEN_ID.search(key):
-            return value if value < TOKENS else ids.setdefault(value, TOKENS - 1 - len(ids))
+            return value if value < TOKENS else self.tokens.setdefault(value, TOKENS - 1 - len(self.tokens))
         if "vocab" in key and "size" in key:
             return min(value, TOKENS)
-        if "image_size" in key and pixels is not None:
-            patch = raw.get("patch_size", 16)
-            return min(value, pixels * (patch if isinstance(patch, int) else 16))
+        if "image_size" in key and self.patches is not None:
+            patch = raw.get("patch_size")
+            return min(value, self.patches * (patch if isinstance(patch, int) else 16))
+        if key.startswith("max_") and key.endswith(("source_positions", "target_positions")):
+            return min(value, FRAMES)
         if LAYERS.search(key) and not NOT_LAYERS.search(key):
-            return min(value, count)
+            return min(value, self.depth(raw))
+        if HEADS.search(key) and not HEAD_WIDTH.search(key):
+            return max(value // fewer, 1)
         if "experts" in key and "per" not in key and value >= 32:
             return max(value // 8, 16)
-        if WIDTH.search(key) and not KEPT.search(key) and value >= 32 and value % factor == 0:
-            return value // factor
+        if WIDTH.search(key) and not KEPT.search(key) and value >= 32:
+            by = self.factor * (1 if HEAD_WIDTH.search(key) else fewer)
+            return value // by if value % by == 0 and value >= 2 * by else value
         return value
 
-    return {key: small(key, value) for key, value in raw.items()}
+    def depth(self, raw: Mapping[str, Any]) -> int:
+        """How many layers are left."""
+        whole = raw.get("num_hidden_layers")
+        lists = [value for value in raw.values() if isinstance(value, list) and value and len(value) == whole]
+        kinds = [max(value.index(kind) for kind in value) + 1 for value in lists]
+        return min(max([self.layers, *kinds]), MOST_LAYERS)
+
+
+WAYS = (
+    Way(16),
+    Way(8),
+    Way(16, fewer_heads=False),
+    Way(8, fewer_heads=False),
+    Way(16, patches=None),
+    Way(16, layers=8),
+    Way(4, fewer_heads=False, patches=None),
+)

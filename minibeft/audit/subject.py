@@ -2,11 +2,10 @@
 
 import importlib
 import math
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ import torch
 from torch import nn
 
 from minibeft.audit.inputs import Inputs, again, inputs
-from minibeft.audit.shrink import shrunk
+from minibeft.audit.shrink import WAYS
 from minibeft.audit.trace import Name, Trace, traced
-from minibeft.errors import BadInput, needs, one_line
+from minibeft.errors import BadInput, one_line
 from minibeft.theory.draws import Draws
 
 MOST_PARAMETERS = 40_000_000
-# How to shrink, in the order tried: widths by this, at least so many layers, so many patches along a side of an image.
-WAYS = ((16, 2, 4), (8, 2, 4), (16, 2, None), (32, 2, None), (4, 2, None), (16, 8, 4), (2, 2, None))
 
 
 @dataclass
@@ -45,10 +42,11 @@ class Subject:
 @contextmanager
 def quietly(dtype: torch.dtype) -> Iterator[None]:
     """transformers without its advice, and new tensors of this type."""
-    with needs("transformers", "audit", "audit"):
-        import transformers
+    import transformers
+
     was, level = torch.get_default_dtype(), transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_default_dtype(dtype)
     try:
         with warnings.catch_warnings():
@@ -75,7 +73,7 @@ def classes(config: Any) -> list[Any]:
     """transformers' model classes for a configuration, the bare model first."""
     from transformers import MODEL_MAPPING, PreTrainedModel
 
-    mapped = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else ()
+    mapped = MODEL_MAPPING.get(type(config), ())
     found = list(mapped) if isinstance(mapped, tuple) else [mapped]
     name = type(config).__module__.replace("configuration_", "modeling_")
     for each in vars(importlib.import_module(name)).values():
@@ -130,7 +128,7 @@ def small(raw: Mapping[str, Any], seed: int, failed: list[str]) -> Iterator[Subj
         for way in WAYS:
             with quietly(dtype):
                 try:
-                    config = configuration({"model_type": raw["model_type"], **shrunk(whole, *way)})
+                    config = configuration({**way.shrink(whole), "model_type": raw["model_type"]})
                     kinds = classes(config)
                 except Exception as error:
                     failed.append(said(error))

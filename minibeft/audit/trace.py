@@ -25,9 +25,12 @@ LINEAR: Split = lambda input, weight, bias=None, *_, **__: (input, weight, bias)
 MATMUL: Split = lambda input, other=None, mat2=None, **_: (input, mat2 if other is None else other, None)  # noqa: E731
 ADDMM: Split = lambda input, mat1, mat2, **_: (mat1, mat2, input)  # noqa: E731
 CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, Tensor.mm, Tensor.bmm)
 PRODUCTS: dict[Any, Split] = {
-    **dict.fromkeys((torch._C._nn.linear, *CONVOLUTIONS), LINEAR),
-    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, Tensor.mm, Tensor.bmm), MATMUL),
+    **dict.fromkeys((F.linear, *CONVOLUTIONS), LINEAR),
+    **dict.fromkeys(
+        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, Tensor.mm, Tensor.bmm), MATMUL
+    ),
     **dict.fromkeys((torch.addmm, torch.baddbmm), ADDMM),
 }
 SOFTMAXES = (torch.softmax, Tensor.softmax)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import minibeft
+from minibeft.cli.audit import app as auditing
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
 from minibeft.cli.console import ASK, LOOK, Json, Model, execute, picture, place, run, save, tell
@@ -133,6 +134,7 @@ def prove(
         proofs.prove(names or [], latex=latex, json=json_file, without=without, jobs=jobs)
 
 
+app.add_typer(auditing)
 app.add_typer(training)
 app.add_typer(prediction)
 app.add_typer(checkpoints)

@@ -14,6 +14,7 @@ FLOORS = (
     {"models", "families"},
     {"checkpoints"},
     {"certificate"},
+    {"audit"},
     {"verification"},
     {"surgery", "explore"},
     {"training"},
