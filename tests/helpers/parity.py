@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from rounding import Unrounded
 from tiny import Batch
-from tolerance import in_float64, samples
+from tolerance import in_float64, in_other_type, samples
 from torch import Tensor
 
 from minibeft.families import BODIES
@@ -63,14 +63,20 @@ def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
 
 
 def runs(theirs: Any, b: Batch, ours: Transformer, *, single: bool = True) -> tuple[Run, list[Run], list[Run]]:
-    """Gold, and the runs that sample the rounding error of float32 (where `single`) and of float64."""
+    """Gold, and the runs that sample the rounding error of float32 (where `single`) and of float64; of both, the former
+    are run and the latter are the same errors, smaller."""
 
     def run(model: Any) -> Run:
         with Unrounded():
             return run_theirs(model, b, ours)
 
-    singles = samples(run, theirs) if single else []
-    return run(in_float64(theirs)), singles, samples(run, theirs, torch.float64)
+    gold = run(in_float64(theirs))
+    if not single:
+        return gold, [], samples(run, theirs, torch.float64)
+    singles = samples(run, theirs)
+    by_name = {name: [sample[name] for sample in singles] for name in gold}
+    scaled = {n: in_other_type(by_name[n], gold[n], torch.float32, torch.float64) for n in gold}
+    return gold, singles, [{name: scaled[name][i] for name in gold} for i in range(len(singles))]
 
 
 def joined(name: str) -> Callable[[Run], Tensor]:
