@@ -9,7 +9,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.vocabulary import convert, parse, refusing
+from minibeft.checkpoints.vocabulary import agreed, convert, refusing
 from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
 
@@ -31,7 +31,7 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """
     folder = find(name_or_path)
     file = folder / "tokenizer.json"
-    tokenizer = parse(file, lambda: Tokenizer.from_file(str(file))) if file.exists() else convert(folder)
+    tokenizer = agreed(folder, file) if file.exists() else convert(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -1,6 +1,8 @@
-"""Vocabulary files older than tokenizer.json: vocab.txt (BERT), vocab.json and merges.txt (RoBERTa, OPT, GPT-J)."""
+"""A tokenizer made of a vocabulary, as transformers makes it: of vocab.txt (BERT), of vocab.json and merges.txt
+(RoBERTa, OPT, GPT-J), or of that in tokenizer.json, whose other parts class and tokenizer_config.json overrule."""
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from minibeft.checkpoints.find import why
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
+from minibeft.families.family import Vocabulary
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 def parse(file: Path, reader: Callable[[], Any]) -> Any:
@@ -38,31 +43,113 @@ def convert(folder: Path) -> Tokenizer:
     kind = read_json(folder / "config.json").get("model_type")
     vocabulary = BODIES[kind].vocabulary if kind in BODIES else None
     if vocabulary is not None and vocabulary.pieces == "words" and (folder / "vocab.txt").is_file():
-        return word_piece(folder, Settings(folder, vocabulary.tokens))
+        return word_piece(folder / "vocab.txt", read_words, Settings(folder, vocabulary.tokens))
     if vocabulary is not None and vocabulary.pieces == "bytes" and (folder / "vocab.json").is_file():
-        return byte_pairs(folder, vocabulary.frame, Settings(folder, vocabulary.tokens))
+        return byte_pairs(folder / "vocab.json", read_pairs, vocabulary.frame, Settings(folder, vocabulary.tokens))
     raise BadInput(
         f"{folder}: has no tokenizer.json, nor vocabulary files that a {kind} model is known by; make one with "
         "transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
     )
 
 
-class Settings:
-    """tokenizer_config.json, with special_tokens_map.json and added_tokens.json where there are any."""
+GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
 
-    def __init__(self, folder: Path, tokens: Mapping[str, str]):
+
+def agreed(folder: Path, file: Path) -> Tokenizer:
+    """What transformers makes of a folder with a tokenizer.json: the file as it is where the class is generic or one
+    that is not known here to overrule it, else its vocabulary with all else from the class and tokenizer_config.json.
+
+    BadInput where the class is another family's that is not known here, or reads another kind of vocabulary.
+    """
+    config, model = optional(folder / "tokenizer_config.json"), optional(folder / "config.json")
+    body = BODIES.get(kind) if isinstance(kind := model.get("model_type"), str) else None
+    own = body.vocabulary if body else None
+    named = config.get("tokenizer_class") or model.get("tokenizer_class") or (own.made_by if own else GENERIC[0])
+    known = {each.vocabulary.made_by: each.vocabulary for each in BODIES.values() if each.vocabulary}
+    if not isinstance(named, str) or (own and named.removesuffix("Fast") not in (*known, *GENERIC)):
+        raise BadInput(
+            f"{folder}: tokenizer_class = {named!r} is not known here for a {kind} model; make the folder's tokenizer "
+            "with transformers' save_pretrained, and name the class PreTrainedTokenizerFast"
+        )
+    vocabulary = own if own and own.made_by == named.removesuffix("Fast") else known.get(named.removesuffix("Fast"))
+    whole = parse(file, lambda: Tokenizer.from_file(str(file)))
+    raw = read_json(file)
+    if vocabulary is None:
+        made = whole
+        add_tokens(made, file, Settings(folder, {}))
+    else:
+        made = made_again(folder, file, raw, vocabulary, whole)
+    words = vocabulary is not None and vocabulary.pieces == "words"
+    inputs = config.get("model_input_names", ["token_type_ids"] if words else [])
+    shown = isinstance(inputs, list) and "token_type_ids" in inputs
+    reads = body is not None and any(ours == "token_types" for ours, _ in body.keys.values())
+    return without_types(made) if reads and not shown else made
+
+
+def made_again(folder: Path, file: Path, raw: dict[str, Any], vocabulary: Vocabulary, whole: Tokenizer) -> Tokenizer:
+    """The tokenizer of this class with the vocabulary of the file."""
+    model, settings = raw["model"], Settings(folder, vocabulary.tokens, raw.get("added_tokens") or [])
+    kinds = ("WordPiece", "WordLevel") if vocabulary.pieces == "words" else ("BPE",)
+    if model.get("type") not in kinds:
+        raise BadInput(
+            f"{file}: holds a {model.get('type')} model, which {vocabulary.made_by} reads otherwise than it stands "
+            "there; name the class PreTrainedTokenizerFast in tokenizer_config.json to have the file as it is"
+        )
+    if vocabulary.pieces == "words":
+        return word_piece(file, lambda _, unknown: WordPiece(model["vocab"], unk_token=unknown), settings)
+    pairs: list[Any] = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+    frame = vocabulary.frame if vocabulary.frame == "ends" else "none"
+    made = byte_pairs(file, lambda _: BPE(model["vocab"], pairs), frame, settings)
+    if frame == "none" and whole.post_processor is not None:
+        made.post_processor = whole.post_processor
+    return made
+
+
+def without_types(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer whose texts are all of type 0."""
+
+    def zero(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: 0 if key == "type_id" else zero(value) for key, value in part.items()}
+        return [zero(each) for each in part] if isinstance(part, list) else part
+
+    raw = json.loads(tokenizer.to_str())
+    after = raw["post_processor"] or {"type": "ByteLevel"}
+    if after["type"] not in ("BertProcessing", "ByteLevel"):
+        return Tokenizer.from_str(json.dumps(raw | {"post_processor": zero(after)}, ensure_ascii=False))
+    ends = [tuple(after[name]) for name in ("cls", "sep") if name in after]
+    cls, sep = [[token] for token, _ in ends] or ([], [])
+    single, pair = (" ".join([*cls, "$A", *sep, *second]) for second in ([], ["$B", *sep]))
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ends)
+    return tokenizer
+
+
+class Settings:
+    """tokenizer_config.json, with special_tokens_map.json, added_tokens.json and what tokenizer.json adds, where there
+    are any."""
+
+    def __init__(self, folder: Path, tokens: Mapping[str, str], added: Sequence[Any] = ()):
         self.file = folder / "tokenizer_config.json"
         self.raw = optional(folder / "special_tokens_map.json") | optional(self.file)
-        named = {role: self.raw.get(f"{role}_token", default) for role, default in tokens.items()}
+        roles = {role: None for role in ROLES if isinstance(self.raw.get(f"{role}_token"), str | dict)} | dict(tokens)
+        named = {role: self.raw.get(f"{role}_token", default) for role, default in roles.items()}
         self.tokens = {role: self.token(f"{role}_token", value) for role, value in named.items() if value is not None}
         self.added: dict[int, AddedToken] = {}
         for content, number in optional(folder / "added_tokens.json").items():
             self.added[self.number(content, number)] = AddedToken(content)
+        if "added_tokens_decoder" not in self.raw:
+            for each in added:
+                self.added[self.number(each, each.get("id"))] = self.token("added token", each, special=False)
         decoder = self.raw.get("added_tokens_decoder", {})
         if not isinstance(decoder, dict):
             raise self.refuse("added_tokens_decoder", decoder, "must be an object: id → token")
         for number, value in decoder.items():
             self.added[self.number(value, number)] = self.token(number, value, special=False)
+
+        for token in self.added.values():  # what is said of a token there holds for its role, too
+            roles = [role for role, named in self.tokens.items() if named.content == token.content]
+            token.special = token.special or bool(roles)
+            self.tokens.update(dict.fromkeys(roles, token))
 
     def refuse(self, key: str, value: Any, why: str) -> BadInput:
         """The error for a value that cannot be used."""
@@ -97,19 +184,28 @@ def optional(file: Path) -> dict[str, Any]:
     return read_json(file) if file.exists() else {}
 
 
-def word_piece(folder: Path, settings: Settings) -> Tokenizer:
+def read_words(file: Path, unknown: str) -> WordPiece:
+    """vocab.txt: a token a line."""
+    with file.open(encoding="utf-8") as stream:  # not splitlines(): a token may be U+2028
+        vocabulary = {line.rstrip("\n"): number for number, line in enumerate(stream)}
+    return WordPiece(vocabulary, unk_token=unknown)
+
+
+def read_pairs(file: Path) -> BPE:
+    """vocab.json, and the merges.txt beside it."""
+    merges = file.with_name("merges.txt")
+    if not merges.is_file():
+        raise BadInput(f"{merges}: missing; vocab.json alone makes no tokenizer")
+    return parse(merges, lambda: BPE.from_file(str(checked(file)), str(merges)))
+
+
+def word_piece(file: Path, read: Callable[[Path, str], WordPiece], settings: Settings) -> Tokenizer:
     """BERT's: lowercased unless do_lower_case is off, split at spaces and punctuation, then into the longest pieces."""
-    file = folder / "vocab.txt"
     for key in ("do_basic_tokenize", "do_split_on_punc"):
         if not settings.flag(key, True):
             raise settings.refuse(key, False, "is not handled: only true is")
-
-    def read() -> Tokenizer:
-        with file.open(encoding="utf-8") as stream:  # not splitlines(): a token may be U+2028
-            vocabulary = {line.rstrip("\n"): number for number, line in enumerate(stream)}
-        return Tokenizer(WordPiece(vocabulary, unk_token=settings.tokens["unk"].content))
-
-    tokenizer = parse(file, read)
+    unknown = settings.tokens["unk"].content
+    tokenizer = parse(file, lambda: Tokenizer(read(file, unknown)))
     tokenizer.normalizer = normalizers.BertNormalizer(
         handle_chinese_chars=settings.flag("tokenize_chinese_chars", True),
         strip_accents=settings.flag("strip_accents", None),
@@ -124,14 +220,10 @@ def word_piece(folder: Path, settings: Settings) -> Tokenizer:
     return tokenizer
 
 
-def byte_pairs(folder: Path, frame: str, settings: Settings) -> Tokenizer:
+def byte_pairs(vocabulary: Path, read: Callable[[Path], BPE], frame: str, settings: Settings) -> Tokenizer:
     """GPT-2's bytes and merges: RoBERTa puts <s> and </s> around a text, OPT </s> before it, GPT-J nothing."""
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    if not merges.is_file():
-        raise BadInput(f"{merges}: missing; vocab.json alone makes no tokenizer")
-    checked(vocabulary)
     prefix = settings.flag("add_prefix_space", False)
-    tokenizer = Tokenizer(parse(merges, lambda: BPE.from_file(str(vocabulary), str(merges))))
+    tokenizer = parse(vocabulary, lambda: Tokenizer(read(vocabulary)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
     if frame == "ends":
@@ -161,9 +253,9 @@ def add_tokens(tokenizer: Tokenizer, file: Path, settings: Settings, *needed: st
                 f"{file}: lacks the {role}_token {token!r}; {settings.file.name} must name one that is there"
             )
         found.append((token, number))
-    tokenizer.add_special_tokens(
-        [token for token in settings.tokens.values() if tokenizer.token_to_id(token.content) is not None]
-    )
+    there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    new = [token for token in settings.tokens.values() if token.content not in there]
+    tokenizer.add_special_tokens([token for token in new if tokenizer.token_to_id(token.content) is not None])
     for number, token in sorted(settings.added.items()):
         tokenizer.add_tokens([token])
         if tokenizer.token_to_id(token.content) != number:

@@ -93,7 +93,10 @@ BERT_BODY = Body(
         "cls.predictions.decoder.weight": "embed.tokens.weight",
         "cls.predictions.decoder.bias": "head.logits.bias",
     },
-    vocabulary=Vocabulary("words", {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}),
+    vocabulary=Vocabulary(
+        *("BertTokenizer", "words"),
+        {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
+    ),
 )
 BERT = Family("bert", Keys(dropout=("attention_probs_dropout_prob", 0.1), sites=sites), BERT_BODY)
 ROBERTA_BODY = replace(
@@ -110,7 +113,7 @@ ROBERTA_BODY = replace(
     spare=BERT_BODY.spare[:2],
     copies={"lm_head.decoder.weight": "embed.tokens.weight", "lm_head.decoder.bias": "head.logits.bias"},
     vocabulary=Vocabulary(
-        "bytes",
+        *("RobertaTokenizer", "bytes"),
         {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"},
     ),
     trains_longer=True,

@@ -36,13 +36,15 @@ READ: dict[str, Callable[[Reader, str, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Vocabulary files older than tokenizer.json.
+    """What makes a family's tokenizer of its vocabulary.
 
+    made_by  transformers' class, which takes the vocabulary of tokenizer.json and makes the rest itself
     pieces   "words": vocab.txt, BERT's; "bytes": vocab.json and merges.txt, GPT-2's
     tokens   role → the special token, where the files name no other
     frame    what special tokens stand around a text: both ends, its start, or none
     """
 
+    made_by: str
     pieces: Literal["words", "bytes"]
     tokens: Mapping[str, str]
     frame: Literal["ends", "start", "none"] = "ends"

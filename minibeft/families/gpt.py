@@ -79,7 +79,10 @@ GPTJ = Family(
         rest=gptj_rest,
         spare=(r"\.attn\.(bias|masked_bias|embed_positions)$",),
         vocabulary=Vocabulary(
-            "bytes", {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}, frame="none"
+            "GPT2Tokenizer",
+            "bytes",
+            {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"},
+            frame="none",
         ),
     ),
 )
@@ -119,7 +122,9 @@ OPT = Family(
             "activation_dropout": (0.0,),
         },
         rest=opt_rest,
-        vocabulary=Vocabulary("bytes", {"bos": "</s>", "eos": "</s>", "unk": "</s>", "pad": "<pad>"}, frame="start"),
+        vocabulary=Vocabulary(
+            "GPT2Tokenizer", "bytes", {"bos": "</s>", "eos": "</s>", "unk": "</s>", "pad": "<pad>"}, frame="start"
+        ),
     ),
 )
 NEOX = Family(

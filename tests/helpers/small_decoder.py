@@ -32,6 +32,7 @@ def make_decoder(folder: Path, family: str, **changes: Any) -> Path:
     redraw(model, seed=0)
     save_model(model, folder)
     make_tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     return folder
 
 
