@@ -79,7 +79,16 @@ def finetune(
     from dataclasses import fields, replace
 
     from minibeft.show.progress import progress
-    from minibeft.training.seeds import finetune_all, read_seeds, save_seeds, seeds_in, summary, trainable
+    from minibeft.training.seeds import (
+        are_complete,
+        ending,
+        finetune_all,
+        read_seeds,
+        save_seeds,
+        seeds_in,
+        summary,
+        trainable,
+    )
     from minibeft.training.settings import OWN, Settings
 
     if task is None:
@@ -95,12 +104,13 @@ def finetune(
         for label, each, place in runs * (baseline and terms != "none")
     ]
     with seeds_in(folder, settings), progress() as lines:
+        complete = are_complete([place for _, _, place in runs])
         records = finetune_all(runs + without, lines, jobs=jobs, announce=lambda run: err.print(trainable(run)))
         save_seeds(folder, records[: len(runs)])
     tell(summary(records[: len(runs)]))
     if without:
         tell(summary(records[len(runs) :], "with no bias term: the head alone, or a decoder as it is"))
-    tell(f"wrote {folder}")
+    tell(ending(folder, model, complete))
 
 
 @app.command(rich_help_panel=TRAIN)

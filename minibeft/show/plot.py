@@ -4,6 +4,7 @@ PNG on white. A plot is a function that draws on an empty figure."""
 import io
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minibeft.errors import needs
@@ -27,6 +28,11 @@ class Plot(NamedTuple):
     title: str
     svg: str
     alt: str
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
 
 
 def require_matplotlib() -> None:

@@ -22,7 +22,7 @@ from minibeft.checkpoints.tensors import read_json, unpacked
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
 from minibeft.show import files
-from minibeft.show.plot import as_png
+from minibeft.show.plot import as_png, can_draw
 from minibeft.show.record import provenance
 from minibeft.training import sharded
 from minibeft.training.card import beside_adapter
@@ -176,7 +176,7 @@ def restore(run: Run, folder: Path) -> None:
 
 
 def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write what was trained, the adapter and the curves, then the record that says complete."""
+    """Write what was trained, the adapter, the curves where they can be drawn, then the record that says complete."""
     merge(run.model)
     names, state = their_names(run.model), dict(run.model.named_parameters())
     tensors = {names[name]: state[name].detach().float().cpu().contiguous() for name in run.before}
@@ -190,7 +190,8 @@ def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         whole = record | {"epochs": run.epochs} | provenance()
         extras = beside_adapter(find(run.settings.model), base, run.task.name, adapter.labels, whole)
         save_adapter(replace(adapter, saved=saved), folder / ADAPTER, extras)
-    write(folder / CURVES, as_png(lambda figure: draw_curves(figure, run.epochs, run.task), size=(8, 3)))
+    if can_draw():
+        write(folder / CURVES, as_png(lambda figure: draw_curves(figure, run.epochs, run.task), size=(8, 3)))
     return write_record(run, folder, record | {"complete": True})
 
 

@@ -14,7 +14,7 @@ from minibeft.show.files import held
 from minibeft.show.grid import Grid
 from minibeft.show.progress import Lines
 from minibeft.training.parallel import finetune_in_processes
-from minibeft.training.runs import Announce, describe, finetune, require_same, silent, write_json
+from minibeft.training.runs import ADAPTER, RECORD, Announce, describe, finetune, require_same, silent, write_json
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step
 
@@ -68,10 +68,16 @@ def finetune_all(
     ]
 
 
+def are_complete(folders: Sequence[Path]) -> list[Path]:
+    """Those that hold a run which came to its end."""
+    return [folder for folder in folders if (folder / RECORD).is_file() and read_json(folder / RECORD).get("complete")]
+
+
 def trainable(run: Run) -> Grid:
-    """What trains, by name, and how many numbers."""
+    """What trains, by name, and how many parameters; where a run was interrupted, after which epoch it goes on."""
     rows = [(name, shape, f"{size:,}") for name, shape, size in describe(run.trained)]
-    return Grid("", ("trains", "shape", "numbers"), [*rows, ("in all", "", f"{count(run.trained):,}")])
+    resumed = f"resumed after epoch {len(run.epochs)}" if run.epochs else ""
+    return Grid("", ("trains", "shape", "parameters"), [*rows, ("in all", "", f"{count(run.trained):,}")], resumed)
 
 
 def summary(records: Sequence[dict[str, Any]], title: str = "") -> Grid:
@@ -88,6 +94,16 @@ def summary(records: Sequence[dict[str, Any]], title: str = "") -> Grid:
     if len(last) > 1:
         rows.append(("mean ± std", *(f"{mean(scores):.4f} ± {stdev(scores):.4f}" for scores in columns.values())))
     return Grid(title, ("seed", *columns), rows)
+
+
+def ending(folder: Path, model: str, complete: Sequence[Path]) -> str:
+    """The last line of a command: where everything is, what was complete before, and what one does next."""
+    parts = [f"wrote {folder}"]
+    if complete:
+        parts.append(f"{', '.join(path.name for path in complete)} was complete before, and is as it was")
+    if found := sorted(folder.glob(f"seed-*/{ADAPTER}")):
+        parts.append(f"the adapter is in {found[0]}: minibeft merge {found[0]} {model} OUT merges it")
+    return "; ".join(parts)
 
 
 @contextmanager

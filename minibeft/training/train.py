@@ -51,7 +51,7 @@ class Step(NamedTuple):
         return (self.epoch * self.total + self.done) / (self.epochs * self.total)
 
     def __str__(self) -> str:
-        accuracy = "" if self.accuracy is None else f"  accuracy {self.accuracy:.3f}"
+        accuracy = "" if self.accuracy is None else f"  training accuracy {self.accuracy:.3f}"
         return f"epoch {self.epoch + 1}/{self.epochs}  loss {self.loss:.4f}{accuracy}  {self.rate:.0f} examples/s"
 
 

@@ -11,7 +11,10 @@ COLOURS = {"holds": "green", "VIOLATED": "bold red", "fails, as it must": "yello
 def render(report: Report) -> Iterator[Grid | str]:
     """The norms of the biases, a row for each check, and one closing sentence."""
     yield f"{report.model}: a {report.family} model, {len(report.norms)} layers, run on {report.settings['input']}"
-    yield norms_grid(report)
+    if any(norm is not None for row in report.norms for norm in row.values()):
+        yield norms_grid(report)
+    else:
+        yield "The model has no attention biases; zero ones were added for the checks."
     yield checks_grid(report)
     yield report.reason
     violated = sum(check.verdict == "VIOLATED" for check in report.checks)

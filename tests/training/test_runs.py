@@ -24,7 +24,7 @@ from minibeft.show.files import write
 from minibeft.show.progress import Lines
 from minibeft.training.loading import load
 from minibeft.training.runs import finetune
-from minibeft.training.seeds import finetune_all, read_seeds
+from minibeft.training.seeds import finetune_all, read_seeds, trainable
 from minibeft.training.settings import Settings
 from minibeft.training.train import Step
 
@@ -220,3 +220,41 @@ def test_the_command_prints_what_trains_and_the_result(tmp_path):
     seeds = json.loads((tmp_path / "out" / "seeds.json").read_text(encoding="utf-8"))
     assert [row["seed"] for row in seeds["last"]] == [0, 1]
     assert seeds["settings"]["terms"] == "q"
+    said = " ".join(done.output.split())
+    assert f"minibeft merge {tmp_path / 'out'}/seed-0/adapter".replace(" ", "") in said.replace(" ", "")
+    assert "complete before" not in said
+    again = CliRunner().invoke(app, [*words.split(), "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert "seed-0, seed-1 was complete before" in " ".join(again.output.split())
+
+
+def test_a_run_needs_no_matplotlib(tmp_path, monkeypatch):
+    """It draws no curves then, and has all else."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    finetune(small_settings(tmp_path), tmp_path / "run", progress=quiet)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "adapter",
+        "run.json",
+        "state.pt",
+        "trained.safetensors",
+    }
+
+
+def test_a_resumed_run_says_after_which_epoch(tmp_path):
+    """And one that begins says nothing of it."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step: Step) -> None:
+        if step.epoch == 1:
+            raise Stopped
+
+    said = []
+    with pytest.raises(Stopped):
+        finetune(
+            small_settings(tmp_path), tmp_path / "run", progress=stop, announce=lambda run: said.append(trainable(run))
+        )
+    finetune(
+        small_settings(tmp_path), tmp_path / "run", progress=quiet, announce=lambda run: said.append(trainable(run))
+    )
+    assert [grid.note for grid in said] == ["", "resumed after epoch 1"]
