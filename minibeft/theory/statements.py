@@ -181,15 +181,16 @@ def double_differences(change: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T
     return spread(change.unsqueeze(-2) - change.unsqueeze(-3))
 
 
-def apart(p: Instance) -> Float[Tensor, "B H T S S"]:
-    """‖k_j − k_l‖ of the keys, −∞ where the row does not see both; their rounding is added, so it is no smaller."""
+def diameter(p: Instance) -> Float[Tensor, "B H T"]:
+    """The largest ‖k_j − k_l‖ of two keys that a row sees; their rounding is added, so it is no smaller."""
     k, a = p.k(p.b_k), p.arithmetic
-    rounding = 2 * gamma(a.roundings, a.u) * p.sizes("k", p.b_k).norm(dim=-1).amax(-1)[..., None, None]
-    distance = (torch.cdist(k, k, compute_mode="donot_use_mm_for_euclid_dist") + rounding).unsqueeze(2)
+    rounding = 2 * gamma(a.roundings, a.u) * p.sizes("k", p.b_k).norm(dim=-1).amax(-1, keepdim=True)  # (B, H, 1)
+    apart = torch.cdist(k, k, compute_mode="donot_use_mm_for_euclid_dist")  # (B, H, S, S)
     if p.mask is None:
-        return distance.expand(-1, -1, p.x.shape[1], -1, -1)
-    hidden = p.mask.isneginf()
-    return distance.masked_fill(hidden.unsqueeze(-1) | hidden.unsqueeze(-2), -torch.inf)
+        return (apart.amax((-2, -1)).unsqueeze(-1) + rounding).expand(-1, -1, p.x.shape[1])
+    seen = (~p.mask.isneginf()).to(apart)  # a hidden key is at distance 0 from all
+    rows = [(apart * row.unsqueeze(-1) * row.unsqueeze(-2)).amax((-2, -1)) for row in seen.unbind(-2)]
+    return torch.stack(rows, -1) + rounding
 
 
 def query_price(p: Instance) -> Gap:
@@ -197,8 +198,7 @@ def query_price(p: Instance) -> Gap:
     assert p.b_q is not None
     variation = query_variation(p)
     moved = (variation.value - query_errors(p)).clamp(0.0, 1 - 2**-50)
-    diameter = apart(p).amax((-2, -1)).clamp_min(0.0)
-    needed = torch.where(moved > 0, 4 * torch.atanh(moved) / (p.factor * diameter), torch.zeros_like(moved))
+    needed = torch.where(moved > 0, 4 * torch.atanh(moved) / (p.factor * diameter(p)), torch.zeros_like(moved))
     length = p.exact().per_head(p.b_q).norm(dim=-1)  # (H, 1)
     return Gap(needed, length * (1 + 64 * unit_roundoff(torch.float64)))
 
