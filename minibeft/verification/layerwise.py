@@ -131,18 +131,13 @@ def queries(model: Transformer, layers: list[Instance], generator: Generator) ->
         hull = lambda layer: statements.hull(layer, directions)  # noqa: E731
         yield check("Q2", f"{name}: reach of O beyond the convex hull of V", every, hull)
         what = f"{name}: total variation of P, against tanh(osc(β)/4)"
-<<<<<<< HEAD
         yield check("Q3", what, every, statements.query_variation)
+        what = f"{name}: the ‖b_q‖ that its effect needs"
+        yield check("Q10", what, every, statements.query_price, note=price(chosen[0]))
         for must_hold, which in groups(not broken(spec, "q") for spec in specs.values()).items():
             place = where(specs, {i: range(specs[i].head_size) for i in which})
             what = f"{name}: change of double differences of log P{place}"
             yield check("Q4", what, {i: chosen[i] for i in which}, statements.blindness, must_hold=must_hold)
-=======
-        yield check("Q3", what, chosen, statements.query_variation)
-        what = f"{name}: the ‖b_q‖ that its effect needs"
-        yield check("Q10", what, chosen, statements.query_price, note=price(chosen[0]))
-        what = f"{name}: change of double differences of log P"
-        yield check("Q4", what, chosen, statements.blindness, must_hold=must_hold)
 
 
 def price(layer: Instance) -> str:
@@ -150,4 +145,3 @@ def price(layer: Instance) -> str:
     gap, enough = statements.query_price(layer), statements.enough(layer, 0.01)
     length, needed, enough = (x.median().item() for x in (gap.allowed, gap.value.amax((0, 2)), enough))
     return f"layer 0, median head: ‖b_q‖ {length:.3g}, needed {needed:.3g}, enough for 99 % on one key {enough:.3g}"
->>>>>>> 5793a8b (Every claim searched for counterexamples in the corners of its scope; verify measures the price of moving attention (Q10))
