@@ -1,5 +1,6 @@
 """A checkpoint's tokenizer: tokenizer.json, or the older vocabulary files turned into the same thing; and batches."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from minibeft.models.config import ModelConfig
 
 # Of one head on all texts: 12 heads then take half a GB.
 MOST_WEIGHTS = 1 << 22
+MOST_GROWTH = 256
 
 
 def has_tokenizer(name_or_path: str | Path) -> bool:
@@ -34,7 +36,35 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     tokenizer = agreed(folder, file) if file.exists() else convert(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    require_modest(folder, tokenizer)
     return tokenizer
+
+
+def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
+    """BadInput where a tokenizer would blow up what it is given: a few dozen replacements that double a text make any
+    text fill the memory, and so does a frame that repeats it or names a token a million times over."""
+    grows, pieces = 1, 0
+    for part in parts_of(tokenizer.normalizer):
+        if part["type"] == "Replace":
+            grows *= max(1, len(part["content"]))
+    for part in parts_of(tokenizer.post_processor):
+        if part["type"] == "TemplateProcessing":
+            tokens = {name: len(token["ids"]) for name, token in part["special_tokens"].items()}
+            for frame in (part["single"], part["pair"]):
+                named = [piece["SpecialToken"]["id"] if "SpecialToken" in piece else "" for piece in frame]
+                pieces = max(pieces, sum(tokens.get(name, 1) for name in named))
+    if grows > MOST_GROWTH or pieces > MOST_GROWTH:
+        raise BadInput(f"{folder}: its tokenizer makes texts more than {MOST_GROWTH} times as long; it is damaged")
+
+
+def parts_of(component: Any) -> list[dict[str, Any]]:
+    """A tokenizer's component as its file has it, sequences of sequences laid out flat."""
+    todo, found = [] if component is None else [json.loads(component.__getstate__())], []
+    while todo:
+        part = todo.pop()
+        found.append(part)
+        todo += part.get("normalizers") or part.get("processors") or []
+    return found
 
 
 def encode(

@@ -126,11 +126,35 @@ def read_parquet(file: Path, columns: tuple[str, ...], layout: Layout) -> Iterat
     try:
         opened = pyarrow.parquet.ParquetFile(file)
         names = named(file, opened.schema_arrow.names, columns, layout)
+        require_bounded(file, opened, list(names.values()))
         rows = opened.read(list(names.values())).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: is not a readable Parquet file ({str(error).splitlines()[0]})") from error
     for number, row in enumerate(rows):
         yield f"{file}, row {number}", {column: row[name] for column, name in names.items()}
+
+
+def require_bounded(file: Path, opened: Any, names: list[str]) -> None:
+    """BadInput for a table that a small file unpacks to more than MOST_BYTES: a dictionary holds a long text once for
+    many rows, and runs of one number take no room. Looked at with dictionaries kept, before any row is made."""
+    from pyarrow import compute, parquet, types
+
+    metadata = opened.metadata
+    parts = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    chunks = [part.column(i) for part in parts for i in range(part.num_columns)]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in names)
+    size = max(size, metadata.num_rows * len(names) * 8)
+    for name in names if size <= MOST_BYTES else ():
+        kind = opened.schema_arrow.field(name).type
+        if types.is_nested(kind):
+            raise BadInput(f"{file}: the column {name} holds a {kind}; it must hold texts or numbers")
+        if types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind):
+            column = parquet.ParquetFile(file, read_dictionary=[name]).read([name])[name]
+            for chunk in column.chunks:
+                lengths = compute.binary_length(chunk.dictionary) if types.is_dictionary(chunk.type) else None
+                size += compute.sum(lengths.take(chunk.indices)).as_py() or 0 if lengths is not None else chunk.nbytes
+    if size > MOST_BYTES:
+        raise BadInput(f"{file}: unpacks to {size:,} bytes, more than the {MOST_BYTES:,} that a table may have")
 
 
 def named(where: Path | str, found: Collection[str], columns: tuple[str, ...], layout: Layout) -> dict[str, str]:

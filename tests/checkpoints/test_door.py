@@ -14,6 +14,7 @@ from minibeft.certificate.certify import certify
 from minibeft.checkpoints.adapters import load_adapter
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.tensors import open_tensors
+from minibeft.checkpoints.tokenizer import load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.surgery.quantkeys import quantkeys
 from minibeft.surgery.report import render_study
@@ -211,3 +212,39 @@ def test_a_tokenizer_of_another_model_is_named(model: Path, tmp_path: Path):
     with pytest.raises(BadInput, match=r"tokenizer.json: gives the token 1000000, and config.json says vocab_size"):
         simplify(model, tmp_path / "out", text=tmp_path / "text")
     assert digests(model).keys() == before.keys()
+
+
+def frame(**keys: object) -> dict:
+    """A post-processor with one special token."""
+    token = {"id": "[UNK]", "ids": [0], "tokens": ["[UNK]"]}
+    return {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {"[UNK]": token}} | keys
+
+
+A, UNKNOWN = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[UNK]", "type_id": 0}}
+DOUBLES = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
+MANY = {"[UNK]": {"id": "[UNK]", "ids": [0] * 1000, "tokens": ["[UNK]"] * 1000}}
+RUNAWAY = {
+    "a text doubled 40 times": {"normalizer": {"type": "Sequence", "normalizers": [DOUBLES] * 40}},
+    "doubled inside": {
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [DOUBLES] * 40}]}
+    },
+    "a letter to a book": {"normalizer": DOUBLES | {"content": "e" * (1 << 20)}},
+    "a text repeated": {"post_processor": frame(single=[A] * 10_000)},
+    "a frame of tokens": {"post_processor": frame(single=[A, UNKNOWN], special_tokens=MANY)},
+    "one among others": {"post_processor": {"type": "Sequence", "processors": [frame(single=[A] * 10_000)]}},
+}
+
+
+@pytest.mark.parametrize("kind", RUNAWAY)
+def test_a_runaway_tokenizer_is_refused(kind: str, model: Path, tmp_path: Path):
+    file = model / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | RUNAWAY[kind]))
+    with pytest.raises(BadInput, match="its tokenizer makes texts more than 256 times as long"):
+        simplify(model, tmp_path / "out")
+
+
+def test_an_ordinary_frame_and_normaliser_are_read(model: Path):
+    file = model / "tokenizer.json"
+    keys = {"normalizer": DOUBLES | {"content": "E"}, "post_processor": frame(single=[UNKNOWN, A, UNKNOWN])}
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+    assert load_tokenizer(model).encode("the").ids[::2] == [0, 0]

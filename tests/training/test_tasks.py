@@ -55,6 +55,32 @@ def test_parquet_reads_the_same_as_tsv(tmp_path):
         read_split(SST2, tmp_path, "train")
 
 
+def test_a_parquet_file_that_unpacks_to_more_than_a_table_may_have_is_refused(tmp_path):
+    """A dictionary's one long text in many rows, and a run of nothing: 50 KB and less that would be gigabytes."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = arrow.array(np.zeros(2000, np.int32))
+    text = arrow.DictionaryArray.from_arrays(rows, arrow.array(["x" * (1 << 20)]))
+    numbers = arrow.nulls(70_000_000, arrow.int8())
+    tables = ({"sentence": text, "label": rows}, {"sentence": numbers, "label": numbers})
+    for table in tables:
+        parquet.write_table(arrow.table(table), tmp_path / "train.parquet")
+        with pytest.raises(BadInput, match=r"train\.parquet: unpacks to [\d,]+ bytes, more than the 1,073,741,824"):
+            read_split(SST2, tmp_path, "train")
+    lists = {"sentence": arrow.array([["a"]]), "label": arrow.array([0])}
+    parquet.write_table(arrow.table(lists), tmp_path / "train.parquet")
+    with pytest.raises(BadInput, match=r"the column sentence holds a list<.*must hold texts or numbers"):
+        read_split(SST2, tmp_path, "train")
+
+
+def test_parquet_that_is_not_utf8_is_refused(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    offsets, letters = np.array([0, 2], np.int32), b"\xff\xfe"
+    text = arrow.Array.from_buffers(arrow.string(), 1, [None, arrow.py_buffer(offsets), arrow.py_buffer(letters)])
+    parquet.write_table(arrow.table({"sentence": text, "label": [0]}), tmp_path / "train.parquet")
+    with pytest.raises(BadInput, match=r"train\.parquet: is not a readable Parquet file .*utf-8"):
+        read_split(SST2, tmp_path, "train")
+
+
 def test_dev_is_validation_and_the_tasks_folder_is_found_in_the_data_folder(tmp_path):
     (tmp_path / "sst2").mkdir()
     write(tmp_path / "sst2", "dev.tsv", "sentence\tlabel\nx\t1\n")
