@@ -151,8 +151,11 @@ def require_bounded(file: Path, opened: Any, names: list[str]) -> None:
         if types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind):
             column = parquet.ParquetFile(file, read_dictionary=[name]).read([name])[name]
             for chunk in column.chunks:
-                lengths = compute.binary_length(chunk.dictionary) if types.is_dictionary(chunk.type) else None
-                size += compute.sum(lengths.take(chunk.indices)).as_py() or 0 if lengths is not None else chunk.nbytes
+                if types.is_dictionary(chunk.type):
+                    lengths = compute.call_function("binary_length", [chunk.dictionary])
+                    size += compute.call_function("sum", [lengths.take(chunk.indices)]).as_py() or 0
+                else:
+                    size += chunk.nbytes
     if size > MOST_BYTES:
         raise BadInput(f"{file}: unpacks to {size:,} bytes, more than the {MOST_BYTES:,} that a table may have")
 
