@@ -26,10 +26,10 @@ function rotate(rows, { cos, sin, interleaved }) {
   });
 }
 
-// RMSNorm of each row, with a gain of one.
-const normalise = rows => rows.map(row => {
-  const size = Math.sqrt(dot(row, row) / row.length + 1e-6);
-  return row.map(x => x / size);
+// RMSNorm of each row.
+const normalise = (rows, { gain, eps }) => rows.map(row => {
+  const size = Math.sqrt(dot(row, row) / row.length + eps);
+  return row.map((x, d) => x / size * gain[d]);
 });
 
 // Softmax over a row; a sink is one more logit, 0, that has no value. A hidden key has the logit −∞.
@@ -40,18 +40,16 @@ function softmax(logits, sink) {
   return powers.map(p => p / sum);
 }
 
-const SOFTCAP = 5;
-
 // head: q, k, v without biases, and the mask; bias: b_q, b_k, b_v; on: rotary, sink, qk_norm, softcap, bfloat16.
 // Returns q and k as they meet, the logits z (T × T), the weights p (T × T) and the outputs o (T × D).
 function attend(head, bias, on, model) {
   const stored = on.bfloat16 ? rows => rows.map(row => row.map(bfloat16)) : rows => rows;
   let q = stored(plus(head.q, bias.b_q)), k = stored(plus(head.k, bias.b_k));
   const v = stored(plus(head.v, bias.b_v));
-  if (on.qk_norm) [q, k] = [stored(normalise(q)), stored(normalise(k))];
+  if (on.qk_norm) [q, k] = [stored(normalise(q, model.norms.q)), stored(normalise(k, model.norms.k))];
   if (on.rotary) [q, k] = [stored(rotate(q, model.rotation)), stored(rotate(k, model.rotation))];
   let z = stored(q.map(query => k.map(key => dot(query, key) * model.scale)));
-  if (on.softcap) z = stored(z.map(row => row.map(x => SOFTCAP * Math.tanh(x / SOFTCAP))));
+  if (on.softcap) z = stored(z.map(row => row.map(x => model.cap.at * Math.tanh(x / model.cap.at))));
   z = z.map((row, i) => row.map((x, j) => x + head.mask[i][j]));
   const p = z.map(row => softmax(row, on.sink));
   const o = p.map(row => v[0].map((_, d) => row.reduce((sum, weight, j) => sum + weight * v[j][d], 0)));

@@ -20,6 +20,7 @@ from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.tokenizer import encode_for, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.show.files import MARK
+from minibeft.theory.attention import HeadNorm
 from minibeft.theory.draws import Draws
 from minibeft.theory.instance import Instance
 from minibeft.theory.mechanisms import MECHANISMS
@@ -30,6 +31,7 @@ from minibeft.verification.probe import probe
 TEXT = "The film was dull, but its last scene was a quiet marvel."
 PARTS = ("page.html", "page.css", "attention.js", "views.js")
 MOST_TOKENS = 48  # more cannot be read in a heat map
+CAP = 5.0  # of the logits, where the model has none
 SHOWN = ("K1", "K4", "Q3", "Q5", "Q6", "V1", "V2")  # the statements that the page names
 # switch of the page → the hypothesis that it breaks for b_k
 SWITCHES = {"rotary": "unrotated", "sink": "no-sink", "qk_norm": "no-qk-norm", "softcap": "no-softcap"}
@@ -67,9 +69,9 @@ def explore(model: str, *, text: str = TEXT, layer: int = 0, head: int = 0) -> s
 
 
 def numbers(p: Instance) -> dict[str, Any]:
-    """What the page computes with: queries, keys and values of each head without biases, and the biases' planes."""
+    """What the page computes with: queries, keys and values of each head before biases, norms and turns; the planes."""
     size = p.w_q.shape[0] // p.heads
-    bare = replace(p, rotate=None)
+    bare = replace(p, rotate=None, q_norm=None, k_norm=None)
     q, k, v = (side[0] for side in (bare.q(None), bare.k(None), bare.v(None)))  # (H, T, D)
     rotation = p.rotate or Rotary(size - size % 2).rotate(torch.arange(q.shape[1]))
     mask = torch.zeros(1) if p.mask is None else p.mask.double()
@@ -78,6 +80,8 @@ def numbers(p: Instance) -> dict[str, Any]:
         "size": size,
         "scale": p.factor,
         "rotation": turning(rotation, own=p.rotate is not None),
+        "norms": {"q": gain(p.q_norm, size), "k": gain(p.k_norm, size), "own": p.q_norm is not None},
+        "cap": {"at": p.softcap or CAP, "own": p.softcap is not None},
         "heads": [
             {"q": packed(q[h]), "k": packed(k[h]), "v": packed(v[h]), "mask": packed(mask[h])}
             | {name: asdict(plane) for name, plane in planes(p, h, q[h], k[h], v[h]).items()}
@@ -90,6 +94,12 @@ def turning(rotation: Rotation, own: bool) -> dict[str, Any]:
     """The rotary positions of the model, or where it has none those that LLaMA would have."""
     cos, sin = (table.double().reshape(-1, table.shape[-1]) for table in (rotation.cos, rotation.sin))
     return {"cos": packed(cos), "sin": packed(sin), "interleaved": rotation.interleaved, "own": own}
+
+
+def gain(norm: HeadNorm | None, size: int) -> dict[str, Any]:
+    """The model's norm of queries or keys, or where it has none one with a gain of one."""
+    norm = norm or HeadNorm(torch.ones(size), 1e-6)
+    return {"gain": packed(norm.gain), "eps": norm.eps}
 
 
 def planes(
@@ -160,7 +170,7 @@ def packed(x: Tensor) -> dict[str, Any]:
     """A tensor as base64 of float64, row by row, with the length of a row: every bit of it."""
     return {
         "columns": x.shape[-1],
-        "base64": b64encode(x.double().contiguous().numpy().astype("<f8").tobytes()).decode(),
+        "base64": b64encode(x.detach().double().contiguous().numpy().astype("<f8").tobytes()).decode(),
     }
 
 

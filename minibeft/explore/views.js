@@ -14,10 +14,12 @@ for (const head of model.heads) {
   for (const name of BIASES) for (const axis of ["first", "second"]) head[name][axis] = unpacked(head[name][axis])[0];
 }
 for (const name of ["cos", "sin"]) model.rotation[name] = unpacked(model.rotation[name]);
+for (const name of ["q", "k"]) model.norms[name].gain = unpacked(model.norms[name].gain)[0];
 
 // What the controls say. A size is a part of the slider's most, an angle is in radians from the plane's first direction.
 const off = { sink: false, qk_norm: false, softcap: false, bfloat16: false };
-const plain = { rotary: model.rotation.own, ...off };
+const plain = { ...off, rotary: model.rotation.own, qk_norm: model.norms.own, softcap: model.cap.own };
+const waking = plain.rotary || plain.qk_norm || plain.softcap;
 const state = { head: model.head, row: 1, on: { ...plain }, b_q: {}, b_k: {}, b_v: {} };
 const head = () => model.heads[state.head];
 const vector = (name, { size, angle }) => head()[name].first.map((x, d) => size * (Math.cos(angle) * x + Math.sin(angle) * head()[name].second[d]));
@@ -29,8 +31,8 @@ const least = name => ({ size: 0, angle: head()[name].angle });
 const large = name => ({ size: head()[name].most, angle: head()[name].angle });
 
 const PRESETS = {
-  "the model's own biases": [model.rotation.own
-    ? "This model turns queries and keys by rotary positions after their biases, so that a b_k can matter."
+  "the model's own biases": [waking
+    ? "What this model does to queries, keys or logits after their biases lets a b_k matter: see the switches."
     : "Whatever b_k and b_v are, only b_q moves what this head attends to. Move them.",
     () => ({ b_q: own("b_q"), b_k: own("b_k"), b_v: own("b_v"), on: plain })],
   "why b_k is null": ["b_k adds s q_i·b_k to every logit of row i: all bars move alike, and the softmax ignores what its row shares. Move b_k.",
@@ -183,6 +185,7 @@ function choose(preset) {
 // What a test reads: the state's biases, and what attend() gives for them.
 window.now = () => ({ ...biases(), ...run(), on: state.on });
 
+$("#cap").textContent = `soft-cap (${model.cap.at} tanh(z/${model.cap.at}))`;
 $("#about").textContent = `“${model.text}” through layer ${model.layer} of ${model.model}: its own queries, keys and values, computed in your browser in float64.`;
 $("#presets").append(...Object.keys(PRESETS).map(name => element("button", { type: "button" }, name)));
 $("#presets").addEventListener("click", event => event.target.matches("button") && choose(event.target.textContent));

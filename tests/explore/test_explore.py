@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import write_checkpoint
+from checkpoints import VOCABULARY, write_tokenizer
+from families import drawn
+from tiny import reference
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -104,7 +106,7 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def browser() -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install .[browser])")
     chrome, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if chrome is None or driver is None:
@@ -114,12 +116,21 @@ def opened(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    file = tmp_path_factory.mktemp("page") / "page.html"
-    file.write_text(page, "utf-8")
     with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
-        browser.get(file.as_uri())
-        yield Page(browser)
+        yield browser
         assert browser.get_log("browser") == []
+
+
+@pytest.fixture
+def opened(browser: Any, page: str, tmp_path: Path) -> Page:
+    return open_page(browser, page, tmp_path)
+
+
+def open_page(browser: Any, page: str, folder: Path) -> Page:
+    file = folder / "page.html"
+    file.write_text(page, "utf-8")
+    browser.get(file.as_uri())
+    return Page(browser)
 
 
 def of_head(layer: Instance, b: dict[str, Tensor], **mechanism: Any) -> tuple[Tensor, Tensor]:
@@ -208,8 +219,15 @@ def test_the_lessons(opened: Page):
     assert len(saturated.argmax(-1).unique()) == 1
 
 
-def test_a_rotary_model_starts_turned(tmp_path: Path):
-    folder = write_checkpoint(tmp_path / "model", "llama")
-    held = numbers(explore(str(folder)))
-    assert held["rotation"]["own"]
+def test_a_model_starts_with_its_own_mechanisms(browser: Any, tmp_path: Path):
+    """Qwen3 turns and normalises queries and keys, the norms with gains of their own, and shares keys among heads."""
+    folder, heads = tmp_path / "model", {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 16}
+    reference(drawn("qwen3", "lm", 0) | heads | {"vocab_size": len(VOCABULARY)}, 0).save_pretrained(folder)
+    write_tokenizer(folder)
+    held = numbers(page := explore(str(folder), head=1))
+    assert (held["rotation"]["own"], held["norms"]["own"], held["cap"]["own"]) == (True, True, False)
     assert held["model"] == "model"
+    model = minibeft.load_model(folder, dtype=torch.float64)
+    layer = minibeft.probe(model, minibeft.encode(minibeft.load_tokenizer(folder), [TEXT]))[0]
+    now = open_page(browser, page, tmp_path).now()
+    require_same(now, (layer.weights()[0, 1], layer.outputs()[0, 1]))
