@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.rewrite import RESIDUAL
-from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json, read_safetensors
+from minibeft.checkpoints.tensors import Lazy, is_buffer, open_tensors, read_json, read_safetensors, wrapper
 from minibeft.errors import BadInput
 from minibeft.families import BODIES, Body, read_config
 from minibeft.models.config import Backend, ModelConfig, Task
@@ -84,7 +85,10 @@ def load_model(
     config = read_config(raw, task, str(file))
     body = BODIES[config.family]
     keep = dtype is None and (device is None or torch.device(device).type == "cpu")
-    tensors = rename_old(open_tensors(folder, keep=keep))
+    tensors = rename_old(unwrapped(open_tensors(folder, keep=keep), folder))
+    left_out = task is not None or body.leaves_out(raw.get("architectures"))
+    if left_out and task is None:
+        log.warning("%s: the head of %s is left out; hidden states are computed", folder, raw["architectures"][0])
     prefix = body.prefix if any(name.startswith(body.prefix) for name in tensors) else ""
     if config.task == "hidden" and not config.causal:
         config = replace(config, pooler=f"{prefix}pooler.dense.weight" in tensors)
@@ -94,7 +98,7 @@ def load_model(
     model = describe(config, backend)
     names = {ours: body.their_name(ours, config.task, prefix) for ours in model.state_dict()}
     fresh = {ours for ours, theirs in names.items() if theirs not in tensors}
-    refuse_unexpected(config.family, tensors.keys() - names.values(), prefix, folder, headless=task is not None)
+    refuse_unexpected(config.family, tensors.keys() - names.values(), prefix, folder, headless=left_out)
     for ours in sorted(fresh):
         if task is None or not ours.startswith("head."):
             raise BadInput(f"{folder}: lacks the tensor {names[ours]}; the checkpoint is incomplete")
@@ -105,7 +109,9 @@ def load_model(
     }
     refuse_other_copies(body, config, tensors, state, folder)
     if len(types := sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})) > 1:
-        raise BadInput(f"{folder}: holds tensors of {' and '.join(types)}; load it with dtype=, in one of them")
+        wide = reduce(torch.promote_types, (value.dtype for value in state.values()))
+        log.warning("%s: holds tensors of %s; all are computed in %s", folder, " and ".join(types), wide)
+        state = {ours: value.to(wide) for ours, value in state.items()}
     if fresh and model.head is not None:
         some = next(iter(state.values()))
         initialise(model.head.to_empty(device=some.device).to(some.dtype))
@@ -141,6 +147,13 @@ def add_residual(state: dict[str, Tensor], names: Mapping[str, str], folder: Pat
         state[ours[theirs]] = value.to(wide) + rest.to(value.device, wide)
 
 
+def unwrapped(tensors: dict[str, Lazy], folder: Path) -> dict[str, Lazy]:
+    """The tensors without what a wrapper put before their names."""
+    if lead := wrapper(tensors):
+        log.warning("%s: the names of the tensors begin with %s, which is taken off", folder, lead)
+    return {name.removeprefix(lead): lazy for name, lazy in tensors.items()}
+
+
 def rename_old(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
     """The first BERT checkpoints call a LayerNorm's weight and bias gamma and beta."""
     old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -153,7 +166,8 @@ def refuse_unexpected(family: str, left: set[str], prefix: str, folder: Path, *,
     body = BODIES[family]
     for name in sorted(left):
         outside = bool(prefix) and not name.startswith(prefix)
-        if not body.is_spare(name.removeprefix(prefix)) and not body.is_spare(name) and not (headless and outside):
+        spare = is_buffer(name) or body.is_spare(name.removeprefix(prefix)) or body.is_spare(name)
+        if not spare and not (headless and outside):
             raise BadInput(f"{folder}: holds the tensor {name}, which a {family} model here does not have")
 
 

@@ -59,7 +59,7 @@ def shards(folder: Path) -> dict[str, str]:
         return {name: SINGLE for name in read_header(folder / SINGLE)[0] if name != "__metadata__"}
     if (folder / INDEX).is_file():
         return weight_map(folder / INDEX)
-    raise BadInput(f"{folder}: has no safetensors; load it and write it again with save_model, then give that folder")
+    raise BadInput(f"{folder}: has no safetensors; minibeft convert writes them")
 
 
 def rewrite_folder(source: Path, target: Path, edit: Edit) -> None:

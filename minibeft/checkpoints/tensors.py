@@ -2,9 +2,10 @@
 
 import json
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from minibeft.checkpoints.door import checked
 from minibeft.errors import BadInput
 
 Lazy = Callable[[], Tensor]
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
+BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias)$")
+MASKS = re.compile(r"(^|\.)(attn|attention)\.bias$")
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -46,6 +50,21 @@ def open_tensors(folder: Path, *, keep: bool = True) -> dict[str, Lazy]:
         if index.is_file():
             return read_shards(index, reader, keep)
     raise BadInput(f"{folder}: has no weights; model.safetensors (or its shards) or pytorch_model.bin must be there")
+
+
+def wrapper(names: Iterable[str]) -> str:
+    """What wrappers put before the names of all tensors: "module." of data parallelism, "_orig_mod." of torch.compile,
+    "base_model.model." of PEFT; empty where not all have it, and then it is no wrapper's."""
+    lead, names = "", list(names)
+    while names and (found := next((w for w in WRAPPERS if all(n.startswith(lead + w) for n in names)), None)):
+        lead += found
+    return lead
+
+
+def is_buffer(name: str, dims: int = 1) -> bool:
+    """Whether a tensor is what a model computes anew: positions counted, rotary frequencies, and with more than one
+    dimension the causal mask, which GPT-2 and its kin call attn.bias."""
+    return BUFFERS.search(name) is not None or (dims > 1 and MASKS.search(name) is not None)
 
 
 def read_shards(index: Path, reader: Callable[[Path, bool], dict[str, Lazy]], keep: bool) -> dict[str, Lazy]:

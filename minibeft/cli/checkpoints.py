@@ -57,6 +57,14 @@ def merge(
 
 
 @app.command(rich_help_panel=CHANGE)
+def convert(model: Model, folder: Out) -> None:
+    """Write pytorch_model.bin as safetensors, without what a wrapper put before the tensors' names; no code is run."""
+    from minibeft.checkpoints.convert import convert
+
+    tell(f"{convert(model, folder)} tensors; wrote {folder}")
+
+
+@app.command(rich_help_panel=CHANGE)
 def unmerge(model: Model, folder: Out) -> None:
     """Write a merged checkpoint as it was before, every tensor and config.json to the bit."""
     from minibeft.surgery.merge import unmerge

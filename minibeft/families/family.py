@@ -20,6 +20,11 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "cross_attention_hidden_size": (None,),
     "pruned_heads": ({},),
 }
+# Ends of the class names of other heads, whose backbone's hidden states are computed.
+LEFT_OUT = (
+    "ForTokenClassification ForQuestionAnswering ForPreTraining ForNextSentencePrediction ForMultipleChoice "
+    "ForSequenceClassification"
+).split()
 MOST_LABELS = 2**16
 # How the field of ModelConfig that a key fills is read; any other is of its default's type.
 READ: dict[str, Callable[[Reader, str, Any], Any]] = {
@@ -89,6 +94,12 @@ class Body:
         """Class name → task."""
         ends = {"hidden": "Model", "classification": "ForSequenceClassification", "lm": self.lm}
         return {self.stem + ends[task]: task for task in ("hidden", *self.heads)}
+
+    def leaves_out(self, names: Any) -> bool:
+        """Whether `architectures` names a head that stands on the hidden states and is not computed here."""
+        named = names[0] if isinstance(names, list) and names else None
+        ours = {self.stem + end for end in LEFT_OUT} - self.architectures.keys()
+        return isinstance(named, str) and named in ours
 
     def their_name(self, ours: str, task: Task, prefix: str) -> str:
         """blocks.3.attention.q.weight → bert.encoder.layer.3.attention.self.query.weight."""
@@ -162,6 +173,8 @@ def named_task(body: Body, raw: Mapping[str, Any], where: str) -> Task:
     if not isinstance(names, list) or not isinstance(names[0], str):
         raise BadInput(f"{where}: architectures = {names!r} must be a list of class names")
     named = names[0]
+    if body.leaves_out(names):
+        return "hidden"
     if named not in body.architectures:
         raise BadInput(f"{where}: architectures names {named}, a head unknown here; task='hidden' leaves it out")
     return body.architectures[named]

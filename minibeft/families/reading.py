@@ -32,7 +32,7 @@ HARMLESS = re.compile(
     r"^(output_(attentions|hidden_states)|chunk_size_feed_forward|encoder_no_repeat_ngram_size|prefix|pruned_heads"
     r"|n_positions|max_(position_embeddings|sequence_length|window_layers|source_positions|target_positions)"
     r"|relative_attention_(num_buckets|max_distance)|skip_bias_add.*|offset_alibi|reorder_and_upcast_attn|.*_in_fp32"
-    r"|(summary|sbert)_.*|.*_fusion|pooler_(fc_size|num_attention_heads|num_fc_layers|size_per_head|type)"
+    r"|(summary|sbert|unsloth)_.*|.*_checkpointing|.*_fusion|pooler_(fc_size|num_attention_heads|num_fc_layers|size_per_head|type)"
     r"|_?(flash_)?(attn|experts)_(implementation.*|\d_enabled)|.*_token_ids?)$"
 )
 LARGE = 2**31

@@ -10,7 +10,7 @@ from typing import Any
 
 from minibeft.certificate.certify import Certificate, certify
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.tensors import open_tensors, read_json
+from minibeft.checkpoints.tensors import is_buffer, open_tensors, read_json
 from minibeft.families import BODIES
 from minibeft.models.biases import BIAS_TERMS
 from minibeft.surgery.simplify import Step, plan
@@ -57,6 +57,8 @@ def inspect(model: str | Path) -> Inspection:
     total = 0
     for name, lazy in sorted(open_tensors(folder).items(), key=lambda item: numbers(item[0])):
         value = lazy()
+        if is_buffer(name, value.ndim):
+            continue
         total += value.numel() if value.is_floating_point() else 0
         if name.endswith((".bias", ".beta")) and value.is_floating_point() and value.ndim == 1:
             groups.setdefault((template(name), tuple(value.shape)), []).append(value.double().norm().item())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.adapters import Adapter, changed, is_linear, load_adapter, load_base, names_for
+from minibeft.checkpoints.convert import plainly
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.rewrite import BEFORE, MERGED, RESIDUAL, Edit, rewrite_folder
 from minibeft.checkpoints.save import label_keys
@@ -67,8 +68,8 @@ def merge(
     residual     keep what rounding loses
     BadInput, and nothing written, where the format has no place for a bias or the result does not compute the same.
     """
-    with new_folder(Path(out)) as ready:
-        return write_merged(adapter, find(model), ready, into_output, residual, text)
+    with new_folder(Path(out)) as ready, plainly(find(model)) as folder:
+        return write_merged(adapter, folder, ready, into_output, residual, text)
 
 
 def write_merged(

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from minibeft.certificate.certify import Verdict, certify
+from minibeft.checkpoints.convert import plainly
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.rewrite import Edit
 from minibeft.errors import BadInput
-from minibeft.show.files import new_folder
+from minibeft.show.files import new_folder, write_json
+from minibeft.show.record import provenance
 from minibeft.surgery.equivalence import Agreement
 from minibeft.surgery.source import Source, fold, shapes, write_verified
 
@@ -94,8 +96,11 @@ def simplify(model: str | Path, out: str | Path, *, text: Path | None = None) ->
     BadInput, and nothing written, when no step is allowed or the two models do not agree.
     """
     folder = find(model)
-    with new_folder(Path(out)) as ready:
-        return write_simplified(folder, ready, text)
+    with new_folder(Path(out)) as ready, plainly(folder) as source:
+        done = write_simplified(source, ready, text)
+        (ready / "simplify").mkdir(exist_ok=True)
+        write_json(ready / "simplify" / "simplify.json", provenance() | done.as_json())
+        return done
 
 
 def write_simplified(folder: Path, ready: Path, text: Path | None) -> Simplified:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minibeft.checkpoints.load import describe, load_model, require_type
 from minibeft.checkpoints.rewrite import RESIDUAL, Edit, rewrite_folder
-from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json
+from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json, wrapper
 from minibeft.errors import BadInput
 from minibeft.families import BODIES, FAMILIES, Body, named_family, read_config
 from minibeft.families.attention import Switch
@@ -41,9 +41,12 @@ class Source:
             named = raw.get("architectures")
             first = named[0] if isinstance(named, list) and named else None
             task = body.architectures.get(first, "hidden") if isinstance(first, str) else "hidden"
+        tensors = open_tensors(folder)
+        if lead := wrapper(tensors):
+            raise BadInput(f"{folder}: the names of the tensors begin with {lead}; minibeft convert takes it off")
         if (folder / RESIDUAL).exists():
             raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
-        return Source(folder, read_config(raw, task, str(file)), body, open_tensors(folder))
+        return Source(folder, read_config(raw, task, str(file)), body, tensors)
 
     @cached_property
     def prefix(self) -> str:

@@ -121,10 +121,6 @@ FILES: dict[str, tuple[Damage, str]] = {
         tensors(lambda s: s | {QUERY: torch.ones(24).to(torch.float8_e4m3fn)}),
         f"{QUERY} has type float8_e4m3fn; weights must be float64, float32, bfloat16, float16",
     ),
-    "two types": (
-        tensors(lambda s: s | {QUERY: torch.ones(24).half()}),
-        "holds tensors of float16 and float32; load it",
-    ),
     "binary is text": (binary(b"no weights"), "pytorch_model.bin: is "),
     "binary is empty": (binary(b""), "pytorch_model.bin: is truncated or corrupt (EOFError)"),
     "binary is a list": (binary([torch.ones(1)]), "pytorch_model.bin: must hold a dictionary of tensors"),

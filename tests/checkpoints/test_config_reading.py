@@ -9,6 +9,7 @@ from hub_configs import BERT, GPT_OSS, GPTJ, LLAMA, NEOX, OPT, QWEN2, statuses
 from minibeft.certificate.certify import certify
 from minibeft.certificate.report import render
 from minibeft.errors import BadInput
+from minibeft.families import read_config
 
 
 @pytest.mark.parametrize("spelling", [
@@ -134,3 +135,26 @@ def test_a_hub_id_downloads_the_configuration_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert certify("some/model").verdict("k").status == "null"
     assert asked == [("some/model", "model", ["config.json", "adapter_config.json"])]
+
+
+# Keys of published configurations that cannot change what a layer computes, with values that are not off.
+HARMLESS = {
+    **dict.fromkeys(
+        "is_llama_config output_past xla_device _attn_implementation_autoset summary_use_proj".split(), True
+    ),
+    **dict.fromkeys("activation_checkpointing gradient_checkpointing unsloth_fixed".split(), True),
+    **dict.fromkeys("attn_implementation unsloth_attn_kernel language name summary_type".split(), "word"),
+    **dict.fromkeys("n_ctx neftune_noise_alpha model_max_length".split(), 5),
+    **dict.fromkeys("sentence_transformers transformers.js_config task_specific_params".split(), {"version": "3"}),
+    "rope_interleaved": False,
+    "sbert_ce_default_activation_function": "torch.nn.Identity",
+    "partial_rotary_factor": 1.0,
+}
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("key", HARMLESS)
+def test_a_key_that_cannot_change_the_computation_is_accepted(family, key):
+    raw = {"model_type": family}
+    config = read_config(raw | {key: HARMLESS[key]}, "hidden", "config.json")
+    assert config == read_config(raw, "hidden", "config.json")

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from checkpoints import (
     leftovers,
-    tensors,
     write_checkpoint,
     write_tokenizer,
 )
@@ -72,9 +70,3 @@ class TestGuards:
         (tmp_path / "out" / "mine").write_text("keep")
         self.refused(model, "exists and is not empty")
         assert (tmp_path / "out" / "mine").read_text() == "keep"
-
-    def test_a_pickle(self, tmp_path):
-        model = write_checkpoint(tmp_path / "opt", "opt", shard="1GB")
-        torch.save(tensors(model), model / "pytorch_model.bin")
-        (model / "model.safetensors").unlink()
-        self.refused(model, "has no safetensors")
