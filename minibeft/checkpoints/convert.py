@@ -59,7 +59,7 @@ def write_plain(folder: Path, ready: Path) -> int:
 @contextmanager
 def plainly(folder: Path) -> Iterator[Path]:
     """The folder, or where it is not plain a converted copy for as long as the block lasts."""
-    if is_plain(folder):
+    if (not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model.bin*"))) or is_plain(folder):
         yield folder
         return
     with TemporaryDirectory(prefix="minibeft-") as place:

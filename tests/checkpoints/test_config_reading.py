@@ -139,13 +139,11 @@ def test_a_hub_id_downloads_the_configuration_alone(monkeypatch, tmp_path):
 
 # Keys of published configurations that cannot change what a layer computes, with values that are not off.
 HARMLESS = {
-    **dict.fromkeys(
-        "is_llama_config output_past xla_device _attn_implementation_autoset summary_use_proj".split(), True
-    ),
-    **dict.fromkeys("activation_checkpointing gradient_checkpointing unsloth_fixed".split(), True),
+    **dict.fromkeys("is_llama_config output_past xla_device _attn_implementation_autoset".split(), True),
+    **dict.fromkeys("activation_checkpointing gradient_checkpointing unsloth_fixed summary_use_proj".split(), True),
     **dict.fromkeys("attn_implementation unsloth_attn_kernel language name summary_type".split(), "word"),
     **dict.fromkeys("n_ctx neftune_noise_alpha model_max_length".split(), 5),
-    **dict.fromkeys("sentence_transformers transformers.js_config task_specific_params".split(), {"version": "3"}),
+    **{key: {"version": "3"} for key in ("sentence_transformers", "transformers.js_config", "task_specific_params")},
     "rope_interleaved": False,
     "sbert_ce_default_activation_function": "torch.nn.Identity",
     "partial_rotary_factor": 1.0,
