@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from sympy import Expr, Sum
+from sympy import Add, Expr, Mul, Sum
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
@@ -97,6 +97,12 @@ class Latex(LatexPrinter):
     def _print_Symbol(self, expr: Expr, style: str = "plain") -> str:
         return math(str(expr))
 
+    def _print_ExpBase(self, expr: Expr, exp: str | None = None) -> str:
+        """What is too high for an exponent stands behind exp."""
+        if exp is None and expr.has(Sum):
+            return rf"\exp\left({self._print(expr.args[0])}\right)"
+        return super()._print_ExpBase(expr, exp)
+
     def _print_Indexed(self, expr: Expr) -> str:
         return f"{{{math(str(expr.base))}}}_{{{' '.join(self._print(index) for index in expr.indices)}}}"
 
@@ -119,15 +125,38 @@ def unicode(relation: Relation) -> list[str]:
     return [whole] if len(whole) <= LINE else [left, f"{relation.sign} {right}"]
 
 
-def latex(relation: Relation) -> str:
-    """A formula in LaTeX's math mode."""
+def latex_sides(relation: Relation) -> tuple[str, str, str]:
+    """A formula in LaTeX's math mode: the left side, the sign, the right side."""
     printer = Latex({"ln_notation": False})
     left, right = (
         rf"\text{{{text(str(x))}}}" if isinstance(x, str | Quantity) else printer.doprint(x)
         for x in (relation.left, relation.right)
     )
     sign = rf"\text{{ {relation.sign} }}" if relation.sign.islower() else MATH.get(relation.sign, relation.sign)
-    return f"{left} {sign} {right}"
+    return left, sign, right
+
+
+def latex_lines(value: Any) -> list[str]:
+    """A side that is too wide for a line: term by term."""
+    if isinstance(value, str | Quantity):
+        return []
+    printer = Latex({"ln_notation": False})
+    lines = [printer.doprint(part) for term in Add.make_args(value) for part in spread(term)]
+    return [lines[0], *(line if line.startswith("-") else f"+ {line}" for line in lines[1:])]
+
+
+def spread(term: Expr) -> list[Expr]:
+    """A sum of terms, with a factor in front or not, as terms of sums."""
+    sums = [x for x in Mul.make_args(term) if isinstance(x, Sum)]
+    if len(sums) != 1:
+        return [term]
+    rest = Mul(*(x for x in Mul.make_args(term) if x != sums[0]))
+    return [rest * sums[0].func(part, *sums[0].limits) for part in Add.make_args(sums[0].function)]
+
+
+def latex(relation: Relation) -> str:
+    """A formula in LaTeX's math mode."""
+    return " ".join(latex_sides(relation))
 
 
 ESCAPES = {

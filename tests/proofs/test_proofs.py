@@ -19,6 +19,7 @@ from minibeft.proofs.notation import a, j, l, m, mu, n, over, q, softmax, v, z
 from minibeft.proofs.printing import MATH, unicode
 from minibeft.proofs.statement import EVERY, PROVED, TRIED, Outcome
 from minibeft.proofs.steps import bounded, equal, nonnegative
+from minibeft.proofs.typeset import sentence
 from minibeft.theory.theorems import HYPOTHESES, THEOREMS
 
 NUMBERED = {
@@ -203,14 +204,58 @@ def test_an_output_file_that_cannot_be_written_is_refused_before_anything_runs(t
     assert "--json" in str(error)
 
 
+def in_text(source: str) -> str:
+    """What is outside of mathematics, formulas, code and the preamble."""
+    body = source.partition(r"\maketitle")[2]
+    body = "\n".join(line for line in body.splitlines() if not line.startswith(r"\formula"))
+    body = re.sub(r"\\texttt\{[^{}]*\}|\\texorpdfstring\{.*\}$", "", body, flags=re.MULTILINE)
+    return re.sub(r"\$[^$]*\$", "", body)
+
+
 def test_latex_declares_every_character_and_closes_what_it_opens():
     text = document(reports(*THEORY))
     assert {char for char in text if ord(char) > 127} <= set(MATH)
-    for environment in ("itemize", "enumerate", "document"):
+    for environment in ("description", "enumerate", "tabular", "document"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}")
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
-    assert all(rf"\section*{{{name}. " in text for name in THEORY)
+    assert all(rf"\subsection{{{name}. " in text for name in THEORY)
+    for part in (r"\section{Introduction}", r"\section{Notation}", r"\tableofcontents", r"\section{The key bias}"):
+        assert text.count(part) == 1
+
+
+def test_latex_has_its_mathematics_in_math_mode():
+    text = in_text(document(reports(*THEORY)))
+    assert not re.search(r"(?<!\\)[_^]|[=≤≥·‖Σ∂∞ᵀ]|[α-ωΔ]", text)
+    assert not re.search(r"\\textsubscript|\\textsuperscript", text)
+
+
+def test_latex_labels_start_at_the_margin():
+    """A list whose labels are set to the left of the margin would push long names off the page."""
+    text = document(reports(*THEORY))
+    assert "itemize" not in text
+    labels = re.findall(r"\\item\[\\normalfont \\texttt\{([\w-]+)\}\]", text)
+    assert set(labels) == set(HYPOTHESES)
+
+
+@pytest.mark.parametrize(
+    ("plain", "set_"),
+    [
+        ("P(b_k) = P(0): no effect", "$P(b_{k})=P(0)$: no effect"),
+        ("a key j, and A b_q", "a key $j$, and A $b_{q}$"),
+        (
+            "‖b_q‖ ≥ 4 artanh(TV)/(s diam K)",
+            r"$\|b_{q}\|\ge 4\,\operatorname{artanh}(\mathrm{TV})/(s\,\operatorname{diam}\,K)$",
+        ),
+        ("1 − P_ij* ≤ e^{osc(z_i) − tΔ}", r"$1-P_{ij^{*}}\le e^{\operatorname{osc}(z_{i})-t\Delta }$"),
+        ("q = (0, −1), k̄ and λ-difference (K1)", r"$q=(0,-1)$, $\bar{k}$ and $\lambda $-difference (K1)"),
+        ("(add_bias_kv), 50 % of it", r"(\texttt{add\_bias\_kv}), 50 \% of it"),
+        ("log P₁₂ᵀ of b_o'", r"$\log \,P_{12}^{\mathsf T}$ of $b_{o}'$"),
+        ("", ""),
+    ],
+)
+def test_a_sentence_is_typeset(plain: str, set_: str):
+    assert sentence(plain) == set_
 
 
 @pytest.mark.slow
