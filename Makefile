@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help verify test test-portable fuzz check prove formal readme site clean
+.PHONY: help verify test test-portable fuzz mutants check prove formal readme site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ FUZZED ?= records/fuzz.json
 
 fuzz: .venv/test ## N corrupted inputs (N=10000), from where records/fuzz.json stands
 	$(BIN)/python -P tests/fuzz/fuzz.py $(N) $(FUZZED)
+
+M ?= 700
+
+mutants: .venv/test ## plant M small faults in the code (M=700): which tests notice (records/mutants.json)
+	$(BIN)/python -P tests/mutants/run.py $(M) records/mutants.json
 
 check: .venv/test ## style and types
 	$(BIN)/ruff check

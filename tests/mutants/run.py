@@ -1,0 +1,331 @@
+"""Plant faults of mutate.py and see whether a test notices: python tests/mutants/run.py N RECORD, N drawn from all.
+
+One process imports what is large and collects the tests, once. Each mutant then is a fork of it, in which the code of
+one function is replaced and the tests that run through the edited statement are run, the quickest first, until one
+fails. What is known is kept in build/mutants, so that
+the next start goes on; it tries again what has lived.
+"""
+
+import ast
+import builtins
+import gc
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+import hypothesis  # noqa: E402
+import peft  # noqa: E402, F401
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402, F401
+from mutate import Mutant, functions, mutants, traced  # noqa: E402
+
+SUBJECTS = (
+    "minibeft/theory/attention.py minibeft/theory/statements.py minibeft/models minibeft/certificate "
+    "minibeft/surgery/simplify.py minibeft/surgery/source.py minibeft/surgery/equivalence.py "
+    "minibeft/checkpoints/rewrite.py kernels/qkv_bias/reference.py kernels/bias_grad/reference.py"
+).split()
+# Without the parity with transformers, whose tests take seconds each.
+TESTS = (
+    "theory certificate surgery/test_surgery.py surgery/test_surgery_refusals.py models/test_biases.py "
+    "models/test_frozen.py models/test_model.py models/test_packed.py checkpoints/test_rewrite.py"
+).split()
+KEEP = ROOT / "build" / "mutants"  # what is known so far
+REASONS = HERE / "survivors.json"  # of each mutant that lives: why
+FEW, LONG = 40, 5.0  # a mutant has at most so many tests, which take so many seconds of the processor without it
+SEED = 0
+MISSING = "its function is nowhere in memory"
+REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # plugins are imported already
+
+
+class Plugin:
+    """pytest collects; `work` then has the items."""
+
+    def __init__(self, work: Callable[[list[pytest.Item]], None]):
+        self.work, self.failed = work, False
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.work(session.items)
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed |= report.failed
+
+    def fails(self, items: list[pytest.Item], seen: Callable[[pytest.Item, float, bool], None] | None = None) -> str:
+        """Run the items until one fails; its name."""
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            self.failed, begun = False, time.process_time()
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+            if seen:
+                seen(item, time.process_time() - begun, self.failed)
+            elif self.failed:
+                return item.nodeid
+        return ""
+
+
+def collected(tests: Iterable[str], work: Callable[[Plugin, list[pytest.Item]], None]) -> None:
+    """Collect the tests and give them to `work`."""
+    plugin = Plugin(lambda items: work(plugin, items))
+    words = [
+        "-q",
+        "-n0",
+        "-x",
+        "-m",
+        "not slow",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        REWRITE,
+        "--rootdir",
+        str(ROOT),
+        *tests,
+    ]
+    pytest.main(words, plugins=[plugin])
+
+
+def forked(work: Callable[[], str], limit: float) -> str:
+    """What `work` returns in a fork of this process; "time" when it takes more than `limit` of the processor."""
+    reader, writer = os.pipe()
+    folder = tempfile.mkdtemp()
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os.close(reader)
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(quiet, stream)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = os.environ["TMPDIR"] = folder
+        tempfile.tempdir = None
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 2))
+        try:
+            said = work()
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode()[:4000])
+        os._exit(0)
+    os.close(writer)
+    ended = patient(child, 60 * limit)
+    said = os.read(reader, 4000).decode() if ended == 0 else "time" if ended else "clock"
+    os.close(reader)
+    os.system(f"rm -rf {folder}")
+    return said
+
+
+def patient(child: int, seconds: float) -> int | None:
+    """The child's status; None when it had to be killed."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.01)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+Loaded = dict[str, dict[str, list[FunctionType]]]  # file → qualified name → the functions in memory
+
+
+def loaded(files: list[str]) -> Loaded:
+    """The functions of these modules, wherever they are held; kernels/ is a link in the package."""
+    found: Loaded = {file: defaultdict(list) for file in files}
+    paths = {str(ROOT / file): file for file in files}
+    named = {name: paths.get(os.path.realpath(name)) for name in {f.__code__.co_filename for f in every_function()}}
+    for f in every_function():
+        if file := named[f.__code__.co_filename]:
+            found[file][f.__code__.co_qualname].append(f)
+    return found
+
+
+def every_function() -> list[FunctionType]:
+    """All functions of this process."""
+    return [f for f in gc.get_objects() if type(f) is FunctionType]
+
+
+def replace_code(old: dict[str, list[FunctionType]], tree: ast.Module, only: str = "") -> int:
+    """Give the functions of a module the code of this tree; how many there were."""
+    found = 0
+    for code in functions(compile(tree, "mutant", "exec", dont_inherit=True)):
+        for f in old[code.co_qualname] if only in ("", code.co_qualname) else ():
+            if f.__code__.co_freevars == code.co_freevars:
+                f.__code__ = code
+                found += 1
+    return found
+
+
+Covered = dict[str, dict[str, Any]]  # test → its seconds, and the statements that it runs
+
+
+def cover(files: list[str], keep: Path) -> None:
+    """Which statements each test runs through, and how long it takes; those that fail by themselves are left out.
+
+    What is known from an earlier start stays, unless a module has changed."""
+    before = json.loads(keep.read_text()) if keep.exists() else {}
+    found: Covered = before["tests"] if before.get("text") == digest(files) else {}
+
+    def work(plugin: Plugin, items: list[pytest.Item]) -> None:
+        hits: set[tuple[str, int, int]] = set()
+        builtins._hit = hits.add  # type: ignore[attr-defined]
+
+        def save() -> None:
+            keep.write_text(json.dumps({"text": digest(files), "tests": found}))
+
+        def seen(item: pytest.Item, seconds: float, failed: bool) -> None:
+            if failed:
+                print("fails without a mutant:", item.nodeid, flush=True)
+            else:
+                found[item.nodeid] = {"seconds": round(seconds, 3), "hits": sorted(hits)}
+            hits.clear()
+            if len(found) % 10 == 0:
+                save()
+
+        for file, old in loaded(files).items():
+            replace_code(old, traced((ROOT / file).read_text(), file))
+        plugin.fails([item for item in items if item.nodeid not in found], seen)
+        save()
+
+    collected((f"tests/{t}" for t in TESTS), work)
+
+
+def choose(mutant: Mutant, covered: Covered, times: int = 1) -> list[str]:
+    """The tests for a mutant: those that run its statement, the quickest first; so many times as many as usual."""
+    place = [mutant.file, *mutant.statement]
+    near = [n for n, t in covered.items() if place in t["hits"]]
+    names = sorted(near, key=lambda n: covered[n]["seconds"])
+    spent, chosen = 0.0, list[str]()
+    for name in names:
+        spent += covered[name]["seconds"]
+        if chosen and (spent > LONG * times or len(chosen) >= FEW * times):
+            break
+        chosen.append(name)
+    return chosen
+
+
+def judge(todo: list[Mutant], again: set[str], covered: Covered, tell: Callable[[Mutant, str], None]) -> None:
+    """Run the tests of each mutant, with it; ten times as many for those that have lived before."""
+
+    def work(plugin: Plugin, items: list[pytest.Item]) -> None:
+        by_name, old = {item.nodeid: item for item in items}, loaded(sorted({m.file for m in todo}))
+        gc.freeze()
+
+        def with_it(mutant: Mutant, tree: ast.Module) -> str:
+            names = [name for name in choose(mutant, covered, 10 if mutant.key in again else 1) if name in by_name]
+
+            def plant() -> str:
+                found = replace_code(old[mutant.file], tree, mutant.function)
+                return plugin.fails([by_name[name] for name in names]) if found else MISSING
+
+            return forked(plant, 5 + 3 * sum(covered[name]["seconds"] for name in names)) if names else ""
+
+        for mutant in todo[:3]:
+            assert not with_it(mutant, ast.parse((ROOT / mutant.file).read_text())), "fails without a mutant"
+        for mutant in todo:
+            tell(mutant, with_it(mutant, mutant.tree))
+
+    collected((f"tests/{t}" for t in TESTS), work)
+
+
+def in_a_fork(work: Callable[[], None]) -> None:
+    """Do it in a fork, so that this process has imported nothing of minibeft afterwards."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def subjects() -> list[str]:
+    """The modules to mutate."""
+    found = [p for s in SUBJECTS for p in ([ROOT / s] if s.endswith(".py") else sorted((ROOT / s).rglob("*.py")))]
+    return [str(p.relative_to(ROOT)) for p in found if p.name != "__init__.py"]
+
+
+def main(count: int, record: Path) -> None:
+    """Cover, judge what is not judged yet of the first `count` in a drawn order, write the record."""
+    os.chdir(ROOT)
+    os.environ["HYPOTHESIS_PROFILE"] = "mutants"
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile(
+        "mutants", max_examples=12, deadline=None, derandomize=True, database=None, phases=phases,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    files = subjects()
+    KEEP.mkdir(parents=True, exist_ok=True)
+    in_a_fork(lambda: cover(files, KEEP / "covered.json"))
+    covered = json.loads((KEEP / "covered.json").read_text())["tests"]
+    everything = [m for f in files for m in mutants(ROOT, f)]
+    random.Random(SEED).shuffle(everything)
+    everything, total = everything[:count], len(everything)
+    results, texts = KEEP / "results.jsonl", {f: digest([f]) for f in files}
+    known = results_of(results, texts)
+    todo = [m for m in everything if not known.get(m.key)]
+    print(f"{len(everything)} of {total} mutants, {len(todo)} to judge, {len(covered)} tests", flush=True)
+
+    def tell(mutant: Mutant, by: str) -> None:
+        with results.open("a") as stream:
+            stream.write(json.dumps([mutant.key, texts[mutant.file], by], ensure_ascii=False) + "\n")
+        print(f"{mutant.key}\n    {by or 'LIVES'}", flush=True)
+
+    in_a_fork(lambda: judge(todo, set(known), covered, tell))
+    write_record(record, total, everything, results_of(results, texts))
+
+
+def digest(files: list[str]) -> str:
+    """Of the modules' texts."""
+    return sha256("".join((ROOT / file).read_text() for file in files).encode()).hexdigest()[:12]
+
+
+def results_of(file: Path, texts: dict[str, str]) -> dict[str, str]:
+    """Mutant → the test that noticed it, "" for none, as far as its module still has the same text."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {key: by for key, text, by in lines if texts.get(key.partition(":")[0]) == text}
+
+
+def write_record(record: Path, all_of_them: int, everything: list[Mutant], known: dict[str, str]) -> None:
+    """Per module how many mutants there are and how many were noticed; of each that lives the reason."""
+    from minibeft.show.files import write_json
+    from minibeft.show.record import provenance
+
+    reasons = json.loads(REASONS.read_text())
+    modules: dict[str, dict[str, int]] = defaultdict(lambda: {"mutants": 0, "killed": 0})
+    survivors = {}
+    planted = [mutant for mutant in everything if known.get(mutant.key) not in (None, MISSING)]
+    for mutant in sorted(planted, key=lambda m: m.key):
+        modules[mutant.file]["mutants"] += 1
+        modules[mutant.file]["killed"] += bool(known[mutant.key])
+        if not known[mutant.key]:
+            survivors[mutant.key] = reasons.get(mutant.key, "no reason yet")
+    total = {part: sum(m[part] for m in modules.values()) for part in ("mutants", "killed")}
+    found = {
+        "drawn from": all_of_them,
+        **total,
+        "score": total["killed"] / total["mutants"],
+        "seed": SEED,
+        "modules": modules,
+    }
+    write_json(record, provenance() | found | {"survivors": survivors})
+    print(f"{total['killed']} of {total['mutants']} killed")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]).absolute())
