@@ -248,3 +248,21 @@ def test_an_ordinary_frame_and_normaliser_are_read(model: Path):
     keys = {"normalizer": DOUBLES | {"content": "E"}, "post_processor": frame(single=[UNKNOWN, A, UNKNOWN])}
     file.write_text(json.dumps(json.loads(file.read_text()) | keys))
     assert load_tokenizer(model).encode("the").ids[::2] == [0, 0]
+
+
+def maps(file: Path) -> int:
+    """How often this process has the file in its memory map."""
+    return sum(str(file.resolve()) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is mapped")
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_file_is_mapped_once_however_many_tensors_it_has(keep: bool, model: Path):
+    """A map for each tensor would need the file's size of address space as many times: `ulimit -v` ends that."""
+    file, most = model / "model.safetensors", 0
+    held = []
+    for lazy in open_tensors(model, keep=keep).values():
+        held.append(lazy() if keep else lazy().double())
+        most = max(most, maps(file))
+    assert len(held) > 20
+    assert 0 < most <= 2
