@@ -68,7 +68,7 @@ class Plugin:
 
     def fails(self, items: list[pytest.Item], seen: Callable[[pytest.Item, float, bool], None] | None = None) -> str:
         """Run the items until one fails; its name."""
-        for item, after in zip(items, [*items[1:], None], strict=True):
+        for item, after in zip(items, [*items[1:], None], strict=False):  # the last one has none after it
             self.failed, begun = False, time.process_time()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             if seen:
