@@ -3,6 +3,7 @@
 Raises BadInput where transformers is missing, the model cannot be run, or nothing in it is attention.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -37,18 +38,24 @@ class LayerReport:
 
 @dataclass
 class Report:
-    """An audited model."""
+    """An audited model.
+
+    kind    transformers' class of it
+    config  its configuration, as it was run
+    """
 
     model: str
     model_type: str
     random: bool
     dtype: str
     layers: list[LayerReport]
-    softmaxes: int
+    kind: Any
+    config: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, in plain values."""
-        return asdict(self)
+        plain = {key: value for key, value in vars(self).items() if key not in ("layers", "kind")}
+        return {**plain, "class": self.kind.__name__, "layers": [asdict(layer) for layer in self.layers]}
 
 
 def audit(model: str, *, random: bool = False, seed: int = 0, progress: Begin = lambda *_: None) -> Report:
@@ -79,8 +86,9 @@ def first(
             failed.append(f"{type(error).__name__}: {error}"[:160])
             continue
         if found:
-            softmaxes = len(found)
-            return Report(name, kind, random, str(subject.dtype).removeprefix("torch."), found, softmaxes)
+            config = json.loads(subject.model.config.to_json_string(use_diff=False))
+            dtype = str(subject.dtype).removeprefix("torch.")
+            return Report(name, kind, random, dtype, found, type(subject.model), config)
         failed.append("no softmax in it has queries and keys")
     raise BadInput(f"{name}: cannot be audited: {failed[-1] if failed else 'transformers has no model for it'}")
 
@@ -108,14 +116,23 @@ def layer_name(layer: Layer) -> str:
 
 
 def bias_numbers(parts: list[Part], parameters: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The biases of these coordinates: their names, how many entries, how many of them are zero, and their norm."""
-    names, values = [], []
+    """The biases of these coordinates: their names, how many entries, which share of
+    the tensors that is, how many are zero, and their norm."""
+    names, values, whole = [], [], 0
     for part in parts:
         bias = parameters.get(part.product.bias or "")
         if bias is not None and bias.numel() == part.chosen.numel():
             names.append(part.product.bias)
+            whole += bias.numel()
             values.append(bias.detach().flatten()[part.chosen])
     if not values:
         return {}
     every = torch.cat(values)
-    return {"names": names, "entries": len(every), "zero": int((every == 0).sum()), "norm": every.norm().item()}
+    share = len(every) / whole
+    return {
+        "names": names,
+        "entries": len(every),
+        "share": share,
+        "zero": int((every == 0).sum()),
+        "norm": every.norm().item(),
+    }

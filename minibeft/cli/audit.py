@@ -1,5 +1,6 @@
-"""The commands that measure transformers' own models: audit."""
+"""The commands that measure transformers' own models: audit and atlas."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,3 +28,32 @@ def audit(
         )
     tell(*render(report))
     save(json_file, report.as_json())
+
+
+@app.command(rich_help_panel=ASK)
+def atlas(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="of the results; types in it are not run again")
+    ] = Path("runs/atlas"),
+    types: Annotated[str | None, typer.Option(metavar="A,B,…", help="these model types; default: all")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, inputs and redrawn biases")] = 0,
+    seconds: Annotated[int, typer.Option(min=1, help="that one type may take")] = 120,
+    gigabytes: Annotated[float, typer.Option(min=0.5, help="of memory that one type may take")] = 4.0,
+) -> None:
+    """Audit every model type of transformers, small and random, and write atlas.json and atlas.html."""
+    from minibeft.atlas.atlas import atlas, model_types, summary
+    from minibeft.atlas.page import html, render
+    from minibeft.show.files import write, write_json
+    from minibeft.show.progress import progress
+    from minibeft.show.record import provenance
+
+    names = model_types(types)
+    with progress() as lines:
+        rows = atlas(
+            folder, names, seed, seconds, gigabytes, lambda kind, done, of: lines.show("atlas", done, of, kind)
+        )
+    record = provenance() | {"seed": seed, "summary": summary(rows), "rows": rows}
+    tell(*render(record))
+    write_json(folder / "atlas.json", record)
+    write(folder / "atlas.html", html(record).encode())
+    tell(f"wrote {folder / 'atlas.json'} and {folder / 'atlas.html'}")

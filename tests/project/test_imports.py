@@ -15,6 +15,7 @@ FLOORS = (
     {"checkpoints"},
     {"certificate"},
     {"audit"},
+    {"atlas"},
     {"verification"},
     {"surgery", "explore"},
     {"training"},

@@ -1,0 +1,99 @@
+"""The atlas as a page that needs nothing else, one table of all model types to search and to sort; and for a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from minibeft.show.grid import Grid
+from minibeft.show.page import page
+from minibeft.show.record import made_by
+
+HEADER = ("model type", "b_k", "why", "b_v", "why not", "dead entries", "certify")
+MOST_ROWS = 40
+STYLE = """
+input { font: inherit; width: 100%; box-sizing: border-box; padding: .4rem .6rem; margin: .5rem 0; }
+th button { all: unset; cursor: pointer; font-weight: bold; }
+th button:focus-visible { outline: 2px solid; }
+th[aria-sort=ascending] button::after { content: " ▲"; }
+th[aria-sort=descending] button::after { content: " ▼"; }
+td:nth-child(6) { text-align: right; }
+""".strip()
+SCRIPT = """
+const body = document.querySelector("tbody"), rows = [...body.rows], heads = [...document.querySelectorAll("th")];
+const box = document.querySelector("input"), count = document.querySelector("output");
+function search() {
+  const words = box.value.toLowerCase().split(/\\s+/);
+  for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+  count.textContent = rows.filter(row => !row.hidden).length + " of " + rows.length;
+}
+function sort(column) {
+  const up = heads[column].getAttribute("aria-sort") !== "ascending";
+  for (const head of heads) head.removeAttribute("aria-sort");
+  heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
+  const text = row => row.cells[column].textContent.replace(/,/g, "");
+  rows.sort((a, b) => (up ? 1 : -1) * text(a).localeCompare(text(b), "en", { numeric: true }));
+  body.append(...rows);
+}
+heads.forEach((head, column) => {
+  const button = document.createElement("button");
+  button.append(...head.childNodes);
+  button.onclick = () => sort(column);
+  head.append(button);
+});
+box.oninput = search;
+search();
+""".strip()
+
+
+def finding(record: dict[str, Any]) -> str:
+    """The atlas in three sentences."""
+    s = record["summary"]
+    parts = [
+        f"Of {s['types']} model types of transformers {record['versions']['transformers']}, {s['audited']} were "
+        f"audited: b_k does nothing in {s['null']}, nothing in part in {s['partly_null']}, and something in {s['active']}.",
+        f"{s['shipped_dead']} ship a key bias of which entries do nothing; b_v folds into the output bias in "
+        f"{s['foldable']}.",
+        f"certify says the same for {s['compared'] - len(s['disagreements'])} of the {s['compared']} that it knows.",
+    ]
+    if s["largest_null"] and s["smallest_active"]:
+        parts.append(
+            f"The largest sum that counts as zero is {s['largest_null']:.1e} of its terms, the smallest that does not "
+            f"{s['smallest_active']:.1e}."
+        )
+    return " ".join(parts)
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A type's row."""
+    if "unaudited" in row:
+        return (row["type"], "not audited", row["unaudited"], "", "", "", "")
+    without, of = row["k_without"]
+    key = f"{row['k']} ({without} of {of})" if row["k"] == "partly null" else row["k"]
+    said = "" if row["agrees"] is not False else ": disagrees"
+    return (row["type"], key, row["k_why"], row["v"], row["v_why"], f"{row['dead']:,}", row["certify"] + said)
+
+
+def render(record: dict[str, Any]) -> Iterator[Grid | str]:
+    """For the terminal: what was found, and the table where it is short."""
+    yield finding(record)
+    if len(record["rows"]) <= MOST_ROWS:
+        rows = [
+            (c[0], "\n".join(filter(None, c[1:3])), "\n".join(filter(None, c[3:5])), *c[5:])
+            for c in map(cells, record["rows"])
+        ]
+        yield Grid("", ("model type", "b_k", "b_v", "dead", "certify (b_k, b_v)"), rows)
+
+
+def html(record: dict[str, Any]) -> str:
+    """The page."""
+    note = (
+        "Each type is measured on transformers' own model, small and with random weights, in its default "
+        "configuration. b_k: what a bias on the key projection can do, whether or not the model has one. Dead entries: those of key "
+        "biases that do nothing, in a model of the default size. certify: its verdicts on b_k and b_v from the "
+        "configuration alone. "
+    )
+    grid = Grid("Every model type", HEADER, list(map(cells, record["rows"])))
+    whole = page("What attention biases do in every model of transformers", [grid], [], note + made_by(record))
+    box = '<p><input type="search" placeholder="bert, null, gate …" aria-label="search"><output></output></p>'
+    whole = whole.replace("</style>", f"{STYLE}\n</style>").replace('<div class="wide">', f'{box}\n<div class="wide">')
+    whole = whole.replace("</h1>", f"</h1>\n<p>{finding(record)}</p>")
+    return whole.replace("</body>", f"<script>\n{SCRIPT}\n</script></body>")
