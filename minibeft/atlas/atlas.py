@@ -62,7 +62,8 @@ def forked(file: Path, kind: str, seed: int, seconds: int, gigabytes: float) -> 
     status = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(seconds)
+        signal.alarm(PATIENCE * seconds)  # for one that waits for ever
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if LINUX else 0
         resource.setrlimit(resource.RLIMIT_AS, (used + int(gigabytes * 2**30),) * 2)
         null = os.open(os.devnull, os.O_WRONLY)
@@ -74,13 +75,14 @@ def forked(file: Path, kind: str, seed: int, seconds: int, gigabytes: float) -> 
         os._exit(status)
 
 
+PATIENCE = 10
 LINUX = sys.platform == "linux"
 
 
 def ended(code: int, seconds: int) -> str:
     """Why a process left no result."""
-    if code == -signal.SIGALRM:
-        return f"it took more than {seconds} seconds"
+    if code in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
+        return f"it took more than {seconds} seconds of the processor"
     return f"its process ended with signal {-code}" if code < 0 else "its process failed, for memory or another reason"
 
 

@@ -1,4 +1,4 @@
-"""The atlas as a page that needs nothing else, one table of all model types to search and to sort; and for a terminal."""
+"""The atlas: a page that needs nothing else, with one table to search and to sort; and a table for the terminal."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -46,10 +46,10 @@ search();
 
 def finding(record: dict[str, Any]) -> str:
     """The atlas in three sentences."""
-    s = record["summary"]
+    s, version = record["summary"], record["versions"]["transformers"]
     parts = [
-        f"Of {s['types']} model types of transformers {record['versions']['transformers']}, {s['audited']} were "
-        f"audited: b_k does nothing in {s['null']}, nothing in part in {s['partly_null']}, and something in {s['active']}.",
+        f"Of {s['types']} model types of transformers {version}, {s['audited']} were audited: "
+        f"b_k does nothing in {s['null']}, nothing in part in {s['partly_null']}, and something in {s['active']}.",
         f"{s['shipped_dead']} ship a key bias of which entries do nothing; b_v folds into the output bias in "
         f"{s['foldable']}.",
         f"certify says the same for {s['compared'] - len(s['disagreements'])} of the {s['compared']} that it knows.",
@@ -87,9 +87,9 @@ def html(record: dict[str, Any]) -> str:
     """The page."""
     note = (
         "Each type is measured on transformers' own model, small and with random weights, in its default "
-        "configuration. b_k: what a bias on the key projection can do, whether or not the model has one. Dead entries: those of key "
-        "biases that do nothing, in a model of the default size. certify: its verdicts on b_k and b_v from the "
-        "configuration alone. "
+        "configuration. b_k: what a bias on the key projection can do, whether or not the model has one. Dead "
+        "entries: those of key biases that do nothing, in a model of the default size. certify: its verdicts on b_k "
+        "and b_v from the configuration alone. "
     )
     grid = Grid("Every model type", HEADER, list(map(cells, record["rows"])))
     whole = page("What attention biases do in every model of transformers", [grid], [], note + made_by(record))

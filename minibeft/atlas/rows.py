@@ -21,6 +21,11 @@ def row(kind: str, seed: int) -> Row:
         report = audit_config({"model_type": kind}, seed)
     except BadInput as error:
         return {"type": kind, "unaudited": str(error).removeprefix("config: cannot be audited: ")}
+    return row_of(kind, report)
+
+
+def row_of(kind: str, report: Report) -> Row:
+    """The row of an audit."""
     keys, values = ([layer.found[bias] for layer in report.layers] for bias in "kv")
     largest = [f.largest_null for f in keys if f.largest_null is not None]
     smallest = [f.smallest_active for f in keys if f.smallest_active is not None]

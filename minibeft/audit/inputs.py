@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minibeft.theory.draws import Draws
 
-BATCH, LENGTH = 2, 10
+BATCH, LENGTH, GRID = 2, 10, 4
 Inputs = dict[str, Any]
 
 
@@ -37,15 +37,23 @@ def shapes(config: Any, name: str) -> list[tuple[int, ...]]:
     """The shapes that an argument of real numbers may have."""
     channels = find(config, "num_channels", "in_channels", "in_chans", default=3)
     channels = channels if isinstance(channels, int) else 3
-    mel = find(config, "num_mel_bins", "input_feat_per_channel", "feature_size", "input_dim", default=80)
+    mel = find(
+        config,
+        "feature_projection_input_dim",
+        "num_mel_bins",
+        "input_feat_per_channel",
+        "feature_size",
+        "input_dim",
+        default=80,
+    )
     frames = find(config, "num_frames", "frames_per_clip", default=4)
     length = 2 * find(config, "max_source_positions", default=32)
     context = find(config, "context_length", default=64)
     return {
-        "pixel_values": [(channels, *side(config)), (channels, 64, 64), (channels, 224, 224)],
+        "pixel_values": [(channels, *side(config)), (frames, channels, *side(config)), (channels, 224, 224)],
         "pixel_values_videos": [(frames, channels, *side(config))],
         "video": [(frames, channels, *side(config))],
-        "input_features": [(mel, length), (length, mel), (128, mel), (1, 64, mel)],
+        "input_features": [(mel, length), (64, mel), (1, 64, mel)],
         "input_values": [(4000,), (1, 4000), (find(config, "max_length", default=64), mel), (context,)],
         "past_values": [(context, find(config, "num_input_channels", default=1))],
         "inputs_embeds": [(LENGTH, find(config, "hidden_size", "d_model", "embed_dim", default=64))],
@@ -63,8 +71,8 @@ def candidates(config: Any, name: str, draws: Draws) -> list[Any]:
         return [torch.cat([corner, corner + draws.integers(1, 400, BATCH, LENGTH, 2)], -1)]
     if name in ("attention_mask", "decoder_attention_mask"):
         return [torch.ones(BATCH, LENGTH, dtype=torch.long)]
-    if name == "xpath_tags_seq":
-        return []
+    if name == "grid_thw":
+        return [torch.tensor([[1, GRID, GRID]])]
     return [draws.normal(BATCH, *shape, dtype=torch.get_default_dtype()) for shape in shapes(config, name)]
 
 
@@ -80,6 +88,11 @@ def inputs(model: nn.Module, config: Any, draws: Draws) -> Iterator[Inputs]:
     every = [n for n in ("input_ids", "pixel_values", "input_features", "input_values", "bbox") if n in known] + decoder
     tried = set()
     plain, images = (*first, *needed), (*first, "pixel_values")
+    if "grid_thw" in needed:  # patches in one row, with the grid that they come from
+        patch, frames = find(config, "patch_size", default=14), find(config, "temporal_patch_size", default=1)
+        numbers = find(config, "in_channels", "num_channels", "in_chans", default=3) * frames * patch**2
+        patches = draws.normal(GRID**2, numbers, dtype=torch.get_default_dtype())
+        yield {"grid_thw": torch.tensor([[1, GRID, GRID]])} | {n: patches for n in needed if n != "grid_thw"}
     for names in (plain, (*plain, *decoder), (*tokens, *needed), every, (*every, *needed), images):
         names = tuple(dict.fromkeys(names))
         if names in tried or not names:

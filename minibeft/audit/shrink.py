@@ -23,6 +23,8 @@ NOT_LAYERS = re.compile(
     r"types?|interval|freq|step|window|first|last|period|drop|feature|index|indices|every|skip|norm|select"
 )
 TOKEN_ID = re.compile(r"token_(id|ids|index)$|^(image|video|audio)_token")
+# Named after the layers that there were; transformers makes them anew.
+STAGES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
 TOKENS, FRAMES, HEADS_LEFT, MOST_LAYERS, WIDE = 1024, 32, 4, 12, 128
 
 
@@ -49,7 +51,8 @@ class Way:
             type(v) is int and v >= WIDE and WIDTH.search(str(k)) and not KEPT.search(str(k)) for k, v in raw.items()
         )
         way = self if wide or "hidden_size" not in raw else replace(self, factor=1, fewer_heads=False)
-        return {key: way.value(raw, str(key), value, fewer if wide else 1) for key, value in raw.items()}
+        kept = {key: value for key, value in raw.items() if key not in STAGES}
+        return {key: way.value(raw, str(key), value, fewer if wide else 1) for key, value in kept.items()}
 
     def value(self, raw: Mapping[str, Any], key: str, value: Any, fewer: int) -> Any:
         """One entry; lists with one entry for each layer lose those of the layers that go."""
@@ -93,10 +96,8 @@ class Way:
 
 WAYS = (
     Way(16),
-    Way(8),
-    Way(16, fewer_heads=False),
     Way(8, fewer_heads=False),
-    Way(16, patches=None),
+    Way(16, fewer_heads=False, patches=None),
     Way(16, layers=8),
-    Way(4, fewer_heads=False, patches=None),
+    Way(4, fewer_heads=False),
 )

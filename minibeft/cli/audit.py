@@ -37,7 +37,7 @@ def atlas(
     ] = Path("runs/atlas"),
     types: Annotated[str | None, typer.Option(metavar="A,B,…", help="these model types; default: all")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, inputs and redrawn biases")] = 0,
-    seconds: Annotated[int, typer.Option(min=1, help="that one type may take")] = 120,
+    seconds: Annotated[int, typer.Option(min=1, help="of the processor that one type may take")] = 20,
     gigabytes: Annotated[float, typer.Option(min=0.5, help="of memory that one type may take")] = 4.0,
 ) -> None:
     """Audit every model type of transformers, small and random, and write atlas.json and atlas.html."""

@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from minibeft.errors import BadInput
-from minibeft.families import bert, encoder_decoder, gpt, llama
+from minibeft.families import bert, certified, decoders, encoder_decoder, gpt, llama
 from minibeft.families.family import Body, Family
 from minibeft.models.config import ModelConfig, Task
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (*bert.FAMILIES, *gpt.FAMILIES, *llama.FAMILIES, *encoder_decoder.FAMILIES)
+    family.model_type: family
+    for family in (
+        *(*certified.FAMILIES, *decoders.FAMILIES),
+        *(*bert.FAMILIES, *gpt.FAMILIES, *llama.FAMILIES, *encoder_decoder.FAMILIES),
+    )
 }
 # Of those that models/ can run.
 BODIES: dict[str, Body] = {name: family.body for name, family in FAMILIES.items() if family.body is not None}

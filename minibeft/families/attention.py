@@ -66,6 +66,7 @@ class Keys:
     windows    where there is a sliding window and no layer_types: which layers have it, and its default size
     only       key → the values for which the attention is what this says
     sites      the kinds of attention that a configuration can ask for, from the plain one
+    layered    sites also says which layers have which kind: layer_types and windows are its business
     """
 
     names: tuple[str, str, str] = ("hidden_size", "num_attention_heads", "num_hidden_layers")
@@ -77,12 +78,13 @@ class Keys:
     causal: bool = False
     rotary: Literal["whole"] | float | tuple[str, int] | None = None
     theta: float = 10_000.0
-    windows: tuple[Literal["all", "even", "late"], int] | None = None
+    windows: tuple[Literal["all", "even", "late"], int | None] | None = None
     qk_norm: Literal["rms"] | None = None
     sink: Literal["learned"] | None = None
     position_bias: Literal["alibi", "learned"] | None = None
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     sites: Callable[[Reader, Site], list[Site]] = self_attention
+    layered: bool = False
 
     def read(self, c: Reader) -> list[Site]:
         """The sites of this configuration; Unclear when it is not understood."""
@@ -100,6 +102,8 @@ class Keys:
             dropout=c.probability(*self.dropout),
         )
         sites = self.sites(c, Site("self-attention", tuple(range(count)), spec, exact=exact))
+        if self.layered:
+            return sites
         window, sliding = self.window(c, count)
         return [part for site in sites for part in split(site, window, sliding)]
 

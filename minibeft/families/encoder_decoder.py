@@ -22,6 +22,7 @@ def three_sites(encoder: Site, decoder: AttentionSpec, count: int) -> list[Site]
 
 def t5_sites(c: Reader, site: Site) -> list[Site]:
     """Logits are not scaled, and a learned number for each head and distance (in buckets) is added to them."""
+    c.read.update(("is_gated_act", "dense_act_fn"))  # of the MLP
     site = replace(site, spec=replace(site.spec, scale=1.0))
     upper = c.count("num_decoder_layers", len(site.layers), most=MOST_LAYERS)
     if c.flag("is_encoder_decoder", True):

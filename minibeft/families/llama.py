@@ -22,6 +22,7 @@ def gemma2_sites(c: Reader, site: Site) -> list[Site]:
     cap = None if cap is None else c.positive("attn_logit_softcapping", cap)
     scale = c.count("query_pre_attn_scalar", 256) ** -0.5
     both = c.flag("use_bidirectional_attention", False)
+    c.read.add("sliding_window_size")  # the window once more
     c.get("final_logit_softcapping", 30.0)  # of the vocabulary's logits, not of attention
     return [replace(site, spec=replace(site.spec, softcap=cap, scale=scale, causal=not both))]
 
