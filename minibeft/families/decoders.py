@@ -144,7 +144,13 @@ def normed(key: str, default: bool) -> Callable[[Reader, Site], list[Site]]:
 
 GPT = ("n_embd|hidden_size", "n_head|num_attention_heads", "n_layer|num_hidden_layers")
 QKV = Switch("attention_bias", "qkv", default=False)
-LATENT = Keys(sizes=(7168, 128, 61), biases=Switch("attention_bias", "o"), causal=True, sites=latent_sites)
+LATENT = Keys(
+    sizes=(7168, 128, 61),
+    head_size=("head_dim", 64),
+    biases=Switch("attention_bias", "o"),
+    causal=True,
+    sites=latent_sites,
+)
 FAMILIES = (
     Family("phi3", replace(GROUPED, sizes=(3072, 32, 32), biases="", rotary=1.0, windows=("all", None),
                            sites=aside("original_max_position_embeddings"))),
