@@ -22,7 +22,7 @@ Read a script from top to bottom, or run it: `minibeft prove K1`, `python -m min
 
 What the scripts stand on: notation (the letters), relation (what a formula is), statement (what a proof is), steps (the
 kinds of step), sums (the algebra of indexed sums), numbers (the guard of that algebra), head (one attention head with a
-switch for each hypothesis, from which the counterexamples come), printing and document (unicode and LaTeX).
+switch for each hypothesis, from which the counterexamples come), printing, typeset and document (unicode and LaTeX).
 """
 
 from minibeft.proofs import (  # noqa: F401  each registers its statements

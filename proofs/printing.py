@@ -151,7 +151,8 @@ def spread(term: Expr) -> list[Expr]:
     if len(sums) != 1:
         return [term]
     rest = Mul(*(x for x in Mul.make_args(term) if x != sums[0]))
-    return [rest * sums[0].func(part, *sums[0].limits) for part in Add.make_args(sums[0].function)]
+    body: Any = sums[0].function
+    return [rest * Sum(part, *sums[0].limits) for part in Add.make_args(body)]
 
 
 def latex(relation: Relation) -> str:

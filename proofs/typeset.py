@@ -103,7 +103,7 @@ def math(text: str, script: bool = False) -> str:
 
 def letters(text: str, script: bool) -> str:
     """Letters, names and signs without scripts."""
-    return "".join(atom(*found.groups(), script) for found in ATOM.finditer(text))
+    return "".join(atom(found[1], found[2], found[3], found[4], script) for found in ATOM.finditer(text))
 
 
 def atom(letter: str | None, accent: str | None, name: str | None, char: str | None, script: bool) -> str:
