@@ -154,7 +154,7 @@ class Head:
     dropout: Matrix | None = None  # what each weight is multiplied by
     lam: Expr | int = 0  # λ of differential attention, whose second softmax is over −z
     value_norm: bool = False
-    gate: Expr | int = 1
+    gate: Expr | int | Matrix = 1  # one number, or one for each dim
     w_o: Matrix | None = None
     b_o: Matrix | None = None
     output_norm: bool = False
@@ -234,7 +234,8 @@ class Head:
 
     def heads(self) -> Matrix:
         """O."""
-        return self.gate * self.weights() * self.values()
+        gate = diag(*self.gate) if isinstance(self.gate, MatrixBase) else self.gate
+        return self.weights() * self.values() * gate
 
     def output(self) -> Matrix:
         """O W_oᵀ + 1 b_oᵀ, where W_o is given."""

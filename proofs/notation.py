@@ -16,11 +16,11 @@ class Refused(ValueError):
 n, m, d, c, h, g = symbols("n m d c h g", integer=True, positive=True)
 i, r = symbols("i r", integer=True, positive=True)  # queries
 j, l, p = symbols("j l p", integer=True, positive=True)  # keys  # noqa: E741
-a, e = symbols("a e", integer=True, positive=True)  # dims of a head
-o, f = symbols("o o'", integer=True, positive=True)  # dims of the model
+a, e, third = symbols("a e a'", integer=True, positive=True)  # dims of a head
+o, f, last = symbols("o o' o''", integer=True, positive=True)  # dims of the model
 u, y = symbols("u u'", integer=True, positive=True)  # query heads, or planes of rotary positions
 w, x = symbols("x' x", integer=True, positive=True)  # key-value heads
-RANGE = {i: n, r: n, j: m, l: m, p: m, a: d, e: d, o: c, f: c, u: h, y: h, w: g, x: g}
+RANGE = {i: n, r: n, j: m, l: m, p: m, a: d, e: d, third: d, o: c, f: c, last: c, u: h, y: h, w: g, x: g}
 
 
 def table(name: str, **assumptions: bool) -> Any:

@@ -23,7 +23,7 @@ from minibeft.show.grid import Grid
 from minibeft.show.progress import steps
 from minibeft.show.record import provenance
 from minibeft.theory.evidence import LEVELS
-from minibeft.theory.theorems import FORMAL_ALONE, HYPOTHESES, THEOREMS
+from minibeft.theory.theorems import HYPOTHESES, THEOREMS
 
 GUARD = (
     "P_ij stands for exp(z_ij) μ_ij / Σ_p exp(z_ip) μ_ip. ∎: this part of the claim is decided. "
@@ -62,18 +62,17 @@ def prove(
 
 
 def catalogue(names: list[str]) -> Grid:
-    """`prove --list`: how far each statement is assured. Those that only Coq has proved have no derivation."""
-    known = THEOREMS | FORMAL_ALONE
-    unknown = [name for name in names if name not in known]
+    """`prove --list`: how far each statement is assured."""
+    unknown = [name for name in names if name not in THEOREMS]
     if unknown:
-        raise BadInput(f"prove: no statement is called {', '.join(unknown)}; known are {', '.join(known)}")
+        raise BadInput(f"prove: no statement is called {', '.join(unknown)}; known are {', '.join(THEOREMS)}")
     rows = []
-    for name, theorem in known.items():
+    for name, theorem in THEOREMS.items():
         if not names or name in names:
             evidence = theorem.evidence
             theorems = len(evidence.theorems(name)) or "–"
             level = evidence.level + "*" * bool(evidence.left)
-            rows.append((name, theorem.title, level, f"{theorems}", evidence.derivation or "–"))
+            rows.append((name, theorem.title, level, f"{theorems}", evidence.derivation))
     note = "; ".join(f"{x}: {LEVELS[x]}" for x in dict.fromkeys(row[2].rstrip("*") for row in rows))
     return Grid(
         "",

@@ -205,3 +205,22 @@ def key_gradient_bound(
     row = 2 * gamma(size + keys + 2, a.u) + 2 * sums
     total = weight * (row + 2 * gamma(queries + batch * keys + 2, a.u))
     return a.scale * (q.abs() * total.unsqueeze(-1)).sum((0, 2))
+
+
+def logit_gradient(
+    d_o: Float[Tensor, "B H T D"],
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H S D"],
+    v: Float[Tensor, "B H S D"],
+    k_abs: Float[Tensor, "B H S D"],
+    a: Arithmetic,
+) -> tuple[Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
+    """Σ_j |∂L/∂Z_ij| is at most 2 w_i (w_i as in key_gradient_bound), and computed with an error of at most the second.
+
+    In P_ij (a_ij − δ_i) a computed P is off by the factor 1 + ρ, log(1 + ρ) = log_weights_error, and so is δ_i through
+    it; a_ij and δ_i err by γ_{D+S+2} w_i.
+    """
+    weight = (d_o.abs() * v.abs().amax(-2, keepdim=True)).sum(-1)
+    off = torch.expm1(log_weights_error(logit_error(q, k_abs, a), evaluation_error(q, k, a)))
+    sums = gamma(q.shape[-1] + k.shape[-2] + 2, a.u)
+    return 2 * weight, weight * (2 * off + (1 + off) * (2 * sums + off))

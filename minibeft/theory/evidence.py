@@ -38,11 +38,17 @@ class Evidence:
         return [PurePosixPath(folder, module + ending) for folder, module, ending in found if module]
 
 
-KEYS, SCOPE, VALUES, QUERIES = (
-    f"theory/test_{room}" for room in ("key_bias", "key_bias_scope", "value_bias", "query_bias")
+KEYS, SCOPE, VALUES, QUERIES, NORMS, GAUGE = (
+    f"theory/test_{room}" for room in ("key_bias", "key_bias_scope", "value_bias", "query_bias", "layer_norm", "gauge")
 )
+NATS, CACHE = "theory/test_query_slope", "theory/test_key_cache"
 ELSEWHERE, READERS, PRICE = "theory/test_key_elsewhere", "theory/test_value_readers", "theory/test_query_price"
-STATEMENTS, REPARAM, IMPORTANCE = "theory/statements", "training/reparam", "training/importance"
+STATEMENTS, SLOPE, REPARAM, IMPORTANCE = (
+    "theory/statements",
+    "theory/query_slope",
+    "training/reparam",
+    "training/importance",
+)
 
 EVIDENCE: dict[str, Evidence] = {
     "K1": Evidence("key_bias", KEYS, STATEMENTS, {"KeyBias": "no_effect layer dropout"}),
@@ -58,6 +64,9 @@ EVIDENCE: dict[str, Evidence] = {
     "K5": Evidence("drift", KEYS, IMPORTANCE, {"KeyBias": "step large_noise small_noise"}),
     "K6": Evidence("drift", "training/test_train", "reproduce/same", level="measured"),
     "K7": Evidence("drift", "verification/test_verify", "verification/verify", level="measured"),
+    "K8": Evidence("layer_norm", NORMS, "theory/norms", {"LayerNorm": "direction hidden no_gradient"}),
+    "K9": Evidence("key_cache", CACHE, STATEMENTS, {"KeyBias": "cached_keys"}),
+    "K10": Evidence("key_cache", CACHE, STATEMENTS, {"Rotary": "waves bound"}),
     "K11": Evidence("key_elsewhere", ELSEWHERE, "theory/variants", {"Elsewhere": "own_sink gate sigmoid"}),
     "K12": Evidence("key_elsewhere", ELSEWHERE, "theory/instance", {"Elsewhere": "mean"}),
     "V1": Evidence("value_bias", VALUES, STATEMENTS, {"ValueBias": "shift weights_that_sum_to_one"}),
@@ -66,6 +75,7 @@ EVIDENCE: dict[str, Evidence] = {
     "V4": Evidence("value_bias", VALUES, "certificate/certify", {"ValueBias": "reach", "Ranks": "same_functions"}),
     "V5": Evidence("value_scope", VALUES, "certificate/certify", {"ValueBias": "dropout sink difference blind"}),
     "V6": Evidence("value_bias", VALUES, "certificate/certify", {"Ranks": "reached dimension attained identifiable"}),
+    "V7": Evidence("layer_norm", NORMS, "theory/norms", {"LayerNorm": "layer_norm mean output_bias output_matrix"}),
     "V8": Evidence("readers", READERS, STATEMENTS, {"Ranking": "shift ranking auc query_reverses"}),
     "V9": Evidence("latent", READERS, STATEMENTS, {"Latent": "keys shift fold"}),
     "Q1": Evidence("query_bias", QUERIES, STATEMENTS, {"QueryBias": "one_number_a_key part_that_moves"}),
@@ -77,6 +87,10 @@ EVIDENCE: dict[str, Evidence] = {
     ),
     "Q6": Evidence("query_limits", QUERIES, STATEMENTS, {"QueryBias": "saturation limit"}),
     "Q7": Evidence("query_limits", QUERIES, STATEMENTS, {"QueryBias": "rotary not_blind hull bound"}),
+    "Q8": Evidence(
+        "query_gradient", NATS, "theory/query_slope", {"Covariance": "covariance gruss bound loss attained"}
+    ),
+    "Q9": Evidence("query_gradient", NATS, STATEMENTS, {"Divergence": "divergence any_logits"}),
     "Q10": Evidence("query_price", PRICE, STATEMENTS, {"Price": "needed enough"}),
     "Q11": Evidence(
         "query_reach",
@@ -104,14 +118,20 @@ EVIDENCE: dict[str, Evidence] = {
     ),
     "I2": Evidence("importance", "theory/test_importance", IMPORTANCE, {"Importance": "metric scale not_invariant"}),
     "I3": Evidence("importance", "theory/test_importance", IMPORTANCE, {"Importance": "zero bound joint_bound"}),
-    "K8": Evidence("", "", "", {"LayerNorm": "direction hidden no_gradient"}),
-    "K9": Evidence("", "", "", {"KeyBias": "cached_keys"}),
-    "K10": Evidence("", "", "", {"Rotary": "waves bound"}),
-    "V7": Evidence("", "", "", {"LayerNorm": "layer_norm mean output_bias output_matrix"}),
-    "Q8": Evidence("", "", "", {"Covariance": "covariance gruss bound loss attained"}),
-    "Q9": Evidence("", "", "", {"Divergence": "divergence any_logits"}),
-    "G1": Evidence("", "", "", {"Decay": "key_bias value_bias", "Gauge": "query_key value_output"}),
-    "G2": Evidence("", "", "", {"Gauge": "query_key value_output"}),
+    "G1": Evidence(
+        "gauge",
+        GAUGE,
+        "theory/gauge",
+        {"Decay": "key_bias value_bias", "Gauge": "query_key value_output"},
+        left="query heads that share keys and values, in the last two: sympy, for every size",
+    ),
+    "G2": Evidence(
+        "gauge",
+        GAUGE,
+        "theory/gauge",
+        {"Gauge": "query_key value_output"},
+        left="query heads that share keys and values, and gradient flow: sympy, for every size",
+    ),
 }
 
 FORMAL: dict[str, str] = {theorem: name for name, evidence in EVIDENCE.items() for theorem in evidence.theorems(name)}

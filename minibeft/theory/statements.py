@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from minibeft.theory.attention import mix
 from minibeft.theory.bounds import (
     evaluation_error,
     gamma,
@@ -57,12 +58,59 @@ def key_effect_allowed(p: Instance, v: Float[Tensor, "B H n D"] | None = None) -
     return key_bias_effect_bound(p.q(p.b_q), p.k(None), values, p.sizes("k"), p.per_head(p.b_k), p.arithmetic)
 
 
-def bias_gradients(p: Instance, d_o: Float[Tensor, "B H T D"]) -> dict[str, Float[Tensor, " n"]]:
-    """∂L/∂b_q, ∂L/∂b_k and ∂L/∂b_v of a loss whose gradient at O is d_o, through the function's backward pass."""
-    leaves = {name: getattr(p, name).detach().clone().requires_grad_() for name in ("b_q", "b_k", "b_v")}
+def cached_keys(p: Instance, c: Float[Tensor, "B G 1 D"]) -> Gap:
+    """K9: max |O(K − 1cᵀ) − O(K)| of each row, K as a cache holds it, within K4's bound for keys that are at hand."""
+    q = p.q(p.b_q)
+    k, v = p.k(p.b_k)[:, :: p.group], p.v(p.b_v)[:, :: p.group]
+    given = {"mask": p.mask, "scale": p.factor, "softcap": p.softcap, "fused": p.fused}
+    kept, taken = (
+        mix(*(x.to(p.x.dtype) for x in (q, keys, v)), **given)[0].double().unflatten(-1, (p.heads, -1)).transpose(1, 2)
+        for keys in (k, k - c)
+    )
+    spread = lambda x: x.repeat_interleave(p.group, 1)  # noqa: E731
+    a = p.arithmetic._replace(roundings=1)
+    allowed = key_bias_effect_bound(q, spread(k), spread(v), spread(k).abs(), spread(c), a)
+    return Gap((taken - kept).abs().amax(-1), allowed)
+
+
+def rotary_variation(p: Instance, frequencies: Float[Tensor, " half"], interleaved: bool) -> Gap:
+    """K10: TV(P(0), P(b_k)) of each row, within tanh(¼ s Σ_u ‖q^u‖ ‖b_k^u‖ min(2, ω_u W)), W the reach of the keys that
+    the row sees, at positions 0, 1, 2, …, and rounding: of the logits, and of angles, cosines and sines in float32."""
+    assert p.b_k is not None
+    half = len(frequencies)
+
+    def planes(x: Tensor) -> Tensor:
+        """The length of x in each plane."""
+        turned = x[..., : 2 * half]
+        pair = turned.unflatten(-1, (half, 2)) if interleaved else turned.unflatten(-1, (2, half)).mT
+        return pair.norm(dim=-1)
+
+    shape = (p.x.shape[0], p.heads, p.x.shape[1], p.source.shape[1])
+    seen = torch.ones(shape, dtype=torch.bool) if p.mask is None else ~p.mask.isneginf().expand(shape)
+    place = torch.arange(shape[-1], dtype=torch.float64)
+    high, low = place.masked_fill(~seen, 0.0).amax(-1), place.masked_fill(~seen, float(shape[-1])).amin(-1)
+    reach = frequencies.double() * (high - low).clamp_min(0.0).unsqueeze(-1)  # (B, H, T, half)
+    u32 = unit_roundoff(torch.float32)
+    angles = reach.clamp_max(2.0) + 2 * u32 * (shape[-1] * frequencies.double() + 4)
+    q, bias = p.q(p.b_q), p.per_head(p.b_k)
+    limit = p.factor * (planes(q) * planes(bias) * angles).sum(-1)
+    moved = (p.weights() - p.weights(b_k=None)).abs().sum(-1) / 2
+    epsilon = logit_errors(p, p.b_q)[0]
+    errors = [weights_error(epsilon, evaluation_error(q, p.k(b), p.arithmetic)) for b in (None, p.b_k)]
+    return Gap(moved, total_variation_bound(limit) + errors[0] + errors[1])
+
+
+def gradients(p: Instance, d_o: Float[Tensor, "B H T D"], *names: str) -> dict[str, Tensor]:
+    """∂L by the arguments of these names, for a loss with gradient d_o at O, through the function's backward pass."""
+    leaves = {name: getattr(p, name).detach().clone().requires_grad_() for name in names}
     output = p.run(**leaves).output
     grads = torch.autograd.grad(output, list(leaves.values()), d_o.transpose(1, 2).flatten(2).to(output))
     return {name: grad.double() for name, grad in zip(leaves, grads, strict=True)}
+
+
+def bias_gradients(p: Instance, d_o: Float[Tensor, "B H T D"]) -> dict[str, Float[Tensor, " n"]]:
+    """∂L/∂b_q, ∂L/∂b_k and ∂L/∂b_v of a loss whose gradient at O is d_o."""
+    return gradients(p, d_o, "b_q", "b_k", "b_v")
 
 
 def key_gradient(p: Instance, d_o: Float[Tensor, "B H T D"]) -> Gap:
@@ -159,6 +207,18 @@ def query_variation(p: Instance) -> Gap:
     moved = (p.weights() - p.weights(b_q=None)).abs().sum(-1) / 2  # (B, H, T)
     limit = total_variation_bound(oscillation(p.shift(p.b_q), p.arithmetic.mask))
     return Gap(moved, limit + query_errors(p))
+
+
+def nats(p: Instance) -> Gap:
+    """Q9: the larger of KL(P(0)‖P(b_q)) and KL(P(b_q)‖P(0)) of each row, within osc(β)²/8. Weights below READABLE are
+    left out of the sums, which takes at most S·READABLE·osc(β) off what is not negative."""
+    assert p.b_q is not None
+    change, osc = log_change(p).nan_to_num(0.0), oscillation(p.shift(p.b_q), p.arithmetic.mask)
+    spent = torch.stack([-(p.weights(b_q=None) * change).sum(-1), (p.weights() * change).sum(-1)]).amax(0)
+    without, with_it = logit_errors(p, None), logit_errors(p, p.b_q)
+    off = weights_error(*without) + weights_error(*with_it)
+    rounds = log_errors(p) + 2 * off * (osc + log_errors(p)) + 2 * osc * with_it[0] + change.shape[-1] * READABLE * osc
+    return Gap(spent, osc.square() / 8 + rounds)
 
 
 def query_effect(p: Instance) -> Gap:

@@ -6,19 +6,22 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from minibeft.models.transformer import Transformer
-from minibeft.theory import statements
+from minibeft.theory import gauge, norms, query_slope, statements
 from minibeft.theory.bounds import gamma
 from minibeft.theory.instance import Instance
 from minibeft.theory.mechanisms import broken
+from minibeft.theory.norms import Normed
 from minibeft.theory.statements import Gap
+from minibeft.verification.backward import Passed, backward
 from minibeft.verification.findings import Check
 from minibeft.verification.measure import draw, worst
-from minibeft.verification.probe import Batch, live_part, modules_of, null_part, where
+from minibeft.verification.probe import Batch, live_part, null_part, where
 
 MAGNITUDES = (0.1, 1.0, 10.0)  # standard deviations that b_k is redrawn with; real b_q reach about 1
+UNTRADED = {"unrotated", "no-relative-vectors", "no-qk-norm", "no-foreign-keys"}  # without them W_qᵀ W_k is not all
 DIRECTIONS = 16  # in which the hull of the values is tried
 T = TypeVar("T")
 
@@ -59,6 +62,27 @@ def keys(model: Transformer, layers: list[Instance], generator: Generator) -> It
                 yield check("K1", what, {i: layers[i] for i in which}, measure, must_hold=must_hold)
 
 
+def cache(model: Transformer, layers: list[Instance], generator: Generator) -> Iterator[Check]:
+    """Keys as they are cached (K9), and what a b_k is worth under rotary positions (K10)."""
+    free = {i: p for i, p in enumerate(layers) if p.softcap is None}
+    mean = lambda p: statements.cached_keys(p, p.k(p.b_k)[:, :: p.group].mean(-2, keepdim=True))  # noqa: E731
+    yield check("K9", "cached keys without their mean: change of the attention output", free, mean)
+    turned = {i: p for i, p in free.items() if p.rotate is not None and p.k_norm is None}
+
+    def waves(i: int, p: Instance) -> Gap:
+        rotary = model.config.attention[i].rotary
+        assert rotary is not None
+        assert p.b_k is not None
+        moved = replace(p, b_k=draw(p.b_k, 1.0, generator))
+        return statements.rotary_variation(
+            moved, rotary.angles(torch.ones(1, dtype=torch.int64))[0], rotary.interleaved
+        )
+
+    if turned:
+        what = "b_k redrawn, σ = 1: total variation of P, against the waves' bound"
+        yield Check("K10", what, tuple(worst(i, waves(i, p)) for i, p in turned.items()))
+
+
 def values(layers: list[Instance], generator: Generator) -> Iterator[Check]:
     """The shift law at the attention output."""
 
@@ -71,8 +95,9 @@ def values(layers: list[Instance], generator: Generator) -> Iterator[Check]:
 
 
 def gradients(model: Transformer, batch: Batch, layers: list[Instance], generator: Generator) -> Iterator[Check]:
-    """Of b_k against that of b_v, and of b_v without the attention's backward pass."""
-    d_outs = output_gradients(model, batch, generator)
+    """Of b_k against that of b_v, of b_v without the attention's backward pass, and what the norms around it hide."""
+    passed = backward(model, batch, generator)
+    d_outs = [layer.d_out for layer in passed]
     d_os = []
     for layer, d_out in zip(layers, d_outs, strict=True):
         assert layer.w_o is not None
@@ -92,6 +117,39 @@ def gradients(model: Transformer, batch: Batch, layers: list[Instance], generato
     measure = lambda layer: statements.value_gradient(layer, at[id(layer)][1])  # noqa: E731
     yield check("V3", "∂L/∂b_v − Σ_i ∂L/∂O_i", every, measure)
     yield check("V3", "∂L/∂b_v − W_oᵀ ∂L/∂b_o", every, lambda layer: output_gradient(layer, at[id(layer)][0]))
+    yield from hidden(model, list(zip(layers, d_os, passed, strict=True)))
+    scored = {i: layers[i] for i, spec in specs.items() if not {"no-qk-norm", "no-softcap"} & {*broken(spec, "q")}}
+    if scored:
+        slope = lambda layer: query_slope.slope_bound(layer, at[id(layer)][1])  # noqa: E731
+        yield check("Q8", "‖∂L/∂b_q‖ of a head, against (s/4) Σ_i diam K diam V ‖∂L/∂O_i‖", scored, slope)
+    traded = {i for i, spec in specs.items() if not UNTRADED & {*broken(spec, "q"), *broken(spec, "k")}}
+    agree = lambda layer: gauge.queries_and_keys(layer, at[id(layer)][1])  # noqa: E731
+    for which, must_hold in ((traded, True), (specs.keys() - traded, False)):
+        some = {i: layers[i] for i in sorted(which)}
+        if some:
+            yield check("G2", "G̃_q W̃_qᵀ − W̃_k G̃_kᵀ, heads of a group summed", some, agree, must_hold=must_hold)
+    agree = lambda layer: gauge.values_and_output(layer, at[id(layer)][0])  # noqa: E731
+    yield check("G2", "G̃_v W̃_vᵀ − W_oᵀ G_o, heads of a group summed", every, agree)
+
+
+def hidden(model: Transformer, layers: list[tuple[Instance, Tensor, Passed]]) -> Iterator[Check]:
+    """K8 in the layers that read what a norm gave, and V7."""
+    centred, specs = model.config.norm == "layer", dict(enumerate(model.config.attention))
+    for find, null in ((null_part, True), (live_part, False)):
+        whole = {i: heads for i, spec in specs.items() if find(spec) == (heads := range(spec.head_size))}
+        behind = [(i, p, d_o, x.source) for i, (p, d_o, x) in enumerate(layers) if i in whole and x.source is not None]
+        if behind:
+            found = tuple(worst(i, norms.hidden_gradient(p, d_o, source)) for i, p, d_o, source in behind)
+            yield Check("K8", f"(∂L/∂W_k) n, n = 1/γ{where(specs, whole)}", found, null and centred, sizes(*behind[0]))
+    found = tuple(worst(i, norms.unread_mean(x.d_out, x.readers)) for i, (_, _, x) in enumerate(layers))
+    yield Check("V7", "1ᵀ ∂L/∂out of each token, and so 1ᵀ ∂L/∂b_o", found, centred)
+
+
+def sizes(at: int, layer: Instance, d_o: Tensor, source: Normed) -> str:
+    """How large the gradients of the three matrices are along n."""
+    grads = statements.gradients(layer, d_o, "w_q", "w_k", "w_v")
+    norms = (f"W_{name} {(grads[f'w_{name}'] @ source.direction).norm():.0e}" for name in "kqv")
+    return f"layer {at}: ‖(∂L/∂W) n‖ of {', '.join(norms)}"
 
 
 def output_gradient(layer: Instance, d_out: Float[Tensor, "B T C"]) -> Gap:
@@ -102,21 +160,6 @@ def output_gradient(layer: Instance, d_out: Float[Tensor, "B T C"]) -> Gap:
     rows = d_out.shape[0] * d_out.shape[1]
     allowed = 2 * gamma(rows + w_o.shape[0], layer.arithmetic.u) * (d_out.abs() @ w_o.abs()).sum((0, 1))
     return Gap((one - other).abs(), allowed)
-
-
-def output_gradients(model: Transformer, batch: Batch, generator: Generator) -> tuple[Float[Tensor, "B T C"], ...]:
-    """∂L/∂out of every attention layer, for a random linear loss on the hidden states of real tokens."""
-    outs: list[Tensor] = []
-
-    def keep(_: nn.Module, __: Any, out: Tensor) -> None:
-        outs.append(out)
-
-    hooks = [module.register_forward_hook(keep) for module in modules_of(model)]
-    hidden = model(**batch).hidden
-    for hook in hooks:
-        hook.remove()
-    weight = draw(hidden, 1.0, generator) * batch["attention_mask"][..., None]
-    return torch.autograd.grad((hidden * weight).sum(), outs)
 
 
 def queries(model: Transformer, layers: list[Instance], generator: Generator) -> Iterator[Check]:
@@ -132,6 +175,7 @@ def queries(model: Transformer, layers: list[Instance], generator: Generator) ->
         yield check("Q2", f"{name}: reach of O beyond the convex hull of V", every, hull)
         what = f"{name}: total variation of P, against tanh(osc(β)/4)"
         yield check("Q3", what, every, statements.query_variation)
+        yield check("Q9", f"{name}: KL of P and P(0), either way, against osc(β)²/8", every, statements.nats)
         what = f"{name}: the ‖b_q‖ that its effect needs"
         yield check("Q10", what, every, statements.query_price, note=price(chosen[0]))
         for must_hold, which in groups(not broken(spec, "q") for spec in specs.values()).items():

@@ -15,8 +15,9 @@ from minibeft.errors import BadInput
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
 from minibeft.theory.instance import Instance
+from minibeft.theory.theorems import THEOREMS
 from minibeft.verification.findings import Report
-from minibeft.verification.layerwise import gradients, keys, queries, values
+from minibeft.verification.layerwise import cache, gradients, keys, queries, values
 from minibeft.verification.probe import Batch, probe
 from minibeft.verification.sentences import SENTENCES
 from minibeft.verification.whole import effects, whole_model
@@ -27,7 +28,7 @@ STEPS = 7  # how often verify reports progress
 def verify(
     name: str | Path, *, task: Task | None = None, seed: int = 0, progress: Callable[[str], None] = lambda _: None
 ) -> Report:
-    """Measure K1, K2, V1 to V3 and Q2 to Q4 on a checkpoint; `progress` is told each step's name."""
+    """Measure what of the catalogue can be seen on a checkpoint; `progress` is told each step's name."""
     progress("loading in float32")
     model = load_model(name, task=task, dtype=torch.float32)
     batch = batch_of(model, name, seed)
@@ -47,10 +48,11 @@ def verify(
     progress("queries, layer by layer in float64")
     report.checks += queries(model, layers, Generator().manual_seed(seed))
     progress("gradients in float64")
+    report.checks += cache(model, layers, Generator().manual_seed(seed))
     report.checks += gradients(model, batch, layers, Generator().manual_seed(seed))
     progress("the whole model in float64")
     report.checks += whole_model(model, single, effects(model, batch, seed))
-    report.checks.sort(key=lambda check: check.theorem)
+    report.checks.sort(key=lambda check: list(THEOREMS).index(check.theorem))
     for check in report.checks:
         if not check.measurable:
             raise BadInput(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minibeft.theory import statements
+from minibeft.theory import query_slope, statements
 from minibeft.theory.attention import Attended, attend
 from minibeft.theory.bounds import log_weights_error, unit_roundoff
 from minibeft.theory.draws import Draws
@@ -54,6 +54,10 @@ check_form = checked(statements.query_form)
 check_hull = checked(lambda p: statements.hull(p, some_directions(p)))
 check_bound = checked(statements.query_variation, statements.query_effect)
 check_blindness = checked(statements.blindness)
+check_slope = checked(
+    lambda p: query_slope.covariance(p, some_loss(p)), lambda p: query_slope.slope_bound(p, some_loss(p))
+)
+check_nats = checked(statements.nats)
 check_price = checked(statements.query_price)
 check_enough = checked(lambda p: statements.saturated(p, 0.01))
 CHECKS = {"Q1": check_form, "Q2": check_hull, "Q3": check_bound, "Q4": check_blindness}

@@ -16,7 +16,7 @@ from minibeft.reproduce import paper
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, spread
 from minibeft.reproduce.statistics import paired
-from minibeft.theory.theorems import FORMAL_ALONE, THEOREMS
+from minibeft.theory.theorems import THEOREMS
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "EVIDENCE.md")
@@ -74,8 +74,6 @@ def theorems() -> str:
         formal = f"{len(theorem.evidence.theorems(name)) or ''}"
         cells = (name, theorem.title, status, formal, test, on_bert, measured(llama, name))
         rows.append(f"| {' | '.join(cells)} |")
-    for name, theorem in FORMAL_ALONE.items():
-        rows.append(f"| {name} | {theorem.title} | in Coq alone | {len(theorem.evidence.theorems(name))} |  |  |  |")
     lines = ["", "Measured ≤ allowed by theorem and rounding, the worst layer; from", ""]
     lines += [f"- {made_by(record(file), file)}" for file in ("prove", "verify-minilm", "verify-stories260k")]
     return "\n".join(rows + lines)

@@ -12,7 +12,7 @@ from minibeft.errors import BadInput
 from minibeft.proofs.formal import check as formal
 from minibeft.proofs.formal import trust
 from minibeft.theory.evidence import EVIDENCE, FORMAL, LEVELS
-from minibeft.theory.theorems import FORMAL_ALONE, THEOREMS
+from minibeft.theory.theorems import THEOREMS
 
 ROOT = Path(__file__).parents[2]
 coq = pytest.mark.skipif(not formal.has_coq(), reason=formal.NO_COQ)
@@ -148,7 +148,7 @@ def test_without_coq_it_says_how_to_get_it(monkeypatch, capsys):
 
 
 def test_every_statement_has_its_evidence_and_every_place_exists():
-    assert list(EVIDENCE) == [*THEOREMS, *FORMAL_ALONE]
+    assert list(EVIDENCE) == list(THEOREMS)
     for name, evidence in EVIDENCE.items():
         assert evidence.level in LEVELS, name
         assert (evidence.level == "formal") == bool(evidence.formal), name

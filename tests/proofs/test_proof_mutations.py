@@ -9,7 +9,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from sympy import Abs, Expr, IndexedBase, Integer, MatrixBase, Min, Rational, S, Symbol, cos, exp, log, ones, sqrt, tanh
+from sympy import (
+    Abs,
+    Derivative,
+    Expr,
+    IndexedBase,
+    Integer,
+    MatrixBase,
+    Min,
+    Rational,
+    S,
+    Symbol,
+    cos,
+    exp,
+    log,
+    ones,
+    sqrt,
+    tanh,
+)
 
 from minibeft.proofs import (
     PROOFS,
@@ -26,16 +43,19 @@ from minibeft.proofs import (
     readers,
 )
 from minibeft.proofs import drift as D
+from minibeft.proofs import gauge as Y
 from minibeft.proofs import key_elsewhere as KE
 from minibeft.proofs import key_scope as K4
+from minibeft.proofs import layer_norm as L
 from minibeft.proofs import query_bound as Q3
 from minibeft.proofs import reparametrised as R
 from minibeft.proofs import rounding as E
 from minibeft.proofs import training as T
 from minibeft.proofs import value_bias as V
 from minibeft.proofs import value_scope as V5
+from minibeft.proofs.layer_norm import X
 from minibeft.proofs.measured import measured
-from minibeft.proofs.notation import RANGE, G, a, b, beta, d, e, i, j, k, l, m, mu, n, over, q, r, s, softmax, v, z
+from minibeft.proofs.notation import RANGE, G, a, b, beta, d, e, i, j, k, l, m, mu, n, o, over, q, r, s, softmax, v, z
 from minibeft.proofs.relation import MISSES, SYMMETRIC, Quantity, Relation, says
 from minibeft.proofs.statement import Outcome
 from minibeft.proofs.steps import Names, equal
@@ -164,6 +184,14 @@ MISTAKES: dict[tuple[str, str], dict[str, object]] = {
     ("K6", "score"): {"twice the hits": 2 * PROOFS["K6"].claims["score"].right, "one hit more": 1 + D.u},
     ("K7", "shrinks"): {"grows": (1 + D.LR * D.DECAY) * D.BIAS, "rests": D.BIAS},
     ("K7", "norm"): {"halves": over(a, b[a] ** 2) / 2},
+    ("K8", "along"): {
+        "x̂ left in": L.FIXED + over(o, X[j, o]),
+        "γ for 1/γ": over(o, L.GAMMA[o] * L.BETA[o]),
+        "zero": Integer(0),
+    },
+    ("K8", "keys"): {"no bias at all": L.key(moved=False), "β alone": L.key(moved=False) + L.T[a] * over(o, L.BETA[o])},
+    ("K8", "weights"): {"dropped mask": softmax(s * over(a, q[i, a] * L.key(moved=False)), mask=Integer(1))},
+    ("K8", "gradient"): {"not zero": over(o, L.WK[e, o])},
     ("V1", "output"): {
         "sign": V.PLAIN - b[a],
         "scaled by the row sum": V.PLAIN + b[a] * over(j, mu[i, j] * exp(z[i, j])),
@@ -191,6 +219,13 @@ MISTAKES: dict[tuple[str, str], dict[str, object]] = {
         "C forgotten": Min(V.SIZES[4], V.SIZES[2] * V.SIZES[3]) + V.SIZES[0] - V.SIZES[0] + (V.SIZES[0] - 1) * 0 + 1,
         "all of it": V.SIZES[0],
     },
+    ("V7", "norm"): {"mean of 1 entry": L.PLAIN + L.SHIFT[i], "γ left out": L.PLAIN / L.GAMMA[o]},
+    ("V7", "onward"): {
+        "lost": X[i, o] + L.ENTERS(L.PLAIN),
+        "block sees it": X[i, o] + L.SHIFT[i] + L.ENTERS(L.PLAIN + L.SHIFT[i]),
+    },
+    ("V7", "bias"): {"γ alone": over(i, over(o, G[i, o] * L.GAMMA[o]))},
+    ("V7", "matrix"): {"o left in": over(i, over(o, G[i, o] * L.HEADS[i, e]))},
     ("Q1", "shift"): {
         "missing 1/√d": query_bias.logit(bias=False) + over(a, k[j, a] * b[a]),
         "by query": query_bias.logit(bias=False) + s * over(a, q[i, a] * b[a]),
@@ -275,6 +310,19 @@ MISTAKES: dict[tuple[str, str], dict[str, object]] = {
     ("I3", "bound"): {"half": 1 / (2 * d)},
     ("I3", "joint"): {"half": Rational(1, 2)},
     ("I3", "keys"): {"one": Integer(1)},
+    ("G1", "key"): {"L has a slope": Y.DECAY * b[e] + s * over(i, q[i, e]), "λ twice": 2 * Y.DECAY * b[e]},
+    ("G1", "value"): {
+        "one query head": over(o, Y.O[o, Y.u, e] * Derivative(Y.VALUE_LOSS, Y.BO[o])),
+        "b_o alone": Y.DECAY * over(o, Y.BO[o]),
+    },
+    ("G1", "logits"): {"transposed": Y.against(Y.LOGIT_LOSS, Y.K, a, e) - Y.DECAY * Y.squares(Y.K, a, e)},
+    ("G1", "output"): {"λ left out": over(Y.u, Y.by_output(Y.OUTPUT_LOSS, Y.u, a, e))},
+    ("G2", "logits"): {"transposed": Y.against(Y.LOGITS, Y.K, a, e), "of itself": Y.against(Y.LOGITS, Y.Q, e, a)},
+    ("G2", "output"): {"transposed": Y.by_output(Y.OUTPUT, e, a), "zero": Integer(0)},
+    ("G2", "keys"): {"one query head": over(o, Derivative(Y.LOGITS, Y.K[e, o]) * Y.K[a, o])},
+    ("G2", "values"): {"transposed": over(Y.u, Y.by_output(Y.SHARED, Y.u, e, a))},
+    ("G2", "flow"): {"the other way": -Y.rate(Y.LOGITS, Y.K), "half of it": -Y.against(Y.LOGITS, Y.K, a, e)},
+    ("G2", "flow_out"): {"half of it": -2 * Y.by_output(Y.OUTPUT, a, e)},
 }
 MISTAKEN = [(name, part, how) for (name, part), found in MISTAKES.items() for how in found]
 

@@ -1,0 +1,74 @@
+"""One backward pass through a model: ∂L by what each attention layer gave, and the norms before and behind it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from minibeft.models.layers import RMSNorm
+from minibeft.models.transformer import Attention, Transformer
+from minibeft.theory.norms import Normed
+from minibeft.verification.measure import draw
+from minibeft.verification.probe import Batch, modules_of
+
+Norm = nn.LayerNorm | RMSNorm
+
+
+@dataclass
+class Passed:
+    """What the backward pass says of one attention layer.
+
+    source   the norm that gave what the layer reads; None where it reads something else
+    readers  the norms through which the residual stream is read behind it, each with ∂L by what it gave
+    """
+
+    d_out: Float[Tensor, "B T C"]
+    source: Normed | None
+    readers: list[tuple[Normed, Float[Tensor, "B T C"]]] = field(default_factory=list)
+
+
+def backward(model: Transformer, batch: Batch, generator: Generator) -> list[Passed]:
+    """Every attention layer, first layer first, for a random linear loss on the hidden states of real tokens."""
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, given: tuple[Any, ...], out: Tensor) -> None:
+        calls.append((module, given[0], out))
+
+    inside = {part for module in modules_of(model) for part in module.children()}  # QK-norms
+    kept = [module for module in model.modules() if isinstance(module, Norm | Attention) and module not in inside]
+    hooks = [module.register_forward_hook(keep) for module in kept]
+    hidden = model(**batch).hidden
+    for hook in hooks:
+        hook.remove()
+    weight = draw(hidden, 1.0, generator) * batch["attention_mask"][..., None]
+    slopes = torch.autograd.grad((hidden * weight).sum(), [out for *_, out in calls], allow_unused=True)
+    layers = [at for at, (module, _, _) in enumerate(calls) if isinstance(module, Attention)]
+    return [passed(calls, slopes, at, model.config.residual == "post") for at in layers]
+
+
+def passed(
+    calls: list[tuple[nn.Module, Tensor, Tensor]], slopes: tuple[Tensor | None, ...], at: int, post: bool
+) -> Passed:
+    """The layer called at this place. Where norms stand behind each addition ("post"), what the first of them gave is
+    the stream from there on; else the stream goes on to the last of them."""
+    _, read, _ = calls[at]
+    source = [norm_of(*call[:2]) for call in calls[:at] if call[2] is read and isinstance(call[0], Norm)]
+    behind = zip(calls[at + 1 :], slopes[at + 1 :], strict=True)
+    readers = [
+        (norm_of(module, x), slope)
+        for (module, x, _), slope in behind
+        if isinstance(module, Norm) and slope is not None
+    ]
+    d_out = slopes[at]
+    assert d_out is not None
+    return Passed(d_out, source[-1] if source else None, readers[:1] if post else readers)
+
+
+def norm_of(module: nn.Module, x: Tensor) -> Normed:
+    """A norm with what it was given."""
+    if isinstance(module, RMSNorm):
+        return Normed(x.detach(), module.gain.detach(), None, module.eps)
+    assert isinstance(module, nn.LayerNorm)
+    return Normed(x.detach(), module.weight.detach(), module.bias.detach(), module.eps)
