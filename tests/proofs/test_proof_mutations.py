@@ -24,6 +24,7 @@ from sympy import (
     exp,
     log,
     ones,
+    sin,
     sqrt,
     tanh,
 )
@@ -44,10 +45,12 @@ from minibeft.proofs import (
 )
 from minibeft.proofs import drift as D
 from minibeft.proofs import gauge as Y
+from minibeft.proofs import key_cache as C9
 from minibeft.proofs import key_elsewhere as KE
 from minibeft.proofs import key_scope as K4
 from minibeft.proofs import layer_norm as L
 from minibeft.proofs import query_bound as Q3
+from minibeft.proofs import query_gradient as G8
 from minibeft.proofs import reparametrised as R
 from minibeft.proofs import rounding as E
 from minibeft.proofs import training as T
@@ -192,6 +195,15 @@ MISTAKES: dict[tuple[str, str], dict[str, object]] = {
     ("K8", "keys"): {"no bias at all": L.key(moved=False), "β alone": L.key(moved=False) + L.T[a] * over(o, L.BETA[o])},
     ("K8", "weights"): {"dropped mask": softmax(s * over(a, q[i, a] * L.key(moved=False)), mask=Integer(1))},
     ("K8", "gradient"): {"not zero": over(o, L.WK[e, o])},
+    ("K9", "logit"): {"sign": C9.PULL + s * over(a, q[i, a] * b[a]), "by key": C9.PULL - s * over(a, k[j, a] * b[a])},
+    ("K9", "weights"): {"dropped mask": softmax(C9.PULL, mask=Integer(1))},
+    ("K9", "rotary"): {"not turned": softmax(s * K4.dot(K4.QUERY, K4.KEY))},
+    ("K10", "waves"): {"sine's sign": over(C9.u, C9.COSINE * cos(C9.ANGLE) - C9.SINE * sin(C9.ANGLE))},
+    ("K10", "apart"): {"half": 2 * sin((C9.PHI - C9.PSI) / 2) ** 2 * (C9.FIRST**2 + C9.SECOND**2)},
+    ("K10", "cauchy"): {"remainder added": C9.LENGTH * (C9.ONE**2 + C9.TWO**2) + (C9.X * C9.TWO - C9.Y * C9.ONE) ** 2},
+    ("K10", "rise"): {"none": Integer(0)},
+    ("K10", "spread"): {"half": s * over(C9.u, C9.LONG[C9.u] * C9.BIG[C9.u] * C9.REACH[C9.u]) / 2},
+    ("K10", "bound"): {"tanh(osc/8)": tanh(Q3.B / 8)},
     ("V1", "output"): {
         "sign": V.PLAIN - b[a],
         "scaled by the row sum": V.PLAIN + b[a] * over(j, mu[i, j] * exp(z[i, j])),
@@ -289,6 +301,19 @@ MISTAKES: dict[tuple[str, str], dict[str, object]] = {
     ("Q11", "reached"): {"missed": Integer(1)},
     ("Q11", "bends"): {"straight": Integer(0), "second moment": over(j, query_reach.LINE * beta[j] ** 2)},
     ("Q11", "null"): {"β_j alone": exp(beta[j])},
+    ("Q8", "slope"): {
+        "not centred": s * over(j, G8.WEIGHTS * v[j, e] * k[j, G8.third]),
+        "s left out": G8.COVARIANCE / s,
+    },
+    ("Q8", "above"): {"s/8": G8.BOUND / 2, "diam V alone": s / 4 * G8.WIDE},
+    ("Q8", "below"): {"s/5": G8.BOUND * Rational(4, 5)},
+    ("Q8", "attained"): {"s": s, "s/2": s / 2},
+    ("Q8", "loss"): {"half": G8.BOUND * over(i, G8.PUSH[i]) / 2},
+    ("Q9", "ratio"): {"sign of β": over(l, G8.put(G8.P, j, l) * exp(beta[l])) * exp(beta[j])},
+    ("Q9", "back"): {"M": over(j, G8.P * exp(beta[j]))},
+    ("Q9", "first"): {"osc²/2": G8.UNDER - G8.START - G8.T * G8.OSC**2, "mean at 0": -G8.T * G8.OSC**2 / 4},
+    ("Q9", "second"): {"mean square": over(j, G8.TILTED * beta[j] ** 2)},
+    ("Q9", "variance"): {"osc²/8": G8.OSC**2 / 8},
     ("R1", "count"): {"of the full matrix": R.K * R.R * R.C},
     ("R1", "dimension"): {"as many as numbers": R.K * (R.R + R.C), "rc": R.R * R.C},
     ("R1", "rank"): {"k − 1": R.K - 1},
