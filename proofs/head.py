@@ -154,7 +154,7 @@ class Head:
     dropout: Matrix | None = None  # what each weight is multiplied by
     lam: Expr | int = 0  # λ of differential attention, whose second softmax is over −z
     value_norm: bool = False
-    gate: Expr | int | Matrix = 1  # one number, or one for each dim
+    gate: Expr | int | Matrix = 1  # a number, a row of one for each dim, or a matrix of tokens
     w_o: Matrix | None = None
     b_o: Matrix | None = None
     output_norm: bool = False
@@ -234,8 +234,9 @@ class Head:
 
     def heads(self) -> Matrix:
         """O."""
-        gate = diag(*self.gate) if isinstance(self.gate, MatrixBase) else self.gate
-        return self.weights() * self.values() * gate
+        o = self.weights() * self.values()
+        by_dim = isinstance(self.gate, MatrixBase) and self.gate.rows == 1
+        return o * diag(*self.gate) if by_dim else self.gate * o
 
     def output(self) -> Matrix:
         """O W_oᵀ + 1 b_oᵀ, where W_o is given."""

@@ -21,8 +21,8 @@ from minibeft.proofs.steps import bounded, equal, exactly
 PULL = s * over(a, q[i, a] * k[j, a])
 TAKEN = s * over(a, q[i, a] * (k[j, a] - b[a]))
 ANY = "With keys as they are multiplied with q, taking one vector c off all of them leaves P as it is, for every c"
-ROTATED = s * dot(turned(*QUERY, i), turned(*KEY, j))
-ROTATED_TAKEN = s * dot(turned(*QUERY, i), tuple(x - y for x, y in zip(turned(*KEY, j), BIAS, strict=True)))
+ROTATED = s * dot(QUERY, turned(*KEY, j))  # the query, turned as well, is any vector
+ROTATED_TAKEN = s * dot(QUERY, tuple(x - y for x, y in zip(turned(*KEY, j), BIAS, strict=True)))
 
 
 @proof(

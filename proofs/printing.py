@@ -25,10 +25,11 @@ MATH = {
     "−": "-", "√": r"\surd ", "‖": r"\|", "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^{\circ}", "…": r"\ldots ",
     "ᵀ": r"^{\mathsf T}", "⁺": "^{+}", "⁻": "^{-}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "ᵗ": "^{t}", "ᵖ": "^{p}",
     "⁰": "^{0}", "ẑ": r"\hat{z}", "ĝ": r"\hat{g}", "§": r"\S ", "ᵈ": "^{d}", "ℤ": r"\mathbf{Z}", "π": r"\pi", "′": "'",
+    "¼": r"\tfrac14 ", "ψ": r"\psi ",
 }  # fmt: skip
 MATH |= {chr(SUBSCRIPT[ord(char)]): f"_{{{char}}}" for char in SUBSCRIPTS.rstrip("'")}
-ACCENTS = {"\u0302": r"\hat", "\u0304": r"\bar"}  # combining characters, after their letter
-ACCENTED = r"(\w)([\u0302\u0304])"
+ACCENTS = {"\u0302": r"\hat", "\u0303": r"\tilde", "\u0304": r"\bar"}  # combining characters, after their letter
+ACCENTED = r"(\w)([\u0302-\u0304])"
 
 
 class Unicode(StrPrinter):

@@ -67,7 +67,8 @@ def gradient_is_a_covariance(claim) -> Iterator[Part]:
     )
     slack = s * FAR * WIDE
     yield bounded(
-        "Grüss: for unit vectors, w·v_j = x + V f_j and u·k_j = y + K g_j, V and K being the two diameters.",
+        "A covariance is at most a quarter of both ranges. For unit vectors, w·v_j = x + V f_j and u·k_j = y + K g_j, "
+        "V and K being the diameters.",
         claim.above,
         slack=slack * gruss(F[j], H[j]),
     )
@@ -124,7 +125,7 @@ def nats(claim) -> Iterator[Part]:
     )
     yield equal("That mean grows by the variance of β,", claim.second)
     yield bounded(
-        "which is at most B²/4, B = osc(β), as all β_j = y + B f_j (Grüss). So for t > 0 neither derivative "
+        "which is at most B²/4, B = osc(β), as all β_j = y + B f_j. So for t > 0 neither derivative "
         "is positive, and at t = 1 KL(P‖P') ≤ B²/8.",
         claim.variance,
         slack=OSC**2 * gruss(F[j], F[j]),
