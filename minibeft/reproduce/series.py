@@ -11,7 +11,7 @@ from minibeft.reproduce.plan import name_of
 from minibeft.show.files import held, write_json
 from minibeft.show.progress import progress
 from minibeft.training.loading import load
-from minibeft.training.runs import RECORD, begun, is_complete, part_of, require_same
+from minibeft.training.runs import RECORD, begun, part_of, read_record, require_same
 from minibeft.training.seeds import LOCAL, finetune_all
 from minibeft.training.settings import Settings
 
@@ -49,11 +49,11 @@ class Series:
     def finished(self, settings: Settings) -> Record | None:
         """The record of a run that is complete, without loading the model; anything else is for finetune to judge."""
         file = self.place(settings) / RECORD
-        record = read_json(file) if file.is_file() else {}
+        record = read_record(file.parent) if file.is_file() else {}
         given = {n: value for n, value in settings.as_json().items() if value is not None and n not in LOCAL}
         same = record.get("digests") == self.digests[bool(settings.held_out)]
         same = same and all(part_of(record, "settings").get(name, value) == value for name, value in given.items())
-        return record if same and is_complete(record, file) else None
+        return record if same and record.get("complete") else None
 
 
 @contextmanager

@@ -107,10 +107,10 @@ def only_seed(folder: Path) -> Path | None:
 def open_run(folder: Path, given: Settings) -> Classifier:
     """What was trained in a run's folder, put into its model again."""
     record = read_record(folder)
-    settings = Settings(**record["settings"])
+    settings = Settings(**{"model": "", "task": ""} | record.get("settings", {}))
     task = TASKS.get(settings.task)
     if settings.task == OWN:
-        task = Task(OWN, columns_of(settings), tuple(record["labels"]), ("accuracy", "f1_macro"), ())
+        task = Task(OWN, columns_of(settings), tuple(record.get("labels", ())), ("accuracy", "f1_macro"), ())
         task = replace(task, label=settings.label_column)
     if task is None or not (folder / TRAINED).is_file():
         raise BadInput(f"{folder}: is not at its end, or another version's; run its command again to finish it")

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from safetensors.torch import save
@@ -77,32 +77,39 @@ def finished(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder."""
     if not begun(folder, RECORD):
         return None
-    there = read_json(folder / RECORD)
+    there = read_record(folder)
     require_same(folder, there, record, "run")
-    return there if is_complete(there, folder / RECORD) else None
+    return there if there.get("complete") else None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """A run's record, with settings that a run can have; BadInput for one that is damaged or another version's."""
+    """A run's record, each part of which is what a run writes; BadInput names the part that is not. Parts that older
+    versions did not write may be missing."""
     file = folder / RECORD
     record = read_json(file)
-    known = {field.name for field in fields(Settings)}
-    labels = record.get("labels", [])
-    try:
-        if not part_of(record, "settings").keys() <= known or not all(isinstance(name, str) for name in labels):
-            raise TypeError
-        Settings(**part_of(record, "settings")).check()
-    except (TypeError, AttributeError, ValueError) as error:
-        raise BadInput(f"{file}: is damaged, or another version's; run the command in it again elsewhere") from error
-    return record | {"labels": labels}
+    ours = {"settings": {}, "digests": {}, "labels": [], "trained": {}, "epochs": [], "complete": False} | record
+    for name, holds in SCHEMA.items():
+        if not holds(ours[name]):
+            raise BadInput(f"{file}: {name} is damaged, or another version's; delete the file to begin this run again")
+    if record.get("complete") and not (ours["epochs"] and {"command", "date", "versions", "machine"} <= record.keys()):
+        raise BadInput(f"{file}: is damaged: complete, and without results; delete the file to begin this run again")
+    return record
 
 
-def is_complete(record: dict[str, Any], file: Path) -> bool:
-    """Whether a run is at its end; BadInput for a record that says so and lacks what a finished one has."""
-    whole = are_epochs(record.get("epochs")) and {"command", "date", "versions", "machine"} <= record.keys()
-    if record.get("complete") and not (whole and record["epochs"]):
-        raise BadInput(f"{file}: is damaged; delete it to begin this run again")
-    return bool(record.get("complete"))
+def are_settings(found: Any) -> bool:
+    """Whether each is a setting of this version, of its type."""
+    kinds = get_type_hints(Settings)
+
+    def fits(value: Any, hint: Any) -> bool:
+        every = get_args(hint) or (hint,)
+        return type(value) in every or value in every or (float in every and type(value) is int)
+
+    return isinstance(found, dict) and all(name in kinds and fits(value, kinds[name]) for name, value in found.items())
+
+
+def are_texts(found: Any) -> bool:
+    """Whether this is a list of texts."""
+    return isinstance(found, list) and all(isinstance(each, str) for each in found)
 
 
 def are_epochs(found: Any) -> bool:
@@ -114,6 +121,17 @@ def are_epochs(found: Any) -> bool:
         return type(values) in (int, float)
 
     return isinstance(found, list) and all(isinstance(one, dict) and are_numbers(one, 2) for one in found)
+
+
+# What each part of run.json must be.
+SCHEMA: dict[str, Callable[[Any], bool]] = {
+    "settings": are_settings,
+    "digests": lambda found: isinstance(found, dict) and are_texts(list(found.values())),
+    "labels": are_texts,
+    "trained": lambda found: found == {} or (isinstance(found, dict) and are_texts(found.get("tensors"))),
+    "epochs": are_epochs,
+    "complete": lambda found: isinstance(found, bool),
+}
 
 
 def require_same(folder: Path, there: dict[str, Any], mine: dict[str, Any], what: str) -> None:
