@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from minibeft.errors import shortened
 from minibeft.show.grid import Grid
 from minibeft.show.page import page
 from minibeft.show.record import made_by
@@ -92,7 +93,9 @@ def html(record: dict[str, Any]) -> str:
         "and b_v from the configuration alone. "
     )
     grid = Grid("Every model type", HEADER, list(map(cells, record["rows"])))
-    whole = page("What attention biases do in every model of transformers", [grid], [], note + made_by(record))
+    whole = page(
+        "What attention biases do in every model of transformers", [grid], [], note + shortened(made_by(record))
+    )
     box = '<p><input type="search" placeholder="bert, null, gate …" aria-label="search"><output></output></p>'
     whole = whole.replace("</style>", f"{STYLE}\n</style>").replace('<div class="wide">', f'{box}\n<div class="wide">')
     whole = whole.replace("</h1>", f"</h1>\n<p>{finding(record)}</p>")

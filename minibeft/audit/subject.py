@@ -171,4 +171,5 @@ def mixed(failed: list[str]) -> bool:
 
 def said(error: BaseException) -> str:
     """An error of a library in one line."""
-    return f"{type(error).__name__}: {one_line(str(error))}"[:160]
+    text = re.sub(r"/\S+/", "…/", one_line(str(error)))  # no path of this machine
+    return f"{type(error).__name__}: {text}"[:160]

@@ -12,6 +12,7 @@ from typing import Any
 
 import evidence_speed
 
+from minibeft.atlas import page as atlas_page
 from minibeft.reproduce import paper
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, spread
@@ -255,7 +256,13 @@ def kept() -> str:
     return "\n".join([*evidence_speed.kept(found), "", made_by(found, "bench-memory")])
 
 
+def atlas() -> str:
+    """The headline numbers of the atlas."""
+    return f"{atlas_page.finding(record('atlas'))} [The table of all](records/atlas.html)."
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "atlas": atlas,
     "summary": summary,
     "verify_lines": verify_lines,
     "theorems": theorems,
