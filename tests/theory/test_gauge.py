@@ -1,6 +1,7 @@
 """G2 and G1: a head's gradients agree, and weight decay fixes what may be traded; each with what must be rejected."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def swapped(x, w_q, w_k, w_v, w_o=None, **given):
             return weight.clone()
 
         @staticmethod
-        def backward(_, grad):
+        def backward(_, grad):  # type: ignore[override]
             return grad.roll(1, 0)
 
     return attend(x, w_q, Wrong.apply(w_k), Wrong.apply(w_v), w_o, **given)
@@ -103,10 +104,12 @@ SHAPES = {"w_q": (4, 3), "w_k": (2, 3), "w_v": (2, 3), "w_o": (3, 4), "b_q": 4, 
 DECAY = 0.01
 
 
-def trained(rotate: Rotation | None = None) -> tuple[Instance, dict[str, torch.Tensor]]:
+def trained(rotate: Rotation | None = None) -> tuple[Any, dict[str, torch.Tensor]]:
     """Two query heads that share keys and values, trained with weight decay until they rest; and the slopes left."""
     g = Draws(3)
-    leaves = {name: g.normal(*([x] if isinstance(x, int) else x)).requires_grad_() for name, x in SHAPES.items()}
+    leaves: dict[str, Any] = {
+        name: g.normal(*([x] if isinstance(x, int) else x)).requires_grad_() for name, x in SHAPES.items()
+    }
     x, target = g.normal(4, 5, 3), 1 + g.normal(4, 5, 3)
     settings = {"lr": 1.0, "max_iter": 3000, "max_eval": 4000, "tolerance_grad": 1e-11, "tolerance_change": 0.0}
     optimiser = torch.optim.LBFGS(list(leaves.values()), line_search_fn="strong_wolfe", **settings)  # type: ignore[arg-type]
@@ -122,7 +125,7 @@ def trained(rotate: Rotation | None = None) -> tuple[Instance, dict[str, torch.T
     optimiser.step(loss)
     loss()
     slopes = {name: some(leaf.grad).clone() for name, leaf in leaves.items()}
-    found = {name: leaf.detach() for name, leaf in leaves.items()}
+    found: dict[str, Any] = {name: leaf.detach() for name, leaf in leaves.items()}
     return Instance(x, **found, heads=2, kv_heads=1, rotate=rotate), slopes  # type: ignore[arg-type]
 
 

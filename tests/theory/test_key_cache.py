@@ -1,6 +1,7 @@
 """K9 and K10: keys as a cache holds them, and b_k under rotary positions; each with what must be rejected."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,8 @@ def test_K9_and_the_bound_is_no_excuse(p):
 def test_K9_needs_no_softcap():
     """A cap bends what a row shares."""
     g = Draws(0)
-    p = Instance(g.normal(1, 4, 3), *(g.normal(2, 3) for _ in "qkv"), *[None] * 5, 1, 1)
+    given: list[Any] = [g.normal(1, 4, 3), *(g.normal(2, 3) for _ in "qkv"), *[None] * 5]
+    p = Instance(*given, heads=1, kv_heads=1)
     keys = p.k(None)
     off = keys.mean(-2, keepdim=True)
     gap = statements.cached_keys(replace(p, softcap=1.0), off)
