@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minibeft.checkpoints.layouts import apart, together, whole_name, with_siblings
 from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.save import label_keys, label_names, unnamed, with_labels
 from minibeft.checkpoints.tensors import Lazy, read_json, read_safetensors
@@ -79,7 +81,7 @@ def make_adapter(model: Transformer, before: Mapping[str, Tensor], *, base: str 
     base    the model's name or path, noted for those who load the adapter
     BadInput when a weight inside a block trained, or no bias of a linear map did: that is not a bias adapter.
     """
-    names, state = their_names(model), dict(model.named_parameters())
+    names, state, body = their_names(model), dict(model.named_parameters()), BODIES[model.config.family]
     linear = [name for name in before if travels_as_shift(name, names[name], model, before)]
     other = [name for name in before if name not in linear]
     for name in other:
@@ -98,10 +100,13 @@ def make_adapter(model: Transformer, before: Mapping[str, Tensor], *, base: str 
         "modules_to_save": sorted(modules) or None,
         "peft_type": "BEFT",
         "revision": None,
-        "target_modules": targets(model, linear, names),
+        "target_modules": targets(linear, {n: whole_name(theirs, body) for n, theirs in names.items()}),
         "task_type": task,
     }
-    changes = {module_of(names[n]): (state[n].detach().double() - before[n].double()).float() for n in linear}
+    moved = {n: (state[n].detach().double() - before[n].double()).float() for n in linear}
+    moved = {n: torch.zeros_like(weight_of(model, n)[:, 0]).float() for n in with_siblings(moved, model.config)} | moved
+    shifts = together({names[n]: value for n, value in moved.items()}, model.config)
+    changes = {module_of(name): value for name, value in shifts.items()}
     return Adapter(changes, kept, config, label_names(model.config) if model.config.task == "classification" else ())
 
 
@@ -125,7 +130,7 @@ def saved_module(ours: str, theirs: str, model: Transformer) -> str:
     return theirs.partition(".")[0] if outside else module_of(theirs)
 
 
-def targets(model: Transformer, linear: list[str], names: Mapping[str, str]) -> list[str]:
+def targets(linear: list[str], names: Mapping[str, str]) -> list[str]:
     """target_modules for these biases. PEFT matches the end of a name, so the part after the layer's number stands for
     every layer; where it would match other modules too, or not every layer has it, the full names are listed."""
     suffixes: dict[str, list[str]] = {}
@@ -139,7 +144,7 @@ def targets(model: Transformer, linear: list[str], names: Mapping[str, str]) -> 
     for suffix, modules in suffixes.items():
         matched = {module_of(theirs) for theirs in names.values() if module_of(theirs).endswith(f".{suffix}")}
         found += [suffix] if matched == set(modules) else modules
-    return sorted(found)
+    return sorted(set(found))
 
 
 def save_adapter(adapter: Adapter, folder: str | Path, extras: Mapping[str, bytes] | None = None) -> None:
@@ -228,7 +233,8 @@ def changed(model: Transformer, adapter: Adapter) -> dict[str, Tensor]:
     BadInput for a module that the model does not have, or another size.
     """
     ours, state = {theirs: name for name, theirs in their_names(model).items()}, dict(model.named_parameters())
-    biases = {f"{module}.bias": delta for module, delta in adapter.biases.items()}
+    shifts = {f"{module}.bias": partial(Tensor.clone, delta) for module, delta in adapter.biases.items()}
+    biases = {name: part() for name, part in apart(shifts, model.config, Path("the adapter")).items()}
     values: dict[str, Tensor] = {}
     for theirs, value in (biases | adapter.saved).items():
         name = ours.get(theirs)

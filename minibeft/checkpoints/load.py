@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from minibeft.checkpoints.find import find
+from minibeft.checkpoints.layouts import apart
 from minibeft.checkpoints.rewrite import RESIDUAL
 from minibeft.checkpoints.tensors import Lazy, is_buffer, open_tensors, read_json, read_safetensors, wrapper
 from minibeft.errors import BadInput
@@ -85,7 +86,7 @@ def load_model(
     config = read_config(raw, task, str(file))
     body = BODIES[config.family]
     keep = dtype is None and (device is None or torch.device(device).type == "cpu")
-    tensors = rename_old(unwrapped(open_tensors(folder, keep=keep), folder))
+    tensors = apart(rename_old(unwrapped(open_tensors(folder, keep=keep), folder)), config, folder)
     left_out = task is not None or body.leaves_out(raw.get("architectures"))
     if left_out and task is None:
         log.warning("%s: the head of %s is left out; hidden states are computed", folder, raw["architectures"][0])

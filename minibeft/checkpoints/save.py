@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from minibeft.checkpoints.layouts import together
 from minibeft.checkpoints.load import describe
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
@@ -70,7 +71,7 @@ def save_model(model: Transformer, folder: str | Path) -> None:
     folder = Path(folder)
     for name in sorted(describe(model.config).state_dict().keys() ^ model.state_dict().keys()):
         raise BadInput(f"{folder}: {name} has no place in a {model.config.family} checkpoint with this config.json")
-    state = {name: value.contiguous() for name, value in their_state(model).items()}
+    state = {name: value.contiguous() for name, value in together(their_state(model), model.config).items()}
     with new_folder(folder) as ready:
         config = their_config(model.config, next(iter(state.values())).dtype)
         write_json(ready / "config.json", config)

@@ -63,7 +63,8 @@ class Keys:
     biases     those of q, k, v, o that the attention has, or the switch that says so
     rotary     "whole" heads turn, or this share of their dims unless the file names another; or the key that holds the
                number of dims, whose pairs are then neighbours (GPT-J)
-    windows    where there is a sliding window and no layer_types: which layers have it, and its default size
+    windows    where there is a sliding window and no layer_types: which layers have it ("unturned": those without
+               rotary positions), and its default size
     only       key → the values for which the attention is what this says
     sites      the kinds of attention that a configuration can ask for, from the plain one
     layered    sites also says which layers have which kind: layer_types and windows are its business
@@ -78,7 +79,7 @@ class Keys:
     causal: bool = False
     rotary: Literal["whole"] | float | tuple[str, int] | None = None
     theta: float = 10_000.0
-    windows: tuple[Literal["all", "even", "late"], int | None] | None = None
+    windows: tuple[Literal["all", "even", "late", "unturned"], int | None] | None = None
     qk_norm: Literal["rms"] | None = None
     sink: Literal["learned"] | None = None
     position_bias: Literal["alibi", "learned"] | None = None
@@ -105,6 +106,8 @@ class Keys:
         if self.layered:
             return sites
         window, sliding = self.window(c, count)
+        if self.windows is not None and self.windows[0] == "unturned" and not c.get("layer_types", []):
+            sliding = {i for each in sites if each.spec.rotary is None for i in each.layers}
         return [part for site in sites for part in split(site, window, sliding)]
 
     def shape(self, c: Reader) -> tuple[int, int, int, int, int]:
@@ -137,7 +140,7 @@ class Keys:
             size = count_or_none(c, ("sliding_window", default))
             first = c.natural("max_window_layers", 28) if where == "late" else 0
             sliding = set(range(first, layers, 2 if where == "even" else 1))
-            if where == "late" and not c.flag("use_sliding_window", False):
+            if where in ("late", "unturned") and not c.flag("use_sliding_window", False):
                 size = None
         if kinds:
             sliding = {i for i, kind in enumerate(kinds) if kind == SLIDING}

@@ -40,6 +40,18 @@ def bert_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     return dropouts(c, values) | {"positions": positions, "head_activation": values["activation"]}
 
 
+def electra_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """The heads have GELU whatever the MLPs have; the summary_ keys are of a head that minibeft does not have."""
+    return bert_rest(c, values) | {"head_activation": "gelu"}
+
+
+def distilbert_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """Positions may have started as sinuses, and are a table all the same; qa_dropout is of a head not here."""
+    c.get("qa_dropout", 0.1)
+    dropout = {"embedding_dropout": values["dropout"], "head_activation": values["activation"]}
+    return dropout | {"positions": learned(c, c.count("max_position_embeddings", 512))}
+
+
 def roberta_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     """Positions count the tokens that are not padding, and start behind the padding token's row."""
     rows = c.count("max_position_embeddings", 512)
@@ -124,7 +136,38 @@ XLM_ROBERTA_BODY = replace(
 )
 XLM_ROBERTA = Family("xlm-roberta", BERT.attention, XLM_ROBERTA_BODY)
 CAMEMBERT = Family("camembert", BERT.attention, replace(XLM_ROBERTA_BODY, stem="Camembert"))
-ELECTRA = Family("electra", replace(BERT.attention, sizes=(256, 4, 12)))
+DATA2VEC = Family("data2vec-text", BERT.attention, replace(ROBERTA_BODY, stem="Data2VecText", prefix="data2vec_text."))
+ERNIE = Family(
+    "ernie", BERT.attention, replace(BERT_BODY, stem="Ernie", prefix="ernie.", only={"use_task_id": (False,)})
+)
+ELECTRA = Family(
+    "electra",
+    replace(BERT.attention, sizes=(256, 4, 12)),
+    replace(
+        BERT_BODY,
+        stem="Electra",
+        prefix="electra.",
+        names={ours: theirs for ours, theirs in BERT_BODY.names.items() if ours != "head.dense"}
+        | {"embed.project": "embeddings_project"},
+        heads={
+            "classification": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
+            "lm": {
+                "head.dense": "generator_predictions.dense",
+                "head.norm": "generator_predictions.LayerNorm",
+                "head.logits.bias": "generator_lm_head.bias",
+            },
+        },
+        keys={
+            **BERT_BODY.keys,
+            "intermediate_size": ("inner", 1024),
+            "embedding_size": ("embedding_width", 128),
+        },
+        fixed={**BERT_BODY.fixed, "pooler_activation": "gelu", "drops_twice": True},
+        rest=electra_rest,
+        spare=(r"embeddings\.position_ids$", r"^discriminator_predictions\."),
+        copies={"generator_lm_head.weight": "embed.tokens.weight"},
+    ),
+)
 DISTILBERT = Family(
     "distilbert",
     Keys(
@@ -132,9 +175,49 @@ DISTILBERT = Family(
         sizes=(768, 12, 6),
         dropout=("attention_dropout", 0.1),
     ),
+    Body(
+        stem="DistilBert",
+        lm="ForMaskedLM",
+        prefix="distilbert.",
+        names={
+            "embed.tokens": "embeddings.word_embeddings",
+            "embed.positions": "embeddings.position_embeddings",
+            "embed.norm": "embeddings.LayerNorm",
+            "blocks.{i}.attention.q": "transformer.layer.{i}.attention.q_lin",
+            "blocks.{i}.attention.k": "transformer.layer.{i}.attention.k_lin",
+            "blocks.{i}.attention.v": "transformer.layer.{i}.attention.v_lin",
+            "blocks.{i}.attention.o": "transformer.layer.{i}.attention.out_lin",
+            "blocks.{i}.norm1": "transformer.layer.{i}.sa_layer_norm",
+            "blocks.{i}.mlp.up": "transformer.layer.{i}.ffn.lin1",
+            "blocks.{i}.mlp.down": "transformer.layer.{i}.ffn.lin2",
+            "blocks.{i}.norm2": "transformer.layer.{i}.output_layer_norm",
+        },
+        heads={
+            "classification": {"head.dense": "pre_classifier", "head.out": "classifier"},
+            "lm": {
+                "head.dense": "vocab_transform",
+                "head.norm": "vocab_layer_norm",
+                "head.logits.bias": "vocab_projector.bias",
+            },
+        },
+        keys={
+            "vocab_size": ("vocab", 30522),
+            "hidden_dim": ("inner", 3072),
+            "activation": ("activation", "gelu"),
+            "dropout": ("dropout", 0.1),
+            "seq_classif_dropout": ("classifier_dropout", 0.2),
+            "pad_token_id": ("pad", 0),
+        },
+        fixed={**BERT_BODY.fixed, "eps": 1e-12, "pooler_activation": "relu"},
+        only={"sinusoidal_pos_embds": (False, True)},
+        rest=distilbert_rest,
+        spare=(r"embeddings\.position_ids$",),
+        copies={"vocab_projector.weight": "embed.tokens.weight"},
+        vocabulary=BERT_BODY.vocabulary,
+    ),
 )
 VIT = Family(
     "vit",
     Keys(dropout=("attention_probs_dropout_prob", 0.0), biases=Switch("qkv_bias", "qkv", default=True, always="o")),
 )
-FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, VIT)
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC, ERNIE, ELECTRA, DISTILBERT, VIT)

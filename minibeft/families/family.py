@@ -35,6 +35,8 @@ READ: dict[str, Callable[[Reader, str, Any], Any]] = {
     "embedding_dropout": Reader.probability,
     "classifier_dropout": Reader.probability,
     "eps": Reader.small,
+    "embedding_width": Reader.count,
+    "logit_cap": lambda c, key, default: None if c.optional(key, default) is None else c.positive(key, default),
     "activation": lambda c, key, default: c.choice(key, default, ACTIVATIONS),
 }
 
@@ -70,6 +72,8 @@ class Body:
     rest           the remaining fields, from the configuration and what was read so far
     spare          patterns of tensors that a checkpoint may hold and the forward pass does not read
     copies         a tied tensor's other name → our name of the one that is read
+    fused          modules that hold q, k and v in one, by the end of their names → whether head by head
+    transposed     modules whose matrices are stored as (in, out), by the end of their names
     vocabulary     None: only tokenizer.json is read
     trains_longer  the paper trains its base size for as many epochs as BERT-large
     """
@@ -86,6 +90,8 @@ class Body:
     rest: Callable[[Reader, dict[str, Any]], dict[str, Any]] = lambda _c, _values: {}
     spare: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "embed.tokens.weight"})
+    fused: Mapping[str, bool] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
     trains_longer: bool = False
 

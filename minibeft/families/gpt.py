@@ -27,11 +27,24 @@ def opt_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     return {"positions": learned(c, c.count("max_position_embeddings", 2048) + 2, 2, "mask")}
 
 
+def gpt2_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """GPT-J's MLP, and positions that count every token."""
+    return gptj_rest(c, values) | {"positions": learned(c, c.count("n_positions|max_position_embeddings", 1024))}
+
+
+def neox_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """Both branches from a norm each, side by side or one after the other."""
+    c.get("classifier_dropout", 0.1)  # of a head that is not here
+    beside = c.flag("use_parallel_residual", True)
+    return {"residual": "twin" if beside else "pre", "embedding_dropout": values["dropout"]}
+
+
 def gptj_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     """The MLP is four times as wide as the model unless the file says otherwise."""
     return {"inner": c.count("n_inner", 4 * values["width"])}
 
 
+BYTES = Vocabulary("GPT2Tokenizer", "bytes", dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"), frame="none")
 GPT2 = Family(
     "gpt2",
     attention=Keys(
@@ -40,6 +53,38 @@ GPT2 = Family(
         dropout=("attn_pdrop", 0.1),
         causal=True,
         sites=gpt2_sites,
+    ),
+    body=Body(
+        stem="GPT2",
+        lm="LMHeadModel",
+        prefix="transformer.",
+        names={
+            "embed.tokens": "wte",
+            "embed.positions": "wpe",
+            "blocks.{i}.attention.q": "h.{i}.attn.c_attn.q",
+            "blocks.{i}.attention.k": "h.{i}.attn.c_attn.k",
+            "blocks.{i}.attention.v": "h.{i}.attn.c_attn.v",
+            "blocks.{i}.attention.o": "h.{i}.attn.c_proj",
+            "blocks.{i}.norm1": "h.{i}.ln_1",
+            "blocks.{i}.mlp.up": "h.{i}.mlp.c_fc",
+            "blocks.{i}.mlp.down": "h.{i}.mlp.c_proj",
+            "blocks.{i}.norm2": "h.{i}.ln_2",
+            "norm": "ln_f",
+        },
+        keys={
+            "vocab_size": ("vocab", 50257),
+            "activation_function": ("activation", "gelu_new"),
+            "resid_pdrop": ("dropout", 0.1),
+            "embd_pdrop": ("embedding_dropout", 0.1),
+            "layer_norm_epsilon": ("eps", 1e-5),
+            "pad_token_id": ("pad", None),
+        },
+        fixed={"norm": "layer", "residual": "pre", "tied": True},
+        rest=gpt2_rest,
+        spare=(r"\.attn\.(bias|masked_bias)$",),
+        fused={"attn.c_attn": False},
+        transposed=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+        vocabulary=BYTES,
     ),
 )
 GPTJ = Family(
@@ -78,12 +123,7 @@ GPTJ = Family(
         fixed={"norm": "layer", "residual": "parallel", "tied": False, "head_bias": True},
         rest=gptj_rest,
         spare=(r"\.attn\.(bias|masked_bias|embed_positions)$",),
-        vocabulary=Vocabulary(
-            "GPT2Tokenizer",
-            "bytes",
-            {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"},
-            frame="none",
-        ),
+        vocabulary=BYTES,
     ),
 )
 OPT = Family(
@@ -130,6 +170,36 @@ OPT = Family(
 NEOX = Family(
     "gpt_neox",
     Keys(sizes=(6144, 64, 44), biases=Switch("attention_bias", "qkvo", default=True), causal=True, rotary=0.25),
+    Body(
+        stem="GPTNeoX",
+        prefix="gpt_neox.",
+        names={
+            "embed.tokens": "embed_in",
+            "blocks.{i}.attention.q": "layers.{i}.attention.query_key_value.q",
+            "blocks.{i}.attention.k": "layers.{i}.attention.query_key_value.k",
+            "blocks.{i}.attention.v": "layers.{i}.attention.query_key_value.v",
+            "blocks.{i}.attention.o": "layers.{i}.attention.dense",
+            "blocks.{i}.norm1": "layers.{i}.input_layernorm",
+            "blocks.{i}.mlp.up": "layers.{i}.mlp.dense_h_to_4h",
+            "blocks.{i}.mlp.down": "layers.{i}.mlp.dense_4h_to_h",
+            "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
+            "norm": "final_layer_norm",
+        },
+        heads={"lm": {"head": "embed_out"}},
+        keys={
+            "vocab_size": ("vocab", 50432),
+            "intermediate_size": ("inner", 24576),
+            "hidden_act": ("activation", "gelu"),
+            "hidden_dropout": ("dropout", 0.0),
+            "layer_norm_eps": ("eps", 1e-5),
+            "pad_token_id": ("pad", None),
+        },
+        fixed={"norm": "layer", "tied": False},
+        rest=neox_rest,
+        spare=(r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",),
+        copies={"embed_out.weight": "embed.tokens.weight"},
+        fused={"attention.query_key_value": True},
+    ),
 )
 BLOOM = Family(
     "bloom",
@@ -138,6 +208,33 @@ BLOOM = Family(
         sizes=(64, 8, 2),
         causal=True,
         position_bias="alibi",
+    ),
+    Body(
+        stem="Bloom",
+        prefix="transformer.",
+        names={
+            "embed.tokens": "word_embeddings",
+            "embed.norm": "word_embeddings_layernorm",
+            "blocks.{i}.attention.q": "h.{i}.self_attention.query_key_value.q",
+            "blocks.{i}.attention.k": "h.{i}.self_attention.query_key_value.k",
+            "blocks.{i}.attention.v": "h.{i}.self_attention.query_key_value.v",
+            "blocks.{i}.attention.o": "h.{i}.self_attention.dense",
+            "blocks.{i}.norm1": "h.{i}.input_layernorm",
+            "blocks.{i}.mlp.up": "h.{i}.mlp.dense_h_to_4h",
+            "blocks.{i}.mlp.down": "h.{i}.mlp.dense_4h_to_h",
+            "blocks.{i}.norm2": "h.{i}.post_attention_layernorm",
+            "norm": "ln_f",
+        },
+        keys={
+            "vocab_size": ("vocab", 250880),
+            "hidden_dropout": ("dropout", 0.0),
+            "layer_norm_epsilon": ("eps", 1e-5),
+            "pad_token_id": ("pad", None),
+        },
+        fixed={"norm": "layer", "residual": "pre", "activation": "gelu_bloom", "embedding_norm": True, "tied": True},
+        only={"apply_residual_connection_post_layernorm": (False,), "slow_but_exact": (False,)},
+        rest=lambda _, values: {"inner": 4 * values["width"]},
+        fused={"self_attention.query_key_value": True},
     ),
 )
 FAMILIES = (GPT2, GPTJ, OPT, NEOX, BLOOM)

@@ -5,6 +5,9 @@ their windows, and in what else is done to the logits.
 """
 
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from minibeft.families.attention import Keys, Site, Switch
 from minibeft.families.family import Body, Family
@@ -16,6 +19,30 @@ def phi_sites(c: Reader, site: Site) -> list[Site]:
     return [replace(site, spec=replace(site.spec, qk_norm="layer" if c.flag("qk_layernorm", False) else None))]
 
 
+def smollm3_sites(c: Reader, site: Site) -> list[Site]:
+    """Some layers have no rotary positions (NoPE): those with a 0 in no_rope_layers, by default every fourth."""
+    every = c.count("no_rope_layer_interval", 4)
+    turned = c.get("no_rope_layers", []) or [int((i + 1) % every != 0) for i in site.layers]
+    if len(turned) != len(site.layers) or any(each not in (0, 1) for each in turned):
+        raise c.refuse("no_rope_layers", f"must list a 0 or a 1 for each of the {len(site.layers)} layers")
+    plain = replace(site, name="self-attention without positions", spec=replace(site.spec, rotary=None))
+    parts = [replace(each, layers=tuple(i for i in site.layers if turned[i] == on)) for on, each in ((1, site), (0, plain))]
+    return [part for part in parts if part.layers]
+
+
+def gemma_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """Token vectors are multiplied by √C, rounded to float32 as transformers has it. The "gelu" of Gemma's first files
+    means the approximation."""
+    gelu = {"activation": "gelu_pytorch_tanh"} if values["activation"] == "gelu" else {}
+    return gelu | {"embedding_scale": torch.tensor(values["width"] ** 0.5).item()}
+
+
+def gemma2_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """The same scale; hidden_act, which Gemma 2's files have as well, is not read."""
+    c.get("hidden_act", "")
+    return {"embedding_scale": gemma_rest(c, values)["embedding_scale"]}
+
+
 def gemma2_sites(c: Reader, site: Site) -> list[Site]:
     """Soft-capped logits unless the cap is null, a scale of their own, and a causal mask unless it is switched off."""
     cap = c.optional("attn_logit_softcapping", 50.0)
@@ -23,7 +50,7 @@ def gemma2_sites(c: Reader, site: Site) -> list[Site]:
     scale = c.count("query_pre_attn_scalar", 256) ** -0.5
     both = c.flag("use_bidirectional_attention", False)
     c.read.add("sliding_window_size")  # the window once more
-    c.get("final_logit_softcapping", 30.0)  # of the vocabulary's logits, not of attention
+    c.optional("final_logit_softcapping", 30.0)  # of the vocabulary's logits, not of attention
     return [replace(site, spec=replace(site.spec, softcap=cap, scale=scale, causal=not both))]
 
 
@@ -106,6 +133,31 @@ QWEN3 = Family(
         },
     ),
 )
+GEMMA_BODY = replace(
+    LLAMA_BODY,
+    stem="Gemma",
+    keys={
+        "vocab_size": ("vocab", 256000),
+        "intermediate_size": ("inner", 24576),
+        "hidden_act": ("activation", "gelu_pytorch_tanh"),
+        "rms_norm_eps": ("eps", 1e-6),
+        "pad_token_id": ("pad", 0),
+    },
+    fixed={**LLAMA_BODY.fixed, "norm": "rms+1", "tied": True},
+    mlp_bias=False,
+    rest=gemma_rest,
+)
+GEMMA = Family(
+    "gemma",
+    replace(
+        LLAMA.attention,
+        sizes=(3072, 16, 28),
+        kv_heads=("num_key_value_heads", 16),
+        head_size=("head_dim", 256),
+        only={"use_bidirectional_attention": (False,)},
+    ),
+    GEMMA_BODY,
+)
 GEMMA2 = Family(
     "gemma2",
     replace(
@@ -115,6 +167,26 @@ GEMMA2 = Family(
         head_size=("head_dim", 256),
         windows=("even", 4096),
         sites=gemma2_sites,
+    ),
+    replace(
+        GEMMA_BODY,
+        stem="Gemma2",
+        names={
+            **LLAMA_BODY.names,
+            "blocks.{i}.after1": "layers.{i}.post_attention_layernorm",
+            "blocks.{i}.norm2": "layers.{i}.pre_feedforward_layernorm",
+            "blocks.{i}.after2": "layers.{i}.post_feedforward_layernorm",
+        },
+        keys={
+            "vocab_size": ("vocab", 256000),
+            "intermediate_size": ("inner", 9216),
+            "hidden_activation": ("activation", "gelu_pytorch_tanh"),
+            "rms_norm_eps": ("eps", 1e-6),
+            "final_logit_softcapping": ("logit_cap", 30.0),
+            "pad_token_id": ("pad", 0),
+        },
+        fixed={**GEMMA_BODY.fixed, "residual": "sandwich"},
+        rest=gemma2_rest,
     ),
 )
 GPT_OSS = Family(
@@ -130,5 +202,83 @@ GPT_OSS = Family(
         sink="learned",
     ),
 )
-PHI = Family("phi", replace(LLAMA.attention, sizes=(2048, 32, 24), biases="qkvo", rotary=0.5, sites=phi_sites))
-FAMILIES = (LLAMA, QWEN2, MISTRAL, QWEN3, GEMMA2, GPT_OSS, PHI)
+PHI = Family(
+    "phi",
+    replace(LLAMA.attention, sizes=(2048, 32, 24), biases="qkvo", rotary=0.5, sites=phi_sites),
+    Body(
+        stem="Phi",
+        prefix="model.",
+        names={
+            "embed.tokens": "embed_tokens",
+            "blocks.{i}.attention.q": "layers.{i}.self_attn.q_proj",
+            "blocks.{i}.attention.k": "layers.{i}.self_attn.k_proj",
+            "blocks.{i}.attention.v": "layers.{i}.self_attn.v_proj",
+            "blocks.{i}.attention.o": "layers.{i}.self_attn.dense",
+            "blocks.{i}.norm1": "layers.{i}.input_layernorm",
+            "blocks.{i}.mlp.up": "layers.{i}.mlp.fc1",
+            "blocks.{i}.mlp.down": "layers.{i}.mlp.fc2",
+            "norm": "final_layernorm",
+        },
+        keys={
+            "vocab_size": ("vocab", 51200),
+            "intermediate_size": ("inner", 8192),
+            "hidden_act": ("activation", "gelu_new"),
+            "resid_pdrop": ("dropout", 0.0),
+            "embd_pdrop": ("embedding_dropout", 0.0),
+            "layer_norm_eps": ("eps", 1e-5),
+            "pad_token_id": ("pad", None),
+        },
+        fixed={"norm": "layer", "residual": "parallel", "tied": False, "head_bias": True},
+        spare=LLAMA_BODY.spare,
+    ),
+)
+STARCODER2 = Family(
+    "starcoder2",
+    replace(
+        LLAMA.attention,
+        sizes=(3072, 24, 30),
+        kv_heads=("num_key_value_heads", 2),
+        head_size=None,
+        biases=Switch("use_bias", "qkvo", default=True),
+        windows=("all", None),
+    ),
+    replace(
+        LLAMA_BODY,
+        stem="Starcoder2",
+        names={
+            **{ours: theirs for ours, theirs in LLAMA_BODY.names.items() if ".gate" not in ours},
+            "blocks.{i}.mlp.up": "layers.{i}.mlp.c_fc",
+            "blocks.{i}.mlp.down": "layers.{i}.mlp.c_proj",
+        },
+        keys={
+            "vocab_size": ("vocab", 49152),
+            "intermediate_size": ("inner", 12288),
+            "hidden_act": ("activation", "gelu_pytorch_tanh"),
+            "residual_dropout": ("dropout", 0.0),
+            "embedding_dropout": ("embedding_dropout", 0.0),
+            "norm_epsilon": ("eps", 1e-5),
+            "pad_token_id": ("pad", None),
+        },
+        fixed={"norm": "layer", "residual": "pre", "tied": True},
+        mlp_bias=Switch("use_bias", ("mlp",), default=True),
+    ),
+)
+SMOLLM3 = Family(
+    "smollm3",
+    replace(
+        LLAMA.attention,
+        sizes=(2048, 16, 36),
+        kv_heads=("num_key_value_heads", 4),
+        head_size=("head_dim", None),
+        theta=2_000_000.0,
+        windows=("unturned", None),
+        sites=smollm3_sites,
+    ),
+    replace(
+        LLAMA_BODY,
+        stem="SmolLM3",
+        keys={**LLAMA_BODY.keys, "vocab_size": ("vocab", 128256), "pad_token_id": ("pad", 128004)},
+        fixed={**LLAMA_BODY.fixed, "tied": True},
+    ),
+)
+FAMILIES = (LLAMA, QWEN2, MISTRAL, QWEN3, GEMMA, GEMMA2, GPT_OSS, PHI, STARCODER2, SMOLLM3)

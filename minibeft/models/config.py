@@ -17,8 +17,11 @@ class ModelConfig:
     attention the attention of each layer; heads, sizes and widths are the same in all
     biases   which of the modules q, k, v, o (attention) and mlp carry a bias; norms of kind "layer" always do
     residual "post" norms after each addition (BERT), "pre" norms each branch's input (OPT, LLaMA), "parallel" feeds
-             both branches from one norm (GPT-J)
-    head_activation  of a masked-token head; drops_twice: a classifier drops before its dense layer as well
+             both branches from one norm (GPT-J), "twin" feeds them from a norm each (GPT-NeoX), "sandwich" norms each
+             branch's input and output (Gemma 2)
+    embedding_width  None: C; else a linear map leads from the embeddings to C. embedding_scale multiplies token vectors
+    head_activation  of a masked-token head; pooler_activation: of a classifier's dense layer, before which drops_twice
+                     drops as well; logit_cap: the most that a token's logit can be
     pooler   an encoder's pooler that the checkpoint carries although its task does not need it
     source   the config.json that this was read from; save_model writes it again
     """
@@ -30,18 +33,22 @@ class ModelConfig:
     inner: int
     activation: str
     biases: frozenset[str]
-    norm: Literal["layer", "rms"]
+    norm: Literal["layer", "rms", "rms+1"]
     eps: float
-    residual: Literal["post", "pre", "parallel"]
+    residual: Literal["post", "pre", "parallel", "twin", "sandwich"]
     positions: Learned | None = None
     gated: bool = False
     embedding_norm: bool = False
+    embedding_width: int | None = None
+    embedding_scale: float = 1.0
     token_types: int = 0
     pad: int | None = None
     tied: bool = False
     head_bias: bool = False
     head_activation: str = "gelu"
+    pooler_activation: str = "tanh"
     drops_twice: bool = False
+    logit_cap: float | None = None
     labels: int = 2
     pooler: bool = False
     dropout: float = 0.0

@@ -20,16 +20,18 @@ def look_up(table: nn.Embedding, ids: Int[Tensor, "*T"], what: str) -> Float[Ten
 
 
 class Embeddings(nn.Module):
-    """Token vectors, plus learned positions and token types where the family has them."""
+    """Token vectors, scaled where the family does so, plus its learned positions and token types."""
 
     def __init__(self, c: ModelConfig, *, same_dropout: bool):
         super().__init__()
         self.learned = c.positions
         self.pad = c.pad
-        self.tokens = nn.Embedding(c.vocab, c.width)
-        self.positions = nn.Embedding(self.learned.rows, c.width) if self.learned else None
-        self.types = nn.Embedding(c.token_types, c.width) if c.token_types else None
-        self.norm = make_norm(c.norm, c.width, c.eps) if c.embedding_norm else None
+        width, self.scale = c.embedding_width or c.width, c.embedding_scale
+        self.tokens = nn.Embedding(c.vocab, width)
+        self.positions = nn.Embedding(self.learned.rows, width) if self.learned else None
+        self.types = nn.Embedding(c.token_types, width) if c.token_types else None
+        self.norm = make_norm(c.norm, width, c.eps) if c.embedding_norm else None
+        self.project = nn.Linear(width, c.width) if width != c.width else None
         self.drop = make_dropout(c.embedding_dropout, same=same_dropout)
 
     def forward(
@@ -45,6 +47,7 @@ class Embeddings(nn.Module):
             return values if real is None else values.flatten()[real]
 
         x = look_up(self.tokens, pick(ids), "input_ids")
+        x = x if self.scale == 1 else x * x.new_tensor(self.scale)
         if self.types is not None:
             x = x + look_up(self.types, pick(torch.zeros_like(ids) if types is None else types), "token_type_ids")
         if self.positions is not None and self.learned is not None:
@@ -52,4 +55,5 @@ class Embeddings(nn.Module):
             if ids.shape[1] > longest:
                 raise ValueError(f"input has {ids.shape[1]} tokens, the model has positions for {longest}")
             x = x + self.positions(pick(self.learned.indices(ids, mask, self.pad)))
-        return self.drop(x if self.norm is None else self.norm(x))
+        x = self.drop(x if self.norm is None else self.norm(x))
+        return x if self.project is None else self.project(x)

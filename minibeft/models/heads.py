@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from minibeft.models.config import ModelConfig
 from minibeft.models.layers import ACTIVATIONS, make_norm
+from minibeft.theory.attention import capped
 
 
 class ClassificationHead(nn.Module):
-    """logits = out(tanh(dense(first token))), with BERT's dropout before `out`, RoBERTa's before `dense` as well.
+    """logits = out(act(dense(first token))), with BERT's dropout before `out`, RoBERTa's before `dense` as well.
 
     Without `out` (task "hidden") it is the pooler alone, whose weights the model then only carries along.
     """
@@ -20,13 +21,13 @@ class ClassificationHead(nn.Module):
         self.dense = nn.Linear(c.width, c.width)
         self.out = nn.Linear(c.width, c.labels) if c.task == "classification" else None
         self.drop = nn.Dropout(c.classifier_dropout)
-        self.drops_twice = c.drops_twice
+        self.drops_twice, self.act = c.drops_twice, ACTIVATIONS[c.pooler_activation]
 
     def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor) -> Float[Tensor, "B labels"] | None:
         if self.out is None:
             return None
         first = self.drop(hidden[:, 0]) if self.drops_twice else hidden[:, 0]
-        return self.out(self.drop(torch.tanh(self.dense(first))))
+        return self.out(self.drop(self.act(self.dense(first))))
 
 
 class LMHead(nn.Module):
@@ -34,11 +35,12 @@ class LMHead(nn.Module):
 
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.weight = None if c.tied else nn.Parameter(nn.init.normal_(torch.empty(c.vocab, c.width), std=0.02))
+        width, self.cap = c.embedding_width or c.width, c.logit_cap
+        self.weight = None if c.tied else nn.Parameter(nn.init.normal_(torch.empty(c.vocab, width), std=0.02))
         self.bias = nn.Parameter(torch.zeros(c.vocab)) if c.head_bias else None
 
     def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V C"]) -> Float[Tensor, "B T V"]:
-        return F.linear(hidden, embedding if self.weight is None else self.weight, self.bias)
+        return capped(F.linear(hidden, embedding if self.weight is None else self.weight, self.bias), self.cap)
 
 
 class MaskedLMHead(nn.Module):
@@ -46,9 +48,10 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.dense = nn.Linear(c.width, c.width)
+        width = c.embedding_width or c.width
+        self.dense = nn.Linear(c.width, width)
         self.act = ACTIVATIONS[c.head_activation]
-        self.norm = make_norm(c.norm, c.width, c.eps)
+        self.norm = make_norm(c.norm, width, c.eps)
         self.logits = LMHead(c)
 
     def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V C"]) -> Float[Tensor, "B T V"]:

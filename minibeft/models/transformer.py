@@ -126,6 +126,8 @@ class Block(nn.Module):
         self.mlp = MLP(c.width, c.inner, c.activation, gated=c.gated, bias="mlp" in c.biases)
         self.norm1 = make_norm(c.norm, c.width, c.eps)
         self.norm2 = None if c.residual == "parallel" else make_norm(c.norm, c.width, c.eps)
+        behind = c.residual == "sandwich"
+        self.after1, self.after2 = (make_norm(c.norm, c.width, c.eps) if behind else nn.Identity() for _ in range(2))
         self.drop = make_dropout(c.dropout, same=backend == "plain")
 
     def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None) -> Float[Tensor, "B T C"]:
@@ -137,12 +139,14 @@ class Block(nn.Module):
 
     def around(self, x: Tensor, attention: Callable[[Tensor], Tensor], rows: Any = ...) -> Tensor:
         """The block around its attention, for these rows of x, which are those that attention returns."""
-        if self.norm2 is None:
+        if self.residual in ("parallel", "twin"):
             y = self.norm1(x)
-            return x[rows] + self.drop(attention(y)) + self.drop(self.mlp(y[rows]))
-        if self.residual == "pre":
-            x = x[rows] + self.drop(attention(self.norm1(x)))
-            return x + self.drop(self.mlp(self.norm2(x)))
+            z = y[rows] if self.norm2 is None else self.norm2(x[rows])
+            return x[rows] + self.drop(attention(y)) + self.drop(self.mlp(z))
+        assert self.norm2 is not None
+        if self.residual in ("pre", "sandwich"):
+            x = x[rows] + self.drop(self.after1(attention(self.norm1(x))))
+            return x + self.drop(self.after2(self.mlp(self.norm2(x))))
         x = self.norm1(x[rows] + self.drop(attention(x)))
         return self.norm2(x + self.drop(self.mlp(x)))
 

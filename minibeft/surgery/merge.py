@@ -20,6 +20,7 @@ from minibeft.certificate.certify import certify
 from minibeft.checkpoints.adapters import Adapter, changed, is_linear, load_adapter, load_base, names_for
 from minibeft.checkpoints.convert import plainly
 from minibeft.checkpoints.find import find
+from minibeft.checkpoints.layouts import together, whole_name, with_siblings
 from minibeft.checkpoints.rewrite import BEFORE, MERGED, RESIDUAL, Edit, rewrite_folder
 from minibeft.checkpoints.save import label_keys
 from minibeft.checkpoints.tensors import read_all, read_json
@@ -149,6 +150,7 @@ def rounded(source: Source, exact: Mapping[str, Tensor], config: ModelConfig) ->
     """By our names, every tensor that is to be written, in the type that it has in the file: the changes, and zeros for
     the other biases that the format now has. BadInput when the model would lack a tensor."""
     had, values = shapes(source.config), {}
+    beside_changes = with_siblings(exact, source.config)
     for name, shape in shapes(config).items():
         old = source.get(name)
         if name in exact:
@@ -156,6 +158,8 @@ def rounded(source: Source, exact: Mapping[str, Tensor], config: ModelConfig) ->
             values[name] = exact[name].to((source["embed.tokens.weight"] if beside is None else beside).dtype)
         elif name not in had:
             values[name] = torch.zeros(shape, dtype=source[f"{name.rpartition('.')[0]}.weight"].dtype)
+        elif name in beside_changes:
+            values[name] = source[name]
         elif old is None and name.startswith("head."):
             raise BadInput(f"{source.folder}: has no {source.name(name)}, and the adapter does not bring it")
     return values
@@ -199,12 +203,13 @@ def record(source: Source, values: Mapping[str, Tensor], edit: Edit) -> dict[str
     """What unmerge needs: the tensors and config.json as they were, and what had not been there."""
     before = {source.name(name): source.get(name) for name in values}
     notes = {
-        "added": sorted(name for name, value in before.items() if value is None),
+        "added": sorted({whole_name(name, source.body) for name, value in before.items() if value is None}),
         "prefix": new_prefix(source),
         "config": (source.folder / "config.json").read_text(encoding="utf-8"),
     }
     kept = {name: value for name, value in before.items() if value is not None}
-    return {RECORD: json.dumps(notes, indent=2, ensure_ascii=False).encode(), BEFORE: save(kept)}
+    old = {name: value.contiguous() for name, value in together(kept, source.config).items()}
+    return {RECORD: json.dumps(notes, indent=2, ensure_ascii=False).encode(), BEFORE: save(old)}
 
 
 def count(source: Source, exact: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> tuple[int, int, int, int]:

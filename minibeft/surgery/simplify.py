@@ -16,6 +16,7 @@ from torch import Tensor
 from minibeft.certificate.certify import Verdict, certify
 from minibeft.checkpoints.convert import plainly
 from minibeft.checkpoints.find import find
+from minibeft.checkpoints.layouts import with_siblings
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.rewrite import Edit
 from minibeft.errors import BadInput
@@ -113,7 +114,8 @@ def write_simplified(folder: Path, ready: Path, text: Path | None) -> Simplified
     source = Source.open(folder)
     exact = changes(source, actions)
     before = {name: source[name] for name in exact}
-    edit = Edit({source.name(name): value.to(before[name].dtype) for name, value in exact.items()})
+    edit = Edit({source.name(name): source[name] for name in with_siblings(exact, source.config)})
+    edit.tensors |= {source.name(name): value.to(before[name].dtype) for name, value in exact.items()}
     gone = drop_zeros(source, edit)
     if not edit.tensors and not gone:
         raise BadInput(nothing)

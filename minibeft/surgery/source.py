@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from minibeft.checkpoints.layouts import apart, together, whole_name
 from minibeft.checkpoints.load import describe, load_model, require_type
 from minibeft.checkpoints.rewrite import RESIDUAL, Edit, rewrite_folder
 from minibeft.checkpoints.tensors import Lazy, open_tensors, read_json, wrapper
@@ -46,7 +47,8 @@ class Source:
             raise BadInput(f"{folder}: the names of the tensors begin with {lead}; minibeft convert takes it off")
         if (folder / RESIDUAL).exists():
             raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
-        return Source(folder, read_config(raw, task, str(file)), body, tensors)
+        config = read_config(raw, task, str(file))
+        return Source(folder, config, body, apart(tensors, config, folder))
 
     @cached_property
     def prefix(self) -> str:
@@ -94,6 +96,14 @@ def fold(
     return b_o.double() + w_o.double() @ repeated
 
 
+def in_file(source: Source, edit: Edit) -> Edit:
+    """The same edit by the tensors of the file, of which one may hold q, k and v."""
+    name = lambda theirs: whole_name(theirs, source.body)  # noqa: E731
+    beside = {name(new): name(old) for new, old in edit.beside.items()}
+    tensors = together(edit.tensors, source.config)
+    return replace(edit, tensors=tensors, drop={name(theirs) for theirs in edit.drop}, beside=beside)
+
+
 def write_verified(
     source: Source,
     ready: Path,
@@ -110,7 +120,7 @@ def write_verified(
     extras  further files of the new folder
     """
     batch = read_sentences(source.folder, text, source.config)
-    rewrite_folder(source.folder, ready, edit)
+    rewrite_folder(source.folder, ready, in_file(source, edit))
     for name, content in (extras or {}).items():
         (ready / name).parent.mkdir(parents=True, exist_ok=True)
         (ready / name).write_bytes(content)

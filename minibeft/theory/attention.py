@@ -74,7 +74,7 @@ def masked_softmax(logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S
     return logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
 
 
-def capped(logits: Float[Tensor, "B H T S"], cap: float | None) -> Float[Tensor, "B H T S"]:
+def capped(logits: Float[Tensor, "*batch S"], cap: float | None) -> Float[Tensor, "*batch S"]:
     """cap · tanh(logits / cap): no logit is larger than the cap."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -57,6 +57,10 @@ def llama(pick: Pick) -> dict[str, Any]:
     } | rope(pick)
 
 
+def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
+
+
 def rope(pick: Pick) -> dict[str, Any]:
     """One kind of rotary positions."""
     theta = pick(100.0, 10_000.0)
@@ -81,8 +85,71 @@ DRAWN: dict[str, Callable[[Pick], dict[str, Any]]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), encoder),
     "llama": lambda pick: llama(pick) | {"attention_bias": pick(True, False), "mlp_bias": pick(True, False)},
     "mistral": lambda pick: llama(pick) | {"sliding_window": pick(None, 1, 3)},
-    "qwen2": lambda pick: {k: v for k, v in llama(pick).items() if k != "head_dim"} | windows(pick),
+    "qwen2": lambda pick: without(llama(pick), "head_dim") | windows(pick),
     "qwen3": lambda pick: llama(pick) | windows(pick) | {"attention_bias": pick(True, False)},
+    **dict.fromkeys(("data2vec-text", "ernie"), encoder),
+    "electra": lambda pick: encoder(pick) | {"embedding_size": pick(6, 8, 18)},
+    "distilbert": lambda pick: {
+        "dim": 12,
+        "n_heads": pick(1, 2, 3),
+        "n_layers": 2,
+        "hidden_dim": 13,
+        "activation": pick("gelu", "relu"),
+        "max_position_embeddings": 17,
+    },
+    "gpt2": lambda pick: {
+        "n_embd": 12,
+        "n_head": pick(1, 2, 3),
+        "n_layer": 2,
+        "n_inner": pick(None, 13),
+        "n_positions": 17,
+        "activation_function": activation(pick),
+        "scale_attn_weights": pick(True, True, False),
+        "tie_word_embeddings": pick(True, False),
+    },
+    "gpt_neox": lambda pick: {
+        "hidden_size": 24,
+        "num_attention_heads": pick(2, 3),
+        "num_hidden_layers": 2,
+        "intermediate_size": 13,
+        "hidden_act": activation(pick),
+        "rotary_pct": pick(0.25, 0.5, 1.0),
+        "use_parallel_residual": pick(True, False),
+        "attention_bias": pick(True, True, False),
+        "layer_norm_eps": pick(1e-5, 1e-3),
+    },
+    "bloom": lambda pick: {"hidden_size": 18, "n_head": pick(1, 2, 3, 6), "n_layer": 2, "layer_norm_epsilon": 1e-4},
+    "phi": lambda pick: {
+        "hidden_size": 24,
+        "num_attention_heads": 3,
+        "num_key_value_heads": pick(1, 3),
+        "num_hidden_layers": 2,
+        "intermediate_size": 13,
+        "partial_rotary_factor": pick(0.5, 1.0),
+        "hidden_act": activation(pick),
+    },
+    "starcoder2": lambda pick: {
+        **without(llama(pick), "head_dim", "rms_norm_eps"),
+        "use_bias": pick(True, False),
+        "sliding_window": pick(None, 3),
+    },
+    "smollm3": lambda pick: {
+        **llama(pick),
+        "attention_bias": pick(True, False),
+        **pick({}, {"no_rope_layers": [1, 0, 1]}, {"no_rope_layers": [0, 0, 1], "no_rope_layer_interval": 2}),
+        **pick({}, {"use_sliding_window": True, "sliding_window": 3}),
+        "no_rope_layer_interval": 2,
+    },
+    "gemma": lambda pick: {**llama(pick), "attention_bias": pick(True, False)},
+    "gemma2": lambda pick: {
+        **without(llama(pick), "hidden_act"),
+        "hidden_activation": activation(pick),
+        "query_pre_attn_scalar": pick(4, 9),
+        "sliding_window": 3,
+        "attn_logit_softcapping": pick(None, 2.0, 50.0),
+        "final_logit_softcapping": pick(None, 1.0, 30.0),
+        "attention_bias": pick(True, False),
+    },
     "opt": lambda pick: {
         "hidden_size": 12,
         "word_embed_proj_dim": 12,

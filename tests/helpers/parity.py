@@ -1,6 +1,8 @@
 """One forward and backward pass of ours and of transformers', under the same names, so that they can be compared."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from tiny import Batch
 from tolerance import in_float64, in_other_type, samples
 from torch import Tensor
 
+from minibeft.checkpoints.layouts import apart
 from minibeft.families import BODIES
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
@@ -58,8 +61,16 @@ def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
     c, parameters = ours.config, dict(model.named_parameters(remove_duplicate=False))
     family = BODIES[c.family]
     prefix = "" if c.task == "hidden" else family.prefix
+    grads = {name: partial(torch.clone, p.grad) for name, p in parameters.items() if p.grad is not None}
+    found = apart(renamed(grads), c, Path("gradients"))
     names = {name: family.their_name(name, c.task, prefix) for name, _ in ours.named_parameters()}
-    return gather(run, {name: parameters[theirs].grad for name, theirs in names.items()})
+    return gather(run, {name: found[theirs]() for name, theirs in names.items() if theirs in found})
+
+
+def renamed(grads: dict[str, Any]) -> dict[str, Any]:
+    """transformers gives its GPT-NeoX's head another name than files have."""
+    neox = any(name.startswith("gpt_neox.") for name in grads)
+    return {name.replace("lm_head.", "embed_out.") if neox else name: grad for name, grad in grads.items()}
 
 
 def runs(theirs: Any, b: Batch, ours: Transformer, *, single: bool = True) -> tuple[Run, list[Run], list[Run]]:

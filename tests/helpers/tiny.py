@@ -211,11 +211,13 @@ def redraw(model: nn.Module, seed: int) -> None:
     generator = Draws(seed)
     norms = {id(m.weight) for m in model.modules() if "Norm" in type(m).__name__}
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    turned = {id(m.weight) for m in model.modules() if type(m).__name__ == "Conv1D"}
     for parameter in model.parameters():
         if id(parameter) in norms:
             parameter.copy_(generator.normal(*parameter.shape, mean=1.0, std=0.2))
         else:
-            std = parameter.shape[-1] ** -0.5 if id(parameter) in matrices else 0.5
+            fan_in = parameter.shape[0 if id(parameter) in turned else -1]
+            std = fan_in**-0.5 if id(parameter) in matrices | turned else 0.5
             parameter.copy_(generator.normal(*parameter.shape, std=std))
 
 
