@@ -48,7 +48,9 @@ class Shared:
         value = value.T if is_turned(self.name, body) and value.ndim == 2 else value
         sizes = [c.heads * c.head_size, c.kv_heads * c.head_size, c.kv_heads * c.head_size]
         if not value.ndim or len(value) != sum(sizes):
-            raise BadInput(f"{self.folder}: {self.name} has shape {tuple(value.shape)}, q, k and v are {sum(sizes)} rows")
+            raise BadInput(
+                f"{self.folder}: {self.name} has shape {tuple(value.shape)}, q, k and v are {sum(sizes)} rows"
+            )
         if not by_head(self.name, body):
             return dict(zip("qkv", value.split(sizes), strict=True))
         heads = value.unflatten(0, (c.heads, 3, c.head_size))
@@ -60,7 +62,7 @@ def by_head(name: str, body: Body) -> bool:
     return next(each for module, each in body.fused.items() if name.rpartition(".")[0].endswith(module))
 
 
-def apart(tensors: dict[str, Lazy], config: ModelConfig, folder: Path) -> dict[str, Lazy]:
+def apart(tensors: Mapping[str, Lazy], config: ModelConfig, folder: Path) -> dict[str, Lazy]:
     """The tensors of a folder as models/ has them."""
     body, found = BODIES[config.family], dict[str, Lazy]()
     for name, lazy in tensors.items():

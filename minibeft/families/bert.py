@@ -40,6 +40,12 @@ def bert_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     return dropouts(c, values) | {"positions": positions, "head_activation": values["activation"]}
 
 
+def ernie_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """BERT's, as long as tokens have no task types."""
+    c.get("task_type_vocab_size", 3)
+    return bert_rest(c, values)
+
+
 def electra_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     """The heads have GELU whatever the MLPs have; the summary_ keys are of a head that minibeft does not have."""
     return bert_rest(c, values) | {"head_activation": "gelu"}
@@ -138,7 +144,9 @@ XLM_ROBERTA = Family("xlm-roberta", BERT.attention, XLM_ROBERTA_BODY)
 CAMEMBERT = Family("camembert", BERT.attention, replace(XLM_ROBERTA_BODY, stem="Camembert"))
 DATA2VEC = Family("data2vec-text", BERT.attention, replace(ROBERTA_BODY, stem="Data2VecText", prefix="data2vec_text."))
 ERNIE = Family(
-    "ernie", BERT.attention, replace(BERT_BODY, stem="Ernie", prefix="ernie.", only={"use_task_id": (False,)})
+    "ernie",
+    BERT.attention,
+    replace(BERT_BODY, stem="Ernie", prefix="ernie.", only={"use_task_id": (False,)}, rest=ernie_rest),
 )
 ELECTRA = Family(
     "electra",

@@ -26,7 +26,9 @@ def smollm3_sites(c: Reader, site: Site) -> list[Site]:
     if len(turned) != len(site.layers) or any(each not in (0, 1) for each in turned):
         raise c.refuse("no_rope_layers", f"must list a 0 or a 1 for each of the {len(site.layers)} layers")
     plain = replace(site, name="self-attention without positions", spec=replace(site.spec, rotary=None))
-    parts = [replace(each, layers=tuple(i for i in site.layers if turned[i] == on)) for on, each in ((1, site), (0, plain))]
+    parts = [
+        replace(each, layers=tuple(i for i in site.layers if turned[i] == on)) for on, each in ((1, site), (0, plain))
+    ]
     return [part for part in parts if part.layers]
 
 

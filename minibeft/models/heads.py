@@ -39,7 +39,7 @@ class LMHead(nn.Module):
         self.weight = None if c.tied else nn.Parameter(nn.init.normal_(torch.empty(c.vocab, width), std=0.02))
         self.bias = nn.Parameter(torch.zeros(c.vocab)) if c.head_bias else None
 
-    def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V C"]) -> Float[Tensor, "B T V"]:
+    def forward(self, hidden: Float[Tensor, "B T E"], embedding: Float[Tensor, "V E"]) -> Float[Tensor, "B T V"]:
         return capped(F.linear(hidden, embedding if self.weight is None else self.weight, self.bias), self.cap)
 
 
@@ -54,7 +54,7 @@ class MaskedLMHead(nn.Module):
         self.norm = make_norm(c.norm, width, c.eps)
         self.logits = LMHead(c)
 
-    def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V C"]) -> Float[Tensor, "B T V"]:
+    def forward(self, hidden: Float[Tensor, "B T C"], embedding: Float[Tensor, "V E"]) -> Float[Tensor, "B T V"]:
         return self.logits(self.norm(self.act(self.dense(hidden))), embedding)
 
 

@@ -20,6 +20,8 @@ class Unrounded(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name, first = getattr(func, "__name__", ""), args[0] if args else None
         if isinstance(first, Tensor) and first.dtype == torch.float64:
+            if name == "float":
+                return first
             if name == "to" and torch.float32 in (*args[1:], *kwargs.values()):
                 return first
             if name == "softmax" and kwargs.get("dtype") == torch.float32:

@@ -201,6 +201,9 @@ def reference(raw: dict[str, Any], seed: int) -> Any:
     config._attn_implementation = "eager"
     model = getattr(transformers, raw["architectures"][0])(config).eval()
     redraw(model, seed)
+    for module in model.modules():
+        if type(module).__name__ == "BloomGelu":  # whose own backward pass has the derivative to nine digits
+            module.forward = transformers.models.bloom.modeling_bloom.bloom_gelu_forward
     return model
 
 
