@@ -142,7 +142,10 @@ XLM_ROBERTA_BODY = replace(
 )
 XLM_ROBERTA = Family("xlm-roberta", BERT.attention, XLM_ROBERTA_BODY)
 CAMEMBERT = Family("camembert", BERT.attention, replace(XLM_ROBERTA_BODY, stem="Camembert"))
-DATA2VEC = Family("data2vec-text", BERT.attention, replace(ROBERTA_BODY, stem="Data2VecText", prefix="data2vec_text."))
+DATA2VEC_BODY = replace(
+    XLM_ROBERTA_BODY, stem="Data2VecText", prefix="data2vec_text.", vocabulary=ROBERTA_BODY.vocabulary
+)
+DATA2VEC = Family("data2vec-text", BERT.attention, DATA2VEC_BODY)
 ERNIE = Family(
     "ernie",
     BERT.attention,
@@ -217,7 +220,7 @@ DISTILBERT = Family(
             "pad_token_id": ("pad", 0),
         },
         fixed={**BERT_BODY.fixed, "eps": 1e-12, "pooler_activation": "relu"},
-        only={"sinusoidal_pos_embds": (False, True)},
+        only={"sinusoidal_pos_embds": (False, True), "tie_weights_": (True,)},
         rest=distilbert_rest,
         spare=(r"embeddings\.position_ids$",),
         copies={"vocab_projector.weight": "embed.tokens.weight"},

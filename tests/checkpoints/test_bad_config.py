@@ -51,7 +51,7 @@ ENCODER: list[tuple[dict[str, Any], str]] = [
     ({"type_vocab_size": -1}, "type_vocab_size = -1 must be at least 0"),
     ({"max_position_embeddings": 0}, "max_position_embeddings = 0 must be at least 1"),
 ]
-ROPE = "is not handled: only the rope types default and linear are"
+ROPE = "is not handled: only the rope types default, linear, llama3, yarn are"
 ROTARY: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, ROPE),
     ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_parameters": None}, ROPE),
@@ -100,14 +100,13 @@ VALUES: dict[str, list[tuple[dict[str, Any], str]]] = {
     ],
     "qwen2": [
         *ROTARY,
-        ({"use_sliding_window": True}, "use_sliding_window = True is not handled"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "without a window only full_attention is"),
         ({"layer_types": [["full_attention"]]}, "is not handled: only 2 of full_attention and"),
         ({"use_mrope": True}, "use_mrope = True is not handled"),
     ],
     "mistral": [
         *ROTARY,
-        ({"sliding_window": 8}, "sliding_window = 8 is not handled: only null is"),
+        ({"sliding_window": 0}, "sliding_window = 0 must be at least 1"),
         ({"attention_bias": True}, "attention_bias = True is a key that minibeft does not know"),
     ],
     "gptj": [
