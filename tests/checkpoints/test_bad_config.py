@@ -54,8 +54,23 @@ ENCODER: list[tuple[dict[str, Any], str]] = [
 ROPE = "is not handled: only the rope types default, linear, llama3, yarn are"
 ROTARY: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, ROPE),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_parameters": None}, ROPE),
-    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_parameters = {'rope_type'"),
+    ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}, "rope_parameters": None}, ROPE),
+    (
+        {"rope_scaling": {"rope_type": "yarn"}, "rope_parameters": None},
+        "factor, which is not given, must be a positive",
+    ),
+    (
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}},
+        "rope_theta = 1.0 must be more than 1 for the rope type yarn",
+    ),
+    (
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
+        "low_freq_factor, which is not given, must be a positive number",
+    ),
+    (
+        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4, "high_freq_factor": 4}},
+        "high_freq_factor = 4 must be more than low_freq_factor",
+    ),
     (
         {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
         "partial_rotary_factor = 0.5 is not handled",

@@ -1,4 +1,4 @@
-"""The configurations that the paper's models, and others of most use, are published with are read whole, and give models of the right size."""
+"""The configurations that much-used models are published with are read whole, and give models of the right size."""
 
 from typing import Any
 
@@ -68,15 +68,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False, "tokenizer_class": "GPT2Tokenizer", "transformers_version": "4.18.0.dev0",
         "use_cache": True, "vocab_size": 50400,
     },
-}  # fmt: skip
-PARAMETERS = {
-    "bert-base-cased": 108_340_804,
-    "roberta-base": 124_697_433,
-    "opt-1.3b": 1_315_758_080,
-    "Llama-2-7b-hf": 6_738_415_616,
-    "deepseek-coder-1.3b-base": 1_346_471_936,
-    "Qwen2-0.5B": 494_032_768,
-    "gpt-j-6b": 6_050_882_784,
     "Llama-3.2-1B": {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -284,6 +275,15 @@ PARAMETERS = {
         "use_cache": True,
         "vocab_size": 250002,
     },
+}  # fmt: skip
+PARAMETERS = {
+    "bert-base-cased": 108_340_804,
+    "roberta-base": 124_697_433,
+    "opt-1.3b": 1_315_758_080,
+    "Llama-2-7b-hf": 6_738_415_616,
+    "deepseek-coder-1.3b-base": 1_346_471_936,
+    "Qwen2-0.5B": 494_032_768,
+    "gpt-j-6b": 6_050_882_784,
     "Llama-3.2-1B": 1_235_814_400,
     "Qwen3-0.6B": 596_049_920,
     "SmolLM2-135M": 134_515_008,
