@@ -176,8 +176,10 @@ def queries(model: Transformer, layers: list[Instance], generator: Generator) ->
         what = f"{name}: total variation of P, against tanh(osc(β)/4)"
         yield check("Q3", what, every, statements.query_variation)
         yield check("Q9", f"{name}: KL of P and P(0), either way, against osc(β)²/8", every, statements.nats)
-        what = f"{name}: the ‖b_q‖ that its effect needs"
-        yield check("Q10", what, every, statements.query_price, note=price(chosen[0]))
+        plain = {i: layer for i, layer in every.items() if layer.q_norm is None and layer.softcap is None}
+        if plain:  # behind a norm or a cap the shift is not linear in b_q
+            what = f"{name}: the ‖b_q‖ that its effect needs"
+            yield check("Q10", what, plain, statements.query_price, note=price(chosen[0]))
         for must_hold, which in groups(not broken(spec, "q") for spec in specs.values()).items():
             place = where(specs, {i: range(specs[i].head_size) for i in which})
             what = f"{name}: change of double differences of log P{place}"
