@@ -65,7 +65,8 @@ def forked(file: Path, kind: str, seed: int, seconds: int, gigabytes: float) -> 
         signal.alarm(PATIENCE * seconds)  # for one that waits for ever
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if LINUX else 0
-        resource.setrlimit(resource.RLIMIT_AS, (used + int(gigabytes * 2**30),) * 2)
+        room = used + int(gigabytes * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
         null = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(null, stream)

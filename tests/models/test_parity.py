@@ -30,7 +30,8 @@ def assert_same_runs(run: Run, run64: Run, gold: Run, singles: list[Run], double
     assert run.keys() == gold.keys()
     for name in gold:
         beside = joined(name)
-        assert_same(*map(beside, (run, run64, gold)), [*map(beside, singles)], [*map(beside, doubles)], name)
+        short, double = ([beside(sample) for sample in of] for of in (singles, doubles))
+        assert_same(beside(run), beside(run64), beside(gold), short, double, name)
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)
@@ -131,5 +132,5 @@ def without_a_bias(
     run, run64 = run_ours(ours, b)["hidden"], run_ours(ours64, b)["hidden"]
     holds = bias == "k" and isinstance(ours.config.positions, Learned)
     with nullcontext() if holds else pytest.raises(AssertionError, match="hidden, float32: error"):
-        hidden = ([sample["hidden"] for sample in of] for of in (singles, doubles))
-        assert_same(run, run64, gold["hidden"], *hidden, "hidden")
+        short, double = ([sample["hidden"] for sample in of] for of in (singles, doubles))
+        assert_same(run, run64, gold["hidden"], short, double, "hidden")

@@ -522,8 +522,8 @@ def mag_angle(c: Corner) -> bool:
         and same(value, measure(3 * x, 3 * y))
         and same(value, measure(turn @ x, turn @ y))
         and same(measure(x, x), 0.0)
-        and (value > CLOSE or same(x, y))
-        and at_most(value, 1.0 if x @ y >= 0 else 2.0)
+        and (bool(value > CLOSE) or same(x, y))
+        and at_most(value, 1.0 if bool(x @ y >= 0) else 2.0)
     )
 
 
