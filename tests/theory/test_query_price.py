@@ -76,7 +76,7 @@ def short(p: Instance) -> Instance:
         ({"softcap": 0.5}, close),
         ({"qk_norm": "rms"}, short),
     ],
-    ids=str,
+    ids=lambda given: given.__name__ if callable(given) else str(given),
 )
 def test_Q10_needs(change, made):
     """Keys as they are projected lie together, and yet b_q moves a row, once a hypothesis is gone."""
