@@ -62,12 +62,19 @@ def keys(model: Transformer, layers: list[Instance], generator: Generator) -> It
                 yield check("K1", what, {i: layers[i] for i in which}, measure, must_hold=must_hold)
 
 
+def linear_layers(model: Transformer, layers: list[Instance]) -> dict[int, Instance]:
+    """The layers whose logits q and k enter as they are, or turned: no norm, no cap, nor YaRN, which also stretches."""
+    stretched = [spec.rotary is not None and spec.rotary.gain != 1 for spec in model.config.attention]
+    plain = {i: p for i, p in enumerate(layers) if p.q_norm is None and p.softcap is None}
+    return {i: p for i, p in plain.items() if not stretched[i]}
+
+
 def cache(model: Transformer, layers: list[Instance], generator: Generator) -> Iterator[Check]:
     """Keys as they are cached (K9), and what a b_k is worth under rotary positions (K10)."""
     free = {i: p for i, p in enumerate(layers) if p.softcap is None}
     mean = lambda p: statements.cached_keys(p, p.k(p.b_k)[:, :: p.group].mean(-2, keepdim=True))  # noqa: E731
     yield check("K9", "cached keys without their mean: change of the attention output", free, mean)
-    turned = {i: p for i, p in free.items() if p.rotate is not None and p.k_norm is None}
+    turned = {i: p for i, p in linear_layers(model, layers).items() if p.rotate is not None}
 
     def waves(i: int, p: Instance) -> Gap:
         rotary = model.config.attention[i].rotary
@@ -176,8 +183,8 @@ def queries(model: Transformer, layers: list[Instance], generator: Generator) ->
         what = f"{name}: total variation of P, against tanh(osc(β)/4)"
         yield check("Q3", what, every, statements.query_variation)
         yield check("Q9", f"{name}: KL of P and P(0), either way, against osc(β)²/8", every, statements.nats)
-        plain = {i: layer for i, layer in every.items() if layer.q_norm is None and layer.softcap is None}
-        if plain:  # behind a norm or a cap the shift is not linear in b_q
+        plain = linear_layers(model, chosen)
+        if plain:
             what = f"{name}: the ‖b_q‖ that its effect needs"
             yield check("Q10", what, plain, statements.query_price, note=price(chosen[0]))
         for must_hold, which in groups(not broken(spec, "q") for spec in specs.values()).items():

@@ -42,7 +42,10 @@ def effects(model: Transformer, batch: Batch, seed: int) -> dict[str, float]:
         generator = Generator().manual_seed(seed)
         drawn: list[Tensor | None] = []
         for i, linear in enumerate(linears[name]):
-            bias = linear.weight.new_zeros(linear.weight.shape[0]).view(-1, model.config.head_size)
+            bias = (
+                linear.weight.new_zeros(linear.weight.shape[0]) if linear.bias is None else linear.bias.detach().clone()
+            )
+            bias = bias.view(-1, model.config.head_size)
             if i in parts:
                 entries = slice(parts[i].start, parts[i].stop)
                 bias[:, entries] = measure.draw(bias[:, entries], magnitude, generator)

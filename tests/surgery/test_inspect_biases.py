@@ -43,12 +43,12 @@ def test_what_certify_and_simplify_say_is_part_of_it(tmp_path):
 
 
 def test_a_family_that_cannot_be_run_is_listed_by_its_files(tmp_path):
-    config = {"model_type": "gpt2", "n_embd": 8, "n_layer": 12, "n_head": 2}
+    config = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    biases = {f"h.{i}.attn.c_attn.bias": torch.full((24,), float(i)) for i in range(12)}
+    biases = {f"layer.{i}.qkv.bias": torch.full((24,), float(i)) for i in range(12)}
     save_file(biases | {"wte.weight": torch.zeros(5, 8)}, tmp_path / "model.safetensors")
     found = inspect(tmp_path)
     (group,) = found.biases
-    assert (group.name, group.term) == ("h.{i}.attn.c_attn.bias", "")
+    assert (group.name, group.term) == ("layer.{i}.qkv.bias", "")
     assert group.norms == tuple(torch.full((24,), float(i)).double().norm().item() for i in range(12))  # 10 after 9
     assert [step.action for step in found.steps] == ["refused", "refused"]

@@ -49,8 +49,9 @@ class TestGuards:
         self.refused(model, "b_k: stays (K4: no-foreign-keys", "b_v: stays (V5: no-foreign-values")
 
     def test_a_family_that_cannot_be_run_cannot_be_verified(self, tmp_path):
-        model = self.config_only(tmp_path / "m", model_type="gpt2", n_embd=24, n_layer=1, n_head=4)
-        self.refused(model, "cannot be verified", "'gpt2' is not one of")
+        sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
+        model = self.config_only(tmp_path / "m", model_type="vit", **sizes)
+        self.refused(model, "cannot be verified", "'vit' is not one of")
 
     def test_a_configuration_that_is_not_understood(self, tmp_path):
         self.refused(self.config_only(tmp_path / "m", model_type="mystery"), "certify does not understand")
