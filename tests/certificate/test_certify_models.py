@@ -215,8 +215,9 @@ def test_the_model_has_the_biases_that_the_certificate_says(family, changes):
             assert has == (name in spec.biases), f"{family}: b_{name}"
 
 
-def test_every_family_is_checked():
-    assert set(SMALL) == set(FAMILIES)
+def test_the_checked_families_are_known():
+    """The others are held against audit's measurement, in tests/audit and by the atlas (records/atlas.json)."""
+    assert set(SMALL) <= set(FAMILIES)
 
 
 def test_the_check_can_fail():

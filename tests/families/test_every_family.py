@@ -17,7 +17,7 @@ from minibeft.models.config import Task
 
 CASES: list[tuple[str, Task]] = [(name, task) for name, body in BODIES.items() for task in ("hidden", *body.heads)]
 HEADS = [case for case in CASES if case[1] != "hidden"]  # whose hidden states are compared as well
-SEEDS = [*range(1), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))]
+SEEDS = [0, pytest.param(1, marks=pytest.mark.slow)]
 
 
 def test_every_family_is_drawn():
