@@ -13,6 +13,7 @@ from small_run import make_data, make_model
 from typer.testing import CliRunner
 
 from minibeft.cli.main import app
+from minibeft.families import BODIES, FAMILIES
 from minibeft.theory.theorems import THEOREMS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +23,11 @@ def test_the_tables_are_those_of_the_records():
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
     assert [filled(text) for text in texts] == texts, "run: make readme"
     assert {block[2] for text in texts for block in BLOCK.finditer(text)} == set(TABLES)
+
+
+def test_the_readme_counts_families_as_the_table_does():
+    assert f"the {len(BODIES)} model types that minibeft runs" in README
+    assert f"certify knows {len(FAMILIES)}," in README
 
 
 def test_the_readme_is_two_screens():
