@@ -37,7 +37,7 @@ class Rotation(NamedTuple):
     def reach(self, size: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
         """What no turn of numbers of these sizes exceeds, entry by entry: both members of a pair become their sum, and
         YaRN's turn is longer by a factor, which cos² + sin² shows."""
-        if self.dims:
+        if self.cos.numel():
             size = size * (self.cos.double().square() + self.sin.double().square()).max().sqrt().clamp_min(1.0)
         turned, rest = size[..., : self.dims], size[..., self.dims :]
         a, b = (turned[..., 0::2], turned[..., 1::2]) if self.interleaved else turned.chunk(2, -1)
