@@ -108,9 +108,6 @@ def explain(key: str) -> None:
     say(out, f"`minibeft prove --without {key}` checks all of them.", 0)
 
 
-LONGEST = "K4"  # begins first where several run at the same time
-
-
 def run(console: Console, proofs: list[Proof], jobs: int = 1) -> list[Report]:
     """Decide every part of the proofs, each shown when it and those before it are done."""
     reports = []
@@ -121,7 +118,7 @@ def run(console: Console, proofs: list[Proof], jobs: int = 1) -> list[Report]:
                 show(console, reports[-1])
             return reports
         with ProcessPoolExecutor(min(jobs, len(proofs)), get_context("spawn")) as pool:
-            names = sorted((proof.theorem.name for proof in proofs), key=lambda name: name != LONGEST)
+            names = sorted((proof.theorem.name for proof in proofs), key=lambda name: -len(PROOFS[name].parts()))
             waiting = {name: pool.submit(decided, name) for name in names}
             for proof in proofs:
                 found = waiting[proof.theorem.name].result()

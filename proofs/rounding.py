@@ -1,4 +1,4 @@
-"""K4, the last part: how far rounding moves attention when b_k is added, derived; minibeft/bounds.py computes it.
+"""K4, the last part: how far rounding moves attention when b_k is added, derived; theory/bounds.py computes it.
 
 The model is fl(x ∘ y) = (x ∘ y)(1 + δ), |δ| ≤ u, for + − × ÷ and (1 + 4δ) for exp (2 ulp), without over- or underflow.
 The idea of the whole derivation: an error in a logit, and a relative error in its exponential, are both a shift of

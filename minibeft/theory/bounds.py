@@ -1,8 +1,11 @@
 """How far rounding can move attention: the forward error bounds that tolerances come from (theorems K4, Q3).
 
 Arithmetic is the standard model, fl(a ∘ b) = (a ∘ b)(1 + δ) with |δ| ≤ u, so a dot product of length n in any order of
-summation errs by at most γ_n |x|ᵀ|y|, γ_n = nu/(1 − nu) (Higham, Accuracy and Stability, §3.1). `proofs/` derives
-what stands here and measures how tight it is.
+summation errs by at most γ_n |x|ᵀ|y|, γ_n = nu/(1 − nu) (Higham, Accuracy and Stability, §3.1).
+
+proofs/query_bound.py derives total_variation_bound (Q3); proofs/rounding.py derives logit_error, evaluation_error and
+key_bias_effect_bound (K4), and proofs/measured.py shows how tight the last one is. The other bounds, of sums of
+weights, of logarithms, of values and of gradients, are derived from the same model in their docstrings alone.
 """
 
 from typing import NamedTuple

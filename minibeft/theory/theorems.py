@@ -12,6 +12,7 @@ from minibeft.theory.evidence import EVIDENCE, Evidence
 BEFT = "BEFT, arXiv 2509.15974"
 NAMAZIFAR = "Namazifar et al., arXiv 2302.08626"
 CORDONNIER = "Cordonnier et al., arXiv 2006.16362"
+COHEN = "Cohen and Fausti, arXiv 2309.02413"
 
 HYPOTHESES: dict[str, str] = {
     # the scores
@@ -266,6 +267,7 @@ _CATALOGUE = (
         "TV(P_i(0), P_i(b_q)) ≤ tanh(osc(β)/4), attained; hence ‖O_i(b_q) − O_i(0)‖ ≤ diam(V)·tanh(osc(β)/4).",
         (*QUERY, "softmax", "no-sink", "rows-sum-to-one", "ungated"),
         "osc over the keys that the row sees; any norm on the values",
+        f"{COHEN}: the bound on TV by their Hilbert distance, which is osc(β) here; what b_q makes of it is ours",
     ),
     Theorem(
         "Q4",
