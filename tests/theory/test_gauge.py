@@ -154,3 +154,39 @@ def test_G1_needs_a_point_of_rest():
     g = Draws(5)
     moved = replace(p, **{name: getattr(p, name) + 0.1 * g.normal(*getattr(p, name).shape) for name in SHAPES})
     assert not at_rest(moved, dict.fromkeys(SHAPES, torch.full((1,), 1e-12, dtype=torch.float64)), DECAY).holds
+
+
+def idle_directions(heads: int, groups: int, size: int, rotate: Rotation | None) -> int:
+    """How many directions of a layer's parameters move no output, to first order, at a drawn point: what the Jacobian
+    of enough outputs lacks in rank. The singular values that count as zero lie far below the others."""
+    draws, width, tokens = Draws(0), 5, 6
+    x = draws.normal(8, tokens, width)
+    shapes = [(heads * size, width), (groups * size, width), (groups * size, width), (width, heads * size)]
+    shapes += [(heads * size,), (groups * size,), (groups * size,), (width,)]
+    point = tuple(draws.normal(*shape) for shape in shapes)
+
+    def outputs(w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o):
+        biases = {"b_q": b_q, "b_k": b_k, "b_v": b_v, "b_o": b_o}
+        given = {"heads": heads, "kv_heads": groups, "rotate": rotate, "fused": False}
+        return attend(x, w_q, w_k, w_v, w_o, **biases, **given).output.flatten()
+
+    jacobian = torch.cat([part.flatten(1) for part in torch.func.jacrev(outputs, tuple(range(8)))(*point)], 1)
+    assert jacobian.shape[0] > jacobian.shape[1]
+    values = torch.linalg.svdvals(jacobian) / torch.linalg.matrix_norm(jacobian, 2)
+    idle = int((values < 1e-12).sum())
+    assert values[-idle - 1] > 1e-7
+    return idle
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(1, 1), (2, 2), (2, 1), (4, 2)])
+@pytest.mark.parametrize("size", [1, 2])
+def test_G2_how_many_directions_do_nothing(heads: int, groups: int, size: int):
+    """g(2d² + 2d): an invertible matrix between q and k, another between v and W_o, b_k, and b_v against b_o."""
+    assert idle_directions(heads, groups, size, None) == groups * (2 * size**2 + 2 * size)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_G2_rotary_positions_leave_fewer(size: int):
+    """h(d² + 2d) where each plane turns at its own speed: a turn and a scale of each plane, v's matrix, and b_v."""
+    rotate = Rotary(size, base=10.0).rotate(torch.arange(6)).double()
+    assert idle_directions(1, 1, size, rotate) == size**2 + 2 * size
