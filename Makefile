@@ -57,8 +57,8 @@ readme: .venv/test ## rewrite the tables of README.md, EVIDENCE.md and proofs/TR
 	$(BIN)/python proofs/formal/trust.py
 
 site: .venv/site ## build the site into .site/ and run its notebooks; a warning is an error
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -P -m sphinx -q -W --keep-going docs .site
-	@echo "open .site/index.html"
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -P -m sphinx -q -W --keep-going docs .site/html
+	@echo "open .site/html/index.html"
 
 # torch comes first and alone: the version is pinned so that everybody runs what was measured.
 .venv/torch:

@@ -1,4 +1,4 @@
-"""How the site is built: sphinx-build -W docs .site (make site)."""
+"""How the site is built: sphinx-build -W docs .site/html (make site)."""
 
 import re
 import sys
