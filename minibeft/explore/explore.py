@@ -16,8 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.checkpoints.load import load_model
-from minibeft.checkpoints.tokenizer import encode_for, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.show.files import MARK
 from minibeft.theory.attention import HeadNorm
@@ -26,7 +24,7 @@ from minibeft.theory.instance import Instance
 from minibeft.theory.mechanisms import MECHANISMS
 from minibeft.theory.rotary import Rotary, Rotation
 from minibeft.theory.theorems import THEOREMS
-from minibeft.verification.probe import probe
+from minibeft.verification.picture import one_layer
 
 TEXT = "The film was dull, but its last scene was a quiet marvel."
 PARTS = ("page.html", "page.css", "attention.js", "views.js")
@@ -54,18 +52,12 @@ class Plane:
 
 def explore(model: str, *, text: str = TEXT, layer: int = 0, head: int = 0) -> str:
     """The page as HTML. BadInput for a layer or head that is not there, and for a text of too many tokens."""
-    network = load_model(model, task="hidden", dtype=torch.float64)
-    tokenizer = load_tokenizer(model)
-    layers = probe(network, batch := encode_for(network.config, tokenizer, [text]))
-    for option, given, count in (("--layer", layer, len(layers)), ("--head", head, network.config.heads)):
-        if not 0 <= given < count:
-            raise BadInput(f"{option} {given}: must be from 0 to {count - 1}")
-    tokens = [tokenizer.id_to_token(number) or "?" for number in batch["input_ids"][0].tolist()]
+    tokens, seen = one_layer(model, text, layer, head)
     if not 2 <= len(tokens) <= MOST_TOKENS:
         raise BadInput(f"--text: has {len(tokens)} tokens; the page shows 2 to {MOST_TOKENS}, choose another text")
     named = Path(model).resolve().name if Path(model).is_dir() else model
     given = {"model": named, "text": text, "layer": layer, "head": head, "tokens": tokens}
-    return assemble(given | numbers(layers[layer]) | words())
+    return assemble(given | numbers(seen) | words())
 
 
 def numbers(p: Instance) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.tokenizer import encode_for, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.theory.draws import Draws
+from minibeft.theory.instance import Instance
 from minibeft.verification.probe import probe
 
 if TYPE_CHECKING:
@@ -49,16 +50,22 @@ class Views:
             axes.set_yticks(range(len(self.tokens)), self.tokens if at == 0 else [], fontsize=7)
 
 
-def views(model: str, text: str, *, layer: int = 0, head: int = 0) -> Views:
-    """P without b_q and b_k, with the model's b_q, and with a drawn b_k of that length. Where the model has no b_q, or
-    one of zeros, it is drawn as well."""
+def one_layer(model: str, text: str, layer: int, head: int) -> tuple[list[str], Instance]:
+    """The tokens of a text, and the layer as it meets them in float64; BadInput for a layer or head that is missing."""
     network = load_model(model, task="hidden", dtype=torch.float64)
     tokenizer = load_tokenizer(model)
     layers = probe(network, batch := encode_for(network.config, tokenizer, [text]))
     for option, given, count in (("--layer", layer, len(layers)), ("--head", head, network.config.heads)):
         if not 0 <= given < count:
             raise BadInput(f"{option} {given}: must be from 0 to {count - 1}")
-    p, draws = layers[layer], Draws(0)
+    return [tokenizer.id_to_token(number) or "?" for number in batch["input_ids"][0].tolist()], layers[layer]
+
+
+def views(model: str, text: str, *, layer: int = 0, head: int = 0) -> Views:
+    """P without b_q and b_k, with the model's b_q, and with a drawn b_k of that length. Where the model has no b_q, or
+    one of zeros, it is drawn as well."""
+    tokens, p = one_layer(model, text, layer, head)
+    draws = Draws(0)
     b_q, b_k, b_v = (draws.normal(len(weight)) for weight in (p.w_q, p.w_k, p.w_v))
     if p.b_q is not None and p.b_q.any():
         b_q = p.b_q
@@ -72,5 +79,4 @@ def views(model: str, text: str, *, layer: int = 0, head: int = 0) -> Views:
     first, *others = weights.values()
     moved = {name: ((other - first).abs().sum(-1).max() / 2).item() for name, other in zip("qk", others, strict=True)}
     shift = bare.outputs(b_v=b_v)[0, head] - bare.outputs()[0, head] - bare.per_head(b_v)[head]
-    tokens = [tokenizer.id_to_token(number) or "?" for number in batch["input_ids"][0].tolist()]
     return Views(tokens, b_q.norm().item(), weights, moved | {"v": shift.abs().max().item()})
