@@ -167,6 +167,21 @@ def split(site: Site, window: int | None, sliding: set[int]) -> list[Site]:
     return [part for part in parts if part.layers]
 
 
+def by_kind(c: Reader, site: Site, every: int, specs: dict[str, dict[str, Any]], names: dict[str, str]) -> list[Site]:
+    """A site for each kind of layer: as layer_types says, or full attention in each `every`-th layer."""
+    count = len(site.layers)
+    kinds = c.get("layer_types", []) or [FULL if (i + 1) % every == 0 else SLIDING for i in range(count)]
+    if len(kinds) != count or any(kind not in specs and kind not in names for kind in kinds):
+        raise c.refuse("layer_types", f"is not handled: only {count} of {' and '.join((*specs, *names))} are")
+    found = []
+    for kind, fields in specs.items():
+        layers = tuple(i for i, each in enumerate(kinds) if each == kind)
+        if layers:
+            spec = replace(site.spec, **fields)
+            found.append(replace(site, name=f"self-attention, {kind.split('_')[0]}", layers=layers, spec=spec))
+    return found
+
+
 def rope(c: Reader, size: int, share: Literal["whole"] | float, theta: float) -> tuple[Rotary, bool]:
     """Rotary positions from rope_parameters, rope_scaling or the flat keys, and whether their frequencies are known."""
     given = {name: c.get(name, {}) for name in ("rope_scaling", "rope_parameters")}

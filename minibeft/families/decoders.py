@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from minibeft.families.attention import FULL, SLIDING, Keys, Site, Switch
+from minibeft.families.attention import FULL, SLIDING, Keys, Site, Switch, by_kind
 from minibeft.families.bert import with_cross
 from minibeft.families.certified import aside
 from minibeft.families.family import Family
@@ -22,35 +22,10 @@ def with_spec(change: Callable[[Reader], dict[str, Any]]) -> Callable[[Reader, S
     return lambda c, site: [replace(site, spec=replace(site.spec, **change(c)))]
 
 
-def by_kind(c: Reader, site: Site, every: int, specs: dict[str, dict[str, Any]], names: dict[str, str]) -> list[Site]:
-    """A site for each kind of layer: as layer_types says, or full attention in each `every`-th layer."""
-    count = len(site.layers)
-    kinds = c.get("layer_types", []) or [FULL if (i + 1) % every == 0 else SLIDING for i in range(count)]
-    if len(kinds) != count or any(kind not in specs and kind not in names for kind in kinds):
-        raise c.refuse("layer_types", f"is not handled: only {count} of {' and '.join((*specs, *names))} are")
-    found = []
-    for kind, fields in specs.items():
-        layers = tuple(i for i, each in enumerate(kinds) if each == kind)
-        if layers:
-            spec = replace(site.spec, **fields)
-            found.append(replace(site, name=f"self-attention, {kind.split('_')[0]}", layers=layers, spec=spec))
-    return found
-
-
 def turned(c: Reader, site: Site) -> dict[str, Any]:
     """Rotary positions whose numbers differ between the kinds of layers."""
     c.read.update(ROPE_KEYS)
     return {"rotary": Rotary(site.spec.head_size)}
-
-
-def gemma3_sites(c: Reader, site: Site) -> list[Site]:
-    """QK-norm, and a window in five of six layers."""
-    c.read.update(("final_logit_softcapping", "_sliding_window_pattern", "sliding_window_pattern"))
-    cap = c.optional("attn_logit_softcapping", None)
-    scale, both = c.count("query_pre_attn_scalar", 256) ** -0.5, c.flag("use_bidirectional_attention", False)
-    same = turned(c, site) | {"scale": scale, "causal": not both, "softcap": None if cap is None else float(cap)}
-    window = {"window": c.count("sliding_window", 4096)}
-    return by_kind(c, replace(site, exact=False), 6, {FULL: same, SLIDING: same | window}, {})
 
 
 def cohere2_sites(c: Reader, site: Site) -> list[Site]:
@@ -167,8 +142,6 @@ FAMILIES = (
                                 windows=("late", 4096))),
     Family("qwen3_next", replace(GROUPED, sizes=(2048, 16, 48), kv_heads=("num_key_value_heads", 2), rotary=0.25,
                                  head_size=("head_dim", 256), qk_norm="rms", sites=qwen3_next_sites, layered=True)),
-    Family("gemma3_text", replace(GROUPED, sizes=(2304, 8, 26), kv_heads=("num_key_value_heads", 4), rotary=None,
-                                  head_size=("head_dim", 256), qk_norm="rms", sites=gemma3_sites, layered=True)),
     Family("cohere", replace(GROUPED, sizes=(8192, 64, 40), head_size=None, theta=5e5,
                              sites=normed("use_qk_norm", False))),
     Family("cohere2", replace(GROUPED, sizes=(8192, 64, 40), sites=cohere2_sites, layered=True)),

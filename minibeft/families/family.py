@@ -36,7 +36,7 @@ READ: dict[str, Callable[[Reader, str, Any], Any]] = {
     "classifier_dropout": Reader.probability,
     "eps": Reader.small,
     "embedding_width": Reader.count,
-    "logit_cap": lambda c, key, default: None if c.optional(key, default) is None else c.positive(key, default),
+    "logit_cap": Reader.cap,
     "activation": lambda c, key, default: c.choice(key, default, ACTIVATIONS),
 }
 
@@ -61,7 +61,7 @@ class Vocabulary:
 class Body:
     """One model family as Hugging Face lays it out.
 
-    stem, lm       of transformers' class names: BertModel, BertForMaskedLM
+    stem, base, lm of transformers' class names: BertModel, BertForMaskedLM
     prefix         what stands before the backbone's tensor names when the checkpoint also has a head
     names          our module (or parameter) → theirs, in the backbone; {i} is the layer
     heads          the same for each task's head, without prefix
@@ -84,6 +84,7 @@ class Body:
     keys: Mapping[str, tuple[str, Any]]
     fixed: Mapping[str, Any]
     heads: Mapping[Task, Mapping[str, str]] = field(default_factory=lambda: {"lm": {"head": "lm_head"}})
+    base: str = "Model"
     lm: str = "ForCausalLM"
     mlp_bias: bool | Switch = True
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class Body:
     @property
     def architectures(self) -> dict[str, Task]:
         """Class name → task."""
-        ends = {"hidden": "Model", "classification": "ForSequenceClassification", "lm": self.lm}
+        ends = {"hidden": self.base, "classification": "ForSequenceClassification", "lm": self.lm}
         return {self.stem + ends[task]: task for task in ("hidden", *self.heads)}
 
     def leaves_out(self, names: Any) -> bool:

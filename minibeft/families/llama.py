@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from minibeft.families.attention import Keys, Site, Switch
+from minibeft.families.attention import FULL, SLIDING, Keys, Site, Switch, by_kind, rope
 from minibeft.families.family import Body, Family
 from minibeft.families.reading import Reader
+from minibeft.theory.rotary import Rotary
 
 
 def phi_sites(c: Reader, site: Site) -> list[Site]:
@@ -47,13 +48,38 @@ def gemma2_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
 
 def gemma2_sites(c: Reader, site: Site) -> list[Site]:
     """Soft-capped logits unless the cap is null, a scale of their own, and a causal mask unless it is switched off."""
-    cap = c.optional("attn_logit_softcapping", 50.0)
-    cap = None if cap is None else c.positive("attn_logit_softcapping", cap)
+    cap = c.cap("attn_logit_softcapping", 50.0)
     scale = c.count("query_pre_attn_scalar", 256) ** -0.5
     both = c.flag("use_bidirectional_attention", False)
     c.read.add("sliding_window_size")  # the window once more
     c.optional("final_logit_softcapping", 30.0)  # of the vocabulary's logits, not of attention
     return [replace(site, spec=replace(site.spec, softcap=cap, scale=scale, causal=not both))]
+
+
+def gemma3_turn(c: Reader, size: int, kind: str, old: str, theta: float) -> tuple[Rotary | None, bool]:
+    """Rotary positions of one kind of layer, and whether their frequencies are known. `old`: where files before
+    transformers 5 have its base; their rope_scaling is of full attention alone."""
+    given, scaling = c.get("rope_parameters", {}), c.get("rope_scaling", {})
+    if given.keys() - {FULL, SLIDING}:
+        raise c.refuse("rope_parameters", f"is not handled: only objects named {FULL} and {SLIDING} are")
+    inner = {**(scaling if kind == FULL else {}), **(given.get(kind) or {})}
+    length = c.get("max_position_embeddings", 131_072)
+    inside = {"rope_parameters": {"rope_theta": c.positive(old, theta), **inner}, "max_position_embeddings": length}
+    return rope(Reader(inside, c.where), size, "whole", theta)
+
+
+def gemma3_sites(c: Reader, site: Site) -> list[Site]:
+    """QK-norm, and a window in five of six layers, which have a rotary base of their own. transformers 5 has no use for
+    the cap on attention's logits, which its configuration can still name."""
+    c.read.update(("final_logit_softcapping", "_sliding_window_pattern"))
+    scale, both = c.count("query_pre_attn_scalar", 256) ** -0.5, c.flag("use_bidirectional_attention", False)
+    size, every = site.spec.head_size, c.count("sliding_window_pattern", 6)
+    far, known = gemma3_turn(c, size, FULL, "rope_theta", 1e6)
+    near, known_too = gemma3_turn(c, size, SLIDING, "rope_local_base_freq", 1e4)
+    same = {"scale": scale, "causal": not both, "softcap": c.cap("attn_logit_softcapping", None)}
+    sliding = {"window": c.count("sliding_window", 4096), "rotary": near}
+    kinds = {FULL: same | {"rotary": far}, SLIDING: same | sliding}
+    return by_kind(c, replace(site, exact=known and known_too), every, kinds, {})
 
 
 LLAMA_BODY = Body(
@@ -83,6 +109,7 @@ LLAMA_BODY = Body(
     mlp_bias=Switch("mlp_bias", ("mlp",)),
     spare=(r"rotary_emb\.inv_freq$",),
 )
+QK_NORM = {f"blocks.{{i}}.attention.{each}": f"layers.{{i}}.self_attn.{each}" for each in ("q_norm", "k_norm")}
 LLAMA = Family(
     "llama",
     attention=Keys(
@@ -130,8 +157,7 @@ QWEN3 = Family(
         stem="Qwen3",
         names={
             **LLAMA_BODY.names,
-            "blocks.{i}.attention.q_norm": "layers.{i}.self_attn.q_norm",
-            "blocks.{i}.attention.k_norm": "layers.{i}.self_attn.k_norm",
+            **QK_NORM,
         },
     ),
 )
@@ -160,6 +186,26 @@ GEMMA = Family(
     ),
     GEMMA_BODY,
 )
+GEMMA2_BODY = replace(
+    GEMMA_BODY,
+    stem="Gemma2",
+    names={
+        **LLAMA_BODY.names,
+        "blocks.{i}.after1": "layers.{i}.post_attention_layernorm",
+        "blocks.{i}.norm2": "layers.{i}.pre_feedforward_layernorm",
+        "blocks.{i}.after2": "layers.{i}.post_feedforward_layernorm",
+    },
+    keys={
+        "vocab_size": ("vocab", 256000),
+        "intermediate_size": ("inner", 9216),
+        "hidden_activation": ("activation", "gelu_pytorch_tanh"),
+        "rms_norm_eps": ("eps", 1e-6),
+        "final_logit_softcapping": ("logit_cap", 30.0),
+        "pad_token_id": ("pad", 0),
+    },
+    fixed={**GEMMA_BODY.fixed, "residual": "sandwich"},
+    rest=gemma2_rest,
+)
 GEMMA2 = Family(
     "gemma2",
     replace(
@@ -170,26 +216,32 @@ GEMMA2 = Family(
         windows=("even", 4096),
         sites=gemma2_sites,
     ),
+    GEMMA2_BODY,
+)
+GEMMA3_BODY = replace(
+    GEMMA2_BODY,
+    stem="Gemma3",
+    base="TextModel",
+    names={
+        **GEMMA2_BODY.names,
+        **QK_NORM,
+    },
+    keys={**GEMMA2_BODY.keys, "vocab_size": ("vocab", 262_208), "final_logit_softcapping": ("logit_cap", None)},
+    only={"use_bidirectional_attention": (False,), "attn_logit_softcapping": (None,)},
+)
+GEMMA3 = Family(
+    "gemma3_text",
     replace(
-        GEMMA_BODY,
-        stem="Gemma2",
-        names={
-            **LLAMA_BODY.names,
-            "blocks.{i}.after1": "layers.{i}.post_attention_layernorm",
-            "blocks.{i}.norm2": "layers.{i}.pre_feedforward_layernorm",
-            "blocks.{i}.after2": "layers.{i}.post_feedforward_layernorm",
-        },
-        keys={
-            "vocab_size": ("vocab", 256000),
-            "intermediate_size": ("inner", 9216),
-            "hidden_activation": ("activation", "gelu_pytorch_tanh"),
-            "rms_norm_eps": ("eps", 1e-6),
-            "final_logit_softcapping": ("logit_cap", 30.0),
-            "pad_token_id": ("pad", 0),
-        },
-        fixed={**GEMMA_BODY.fixed, "residual": "sandwich"},
-        rest=gemma2_rest,
+        LLAMA.attention,
+        sizes=(2304, 8, 26),
+        kv_heads=("num_key_value_heads", 4),
+        head_size=("head_dim", 256),
+        rotary=None,
+        qk_norm="rms",
+        sites=gemma3_sites,
+        layered=True,
     ),
+    GEMMA3_BODY,
 )
 GPT_OSS = Family(
     "gpt_oss",
@@ -211,12 +263,10 @@ PHI = Family(
         stem="Phi",
         prefix="model.",
         names={
-            "embed.tokens": "embed_tokens",
-            "blocks.{i}.attention.q": "layers.{i}.self_attn.q_proj",
-            "blocks.{i}.attention.k": "layers.{i}.self_attn.k_proj",
-            "blocks.{i}.attention.v": "layers.{i}.self_attn.v_proj",
+            **{
+                ours: theirs for ours, theirs in LLAMA_BODY.names.items() if ".mlp." not in ours and "norm2" not in ours
+            },
             "blocks.{i}.attention.o": "layers.{i}.self_attn.dense",
-            "blocks.{i}.norm1": "layers.{i}.input_layernorm",
             "blocks.{i}.mlp.up": "layers.{i}.mlp.fc1",
             "blocks.{i}.mlp.down": "layers.{i}.mlp.fc2",
             "norm": "final_layernorm",
@@ -283,4 +333,4 @@ SMOLLM3 = Family(
         fixed={**LLAMA_BODY.fixed, "tied": True},
     ),
 )
-FAMILIES = (LLAMA, QWEN2, MISTRAL, QWEN3, GEMMA, GEMMA2, GPT_OSS, PHI, STARCODER2, SMOLLM3)
+FAMILIES = (LLAMA, QWEN2, MISTRAL, QWEN3, GEMMA, GEMMA2, GEMMA3, GPT_OSS, PHI, STARCODER2, SMOLLM3)

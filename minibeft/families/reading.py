@@ -115,6 +115,12 @@ class Reader:
         self.read.add(key)
         return None if key in self.raw and self.raw[key] is None else self.get(key, default)
 
+    def cap(self, key: str, default: float | None) -> float | None:
+        """The most that something can be; None where the key is there and null, or absent and so by default."""
+        absent = self.raw.get(key) is None and (key in self.raw or default is None)
+        self.read.add(key)
+        return None if absent else self.positive(key, default or 0.0)
+
     def only(self, values: Mapping[str, tuple[Any, ...]]) -> None:
         """Refuse any other value of these keys than the ones for which we know what is computed."""
         for key in sorted(values.keys() & self.raw.keys()):

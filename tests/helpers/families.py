@@ -75,6 +75,16 @@ def rope(pick: Pick) -> dict[str, Any]:
     )
 
 
+def gemma3_rope(pick: Pick) -> dict[str, Any]:
+    """A base for each kind of layer, in the old spelling and the new."""
+    far = {"rope_type": "linear", "factor": 8.0}
+    return pick(
+        {},
+        {"rope_theta": 1000.0, "rope_local_base_freq": 100.0, "rope_scaling": far},
+        {"rope_parameters": {"full_attention": far | {"rope_theta": 1000.0}, "sliding_attention": None}},
+    )
+
+
 def windows(pick: Pick) -> dict[str, Any]:
     """A sliding window in some of three layers, or none."""
     kinds = [pick("full_attention", "sliding_attention") for _ in range(3)]
@@ -149,6 +159,17 @@ DRAWN: dict[str, Callable[[Pick], dict[str, Any]]] = {
         "attn_logit_softcapping": pick(None, 2.0, 50.0),
         "final_logit_softcapping": pick(None, 1.0, 30.0),
         "attention_bias": pick(True, False),
+    },
+    "gemma3_text": lambda pick: {
+        **without(llama(pick), "hidden_act", "rope_theta", "rope_scaling", "rope_parameters"),
+        **gemma3_rope(pick),
+        "hidden_activation": activation(pick),
+        "query_pre_attn_scalar": pick(4, 9),
+        "sliding_window": 3,
+        "final_logit_softcapping": pick(None, 30.0),
+        "attention_bias": pick(True, False),
+        **pick({"sliding_window_pattern": 2}, {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+        "num_hidden_layers": 4,
     },
     "opt": lambda pick: {
         "hidden_size": 12,
