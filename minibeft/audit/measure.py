@@ -24,6 +24,8 @@ Status = Literal[
 Run = Callable[[Mapping[Name, Tensor]], Trace]
 # Between a projection and the sum: rotation, norm, scale, the two products.
 OPERATIONS = 64
+# Random sums of which each coordinate keeps the largest.
+SUMS = 4
 # A key that no projection made stands among the first or the last so many.
 ENDS = 4
 UNSEEN = "not measured"
@@ -56,13 +58,15 @@ def cancelling(weights: Tensor, over: Tensor) -> Tensor:
     return (weights - mean) * over
 
 
-def ratios(of: Tensor, parts: Sequence[Part], weights: Tensor) -> tuple[list[Tensor], int]:
-    """|Σ terms| / Σ|terms| over positions for each chosen coordinate, and the number of terms."""
-    found, terms = [], 0
-    for part, g in zip(parts, gradients(of, [p.product for p in parts], weights), strict=True):
-        table = coordinates(part.product, g)[:, part.chosen]
-        found.append(table.sum(0).abs() / table.abs().sum(0).clamp(min=torch.finfo(g.dtype).tiny))
-        terms = max(terms, len(table))
+def ratios(of: Tensor, parts: Sequence[Part], draw: Callable[[], Tensor]) -> tuple[list[Tensor], int]:
+    """|Σ terms| / Σ|terms| over positions for each chosen coordinate, the largest of several random sums, and the
+    number of terms. A null coordinate's sum is zero in all of them, an active one's is small by chance in few."""
+    found, terms = [torch.zeros(int(part.chosen.sum())) for part in parts], 0
+    for _ in range(SUMS):
+        for i, (part, g) in enumerate(zip(parts, gradients(of, [p.product for p in parts], draw()), strict=True)):
+            table = coordinates(part.product, g)[:, part.chosen]
+            ratio = table.sum(0).abs() / table.abs().sum(0).clamp(min=torch.finfo(g.dtype).tiny)
+            found[i], terms = torch.maximum(found[i], ratio), max(terms, len(table))
     return found, terms
 
 
@@ -111,7 +115,7 @@ class Audit:
     def keys(self) -> Finding:
         """b_k, coordinate by coordinate."""
         parts = self.layer.keys
-        found, terms = ratios(self.logits, parts, cancelling(random(self.draws, self.seen), self.seen))
+        found, terms = ratios(self.logits, parts, lambda: cancelling(random(self.draws, self.seen), self.seen))
         bound = (terms + self.logits.shape[-1] + OPERATIONS) * self.u
         null = [within(p, r <= bound) for p, r in zip(parts, found, strict=True)]
         rest = [part for p, r in zip(parts, found, strict=True) if (part := within(p, r > bound)).chosen.any()]
@@ -152,7 +156,7 @@ class Audit:
             )
         over = self.seen & real
         if not bool(real.all()):
-            found, terms = ratios(self.logits, parts, cancelling(random(self.draws, over), over))
+            found, terms = ratios(self.logits, parts, lambda: cancelling(random(self.draws, over), over))
             if torch.cat(found).max() <= (terms + self.logits.shape[-1] + OPERATIONS) * self.u:
                 return "a sink or a key that no projection made"
         return "by position"
@@ -177,9 +181,12 @@ class Audit:
         flat = moved.flatten(-len(summed)).flatten(0, -2)
         if len(flat) < 2:
             return Finding(UNSEEN, "one position alone is read")
-        weights = cancelling(random(self.draws, flat.mT), torch.ones_like(flat.mT)).mT
-        weights = weights.reshape(moved.shape).movedim(ends, summed)
-        found, terms = ratios(source, parts, weights)
+
+        def draw() -> Tensor:
+            weights = cancelling(random(self.draws, flat.mT), torch.ones_like(flat.mT)).mT
+            return weights.reshape(moved.shape).movedim(ends, summed)
+
+        found, terms = ratios(source, parts, draw)
         both, bound = torch.cat(found), (terms + len(flat) + OPERATIONS) * self.u
         extremes = [both[both <= bound].tolist(), both[both > bound].tolist()]
         result = Finding(
@@ -193,7 +200,7 @@ class Audit:
         if (result.moved <= result.allowed) != (result.status == "foldable"):
             return Finding(UNSEEN, f"its gradient is {result.status}, its redrawn bias is not")
         if extremes[1]:
-            result.why = self.value_mechanism(parts, weights)
+            result.why = self.value_mechanism(parts, draw())
         return result
 
     def unequal(self, parts: Sequence[Part], reader: Product) -> tuple[float, float]:
