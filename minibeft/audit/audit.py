@@ -79,6 +79,16 @@ def first(
     name: str, kind: str, subjects: Iterator[Subject], failed: list[str], seed: int, progress: Begin, random: bool
 ) -> Report:
     """The report on the first subject in which attention is found."""
+    subject, layers = audited(name, subjects, failed, seed, progress)
+    config = json.loads(subject.model.config.to_json_string(use_diff=False))
+    dtype = str(subject.dtype).removeprefix("torch.")
+    return Report(name, kind, random, dtype, [report for _, report in layers], type(subject.model), config)
+
+
+def audited(
+    name: str, subjects: Iterator[Subject], failed: list[str], seed: int, progress: Begin
+) -> tuple[Subject, list[tuple[Audit, LayerReport]]]:
+    """The first subject in which attention is found, and its layers."""
     for subject in subjects:
         try:
             found = list(measured(subject, Draws(seed), progress))
@@ -86,15 +96,13 @@ def first(
             failed.append(f"{type(error).__name__}: {error}"[:160])
             continue
         if found:
-            config = json.loads(subject.model.config.to_json_string(use_diff=False))
-            dtype = str(subject.dtype).removeprefix("torch.")
-            return Report(name, kind, random, dtype, found, type(subject.model), config)
+            return subject, found
         failed.append("no softmax in it has queries and keys")
     raise BadInput(f"{name}: cannot be audited: {failed[-1] if failed else 'transformers has no model for it'}")
 
 
-def measured(subject: Subject, draws: Draws, progress: Begin) -> Iterator[LayerReport]:
-    """Every attention layer of a model."""
+def measured(subject: Subject, draws: Draws, progress: Begin) -> Iterator[tuple[Audit, LayerReport]]:
+    """Every attention layer of a model, with what it was told by."""
     with quietly(subject.dtype):
         cut = subject.cut(subject.given)
         found = list(layers(cut, subject.cut(subject.other), draws))
@@ -107,7 +115,7 @@ def measured(subject: Subject, draws: Draws, progress: Begin) -> Iterator[LayerR
             verdicts = {"q": queries, "k": here.keys(), "v": here.values()}
             parts = {"q": layer.queries, "k": layer.keys, "v": layer.values}
             biases = {letter: bias_numbers(part, parameters) for letter, part in parts.items()}
-            yield LayerReport(layer_name(layer), verdicts, biases)
+            yield here, LayerReport(layer_name(layer), verdicts, biases)
 
 
 def layer_name(layer: Layer) -> str:

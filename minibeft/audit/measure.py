@@ -89,12 +89,16 @@ def bends(of: Tensor, parts: Sequence[Part], weights: Tensor) -> bool:
 
 
 class Audit:
-    """Measures one layer; `run` is the model's forward pass with these shifts added to its projections."""
+    """Measures one layer; `run` is the model's forward pass with these shifts added to its projections.
+
+    null  the coordinates of b_k without effect, once keys() has found them
+    """
 
     def __init__(self, layer: Layer, plain: Trace, run: Run, draws: Draws):
         self.layer, self.plain, self.run, self.draws = layer, plain, run, draws
         self.logits, self.seen = layer.softmax.logits, layer.softmax.seen
         self.u = unit_roundoff(self.logits.dtype)
+        self.null: list[Part] = []
 
     def shifted(self, parts: Sequence[Part]) -> Trace:
         """The model with a random bias on these coordinates, as large as what it is added to."""
@@ -120,6 +124,7 @@ class Audit:
         null = [within(p, r <= bound) for p, r in zip(parts, found, strict=True)]
         rest = [part for p, r in zip(parts, found, strict=True) if (part := within(p, r > bound)).chosen.any()]
         null = [part for part in null if part.chosen.any()]
+        self.null = null
         both = torch.cat(found)
         extremes = [both[both <= bound].tolist(), both[both > bound].tolist()]
         result = Finding(

@@ -151,17 +151,25 @@ def small(raw: Mapping[str, Any], seed: int, failed: list[str]) -> Iterator[Subj
 
 def loaded(folder: Path, seed: int, failed: list[str]) -> Iterator[Subject]:
     """The model of a folder with its weights."""
-    from transformers import AutoModel
-
     for dtype in (torch.float64, torch.float32):
         with quietly(dtype):
-            try:
-                model = AutoModel.from_pretrained(
-                    folder, attn_implementation="eager", dtype=dtype, local_files_only=True, trust_remote_code=False
-                )
-            except Exception as error:
-                raise BadInput(f"{folder}: transformers does not load it: {said(error)}") from error
-            yield from runnable(ready(model, dtype), model.config, Draws(seed), dtype, failed)
+            model = from_folder(folder, dtype)
+            yield from runnable(model, model.config, Draws(seed), dtype, failed)
+
+
+def from_folder(folder: Path, dtype: torch.dtype) -> Any:
+    """transformers' model of a folder, in this type; BadInput where it has none, or where the folder has code."""
+    from transformers import AutoModel
+
+    plainest = {"attn_implementation": "eager", "experts_implementation": "eager", "dtype": dtype}
+    own = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    try:
+        model, info = AutoModel.from_pretrained(folder, **plainest, **own)
+    except Exception as error:
+        raise BadInput(f"{folder}: transformers does not load it: {said(error)}") from error
+    if info["missing_keys"] >= dict(model.named_parameters()).keys():
+        raise BadInput(f"{folder}: holds none of the tensors of transformers' {type(model).__name__}")
+    return ready(model, dtype)
 
 
 def mixed(failed: list[str]) -> bool:

@@ -48,6 +48,7 @@ class Product:
     summed   the axes of the source that the parameter has too; the others are positions
     made     the axes of the result that the parameter has too; the others are positions
     bias     the name of the bias that it adds
+    added    that bias, as it was added
     """
 
     name: Name
@@ -56,6 +57,7 @@ class Product:
     summed: tuple[int, ...]
     made: tuple[int, ...]
     bias: str | None
+    added: Tensor | None
 
 
 @dataclass(eq=False)
@@ -149,7 +151,7 @@ class Tracer(TorchFunctionMode):
             result = result.detach().requires_grad_()
         elif name in self.shifts:
             result = result + self.shifts[name]
-        found = Product(name, source, result, summed, made, self.names.get(id(bias)))
+        found = Product(name, source, result, summed, made, self.names.get(id(bias)), bias)
         self.trace.products.append(found)
         result = result.clone()  # what follows may work in place
         self.kept[id(result)], self.products[id(result)] = result, found
@@ -170,7 +172,7 @@ class Tracer(TorchFunctionMode):
         if func in ADDITIONS and len(tensors) == 2:
             product, bias = self.products.get(id(tensors[0])), self.names.get(id(tensors[1]))
             if product is not None and bias is not None and product.bias is None:
-                product.bias = bias
+                product.bias, product.added = bias, tensors[1]
         if tensors and all(id(t) in self.names for t in tensors):
             for part in result if isinstance(result, tuple | list) else (result,):
                 if isinstance(part, Tensor) and part.is_floating_point():

@@ -1,7 +1,7 @@
 """The commands that read and write checkpoints: inspect, simplify, merge, unmerge, quantkeys."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,12 +25,30 @@ def inspect(model: Model, json_file: Json = None) -> None:
 
 
 @app.command(rich_help_panel=CHANGE)
-def simplify(model: Model, folder: Out, text: Text = None, json_file: Json = None) -> None:
-    """Write the checkpoint without b_k and b_v where the theorems allow it, once the outputs agree on sentences."""
+def simplify(
+    model: Model,
+    folder: Out,
+    text: Text = None,
+    json_file: Json = None,
+    engine: Annotated[
+        Literal["minibeft", "transformers"],
+        typer.Option(help="what runs the model; transformers: any model, what audit measures is done"),
+    ] = "minibeft",
+) -> None:
+    """Write the checkpoint without b_k and b_v where the theorems allow it, once the outputs agree."""
+    from minibeft.errors import BadInput
+    from minibeft.show.progress import progress
+    from minibeft.surgery.measured import simplify_measured
     from minibeft.surgery.report import render_simplified
     from minibeft.surgery.simplify import simplify
 
-    done = simplify(model, folder, text=text)
+    if engine == "minibeft":
+        done = simplify(model, folder, text=text)
+    elif text is not None:
+        raise BadInput("--text: goes with --engine minibeft; transformers' model is run on random inputs")
+    else:
+        with progress() as lines:
+            done = simplify_measured(model, folder, progress=lambda layer, n, of: lines.show("audit", n, of, layer))
     tell(*render_simplified(done))
     tell(f"wrote {folder}")
     save(json_file, done.as_json())

@@ -53,10 +53,20 @@ class Agreement:
     largest: float
     exact: Difference
     written: Difference
+    inputs: str = "sentences"
 
-    @property
-    def within(self) -> bool:
-        return self.exact.within and self.written.within
+    def require(self, folder: Path) -> None:
+        """BadInput where they do not agree, or where nothing can be compared."""
+        for difference in (self.exact, self.written):
+            if not difference.finite:
+                raise BadInput(
+                    f"{folder}: nothing was written; in {difference.dtype} outputs overflow, so nothing is verified"
+                )
+            if not difference.within:
+                raise BadInput(
+                    f"{folder}: nothing was written; in {difference.dtype} the new outputs differ by "
+                    f"{difference.value:.3g}, and rounding explains only {difference.allowed:.3g}"
+                )
 
 
 def read_sentences(folder: Path, text: Path | None, config: ModelConfig) -> Batch:

@@ -50,8 +50,8 @@ def render_agreement(agreement: Agreement) -> Lines:
     """How far the two models' outputs lie apart."""
     for what, d in (("unrounded", agreement.exact), ("as written", agreement.written)):
         yield (
-            f"verified on {agreement.sentences} sentences, {what}, in {d.dtype}: outputs up to {agreement.largest:.3g} "
-            f"differ by {d.value:.2g}, rounding explains {d.allowed:.2g}"
+            f"verified on {agreement.sentences} {agreement.inputs}, {what}, in {d.dtype}: outputs up to "
+            f"{agreement.largest:.3g} differ by {d.value:.2g}, rounding explains {d.allowed:.2g}"
         )
 
 
