@@ -26,15 +26,20 @@ from minibeft.checkpoints.save import label_keys, label_names, unnamed, with_lab
 from minibeft.checkpoints.tensors import Lazy, read_json, read_safetensors
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
-from minibeft.models.biases import BIAS_TERMS
-from minibeft.models.config import Task
+from minibeft.models.config import CLASSIFY, Task
 from minibeft.models.transformer import Transformer
 from minibeft.show.files import new_folder, write_json
 
 # A config.json here would make transformers look for the whole model here.
 CONFIG, WEIGHTS, LABELS = "adapter_config.json", "adapter_model.safetensors", "labels.json"
 LEAD, TAIL = "base_model.model.", ".beft_bias"
-TASKS: dict[str, Task] = {"SEQ_CLS": "classification", "CAUSAL_LM": "lm", "FEATURE_EXTRACTION": "hidden"}
+TASKS: dict[str, Task] = {
+    "SEQ_CLS": "classification",
+    "TOKEN_CLS": "tokens",
+    "CAUSAL_LM": "lm",
+    "FEATURE_EXTRACTION": "hidden",
+}
+HEADS = ("classifier.", "score.")
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,14 @@ def their_names(model: Transformer) -> dict[str, str]:
     c = model.config
     body = BODIES[c.family]
     prefix = "" if c.task == "hidden" else body.prefix
-    could = (f"blocks.{i}.{module}.bias" for i in range(c.layers) for module in BIAS_TERMS.values())
-    names = (*(name for name, _ in model.named_parameters()), *(n for n in could if is_linear(n)))
+    maps = (f"blocks.{i}.{name}" for i, block in enumerate(model.blocks) for name, _ in linears(block))
+    names = (*(name for name, _ in model.named_parameters()), *(f"{name}.bias" for name in maps))
     return {name: body.their_name(name, c.task, prefix) for name in names}
+
+
+def linears(block: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The linear maps of a block, by name."""
+    return [(name, each) for name, each in block.named_modules() if isinstance(each, nn.Linear)]
 
 
 def is_linear(name: str) -> bool:
@@ -107,7 +117,7 @@ def make_adapter(model: Transformer, before: Mapping[str, Tensor], *, base: str 
     moved = {n: torch.zeros_like(weight_of(model, n)[:, 0]).float() for n in with_siblings(moved, model.config)} | moved
     shifts = together({names[n]: value for n, value in moved.items()}, model.config)
     changes = {module_of(name): value for name, value in shifts.items()}
-    return Adapter(changes, kept, config, label_names(model.config) if model.config.task == "classification" else ())
+    return Adapter(changes, kept, config, label_names(model.config) if model.config.task in CLASSIFY else ())
 
 
 def travels_as_shift(ours: str, theirs: str, model: Transformer, before: Mapping[str, Tensor]) -> bool:
@@ -295,6 +305,6 @@ def load_base(
 ) -> Transformer:
     """The checkpoint with the head that the adapter was trained for; a fresh one, where the adapter brings its own, is
     no reason to warn."""
-    brings_head = any(name.startswith("classifier.") for name in adapter.saved)
+    brings_head = any(name.startswith(HEADS) for name in adapter.saved)
     with head_to_come() if brings_head else nullcontext():
         return load_model(base, task=adapter.task, dtype=dtype, device=device)

@@ -14,7 +14,7 @@ from minibeft.checkpoints.layouts import together
 from minibeft.checkpoints.load import describe
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
-from minibeft.models.config import ModelConfig
+from minibeft.models.config import CLASSIFY, ModelConfig
 from minibeft.models.transformer import Transformer
 from minibeft.show.files import new_folder, write_json
 
@@ -31,7 +31,7 @@ def their_config(c: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     """The config.json that describes this model: the one it came from, with the task's class and the tensors' type."""
     names = {task: name for name, task in BODIES[c.family].architectures.items()}
     changed: dict[str, Any] = {"architectures": [names[c.task]], "model_type": c.family}
-    if c.task == "classification":
+    if c.task in CLASSIFY:
         changed |= label_keys(label_names(c))
     kept = {key: value for key, value in c.source.items() if key not in ("torch_dtype", "num_labels")}
     return kept | changed | {"dtype": str(dtype).removeprefix("torch.")}

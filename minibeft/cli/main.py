@@ -45,7 +45,9 @@ def root(
 def verify(
     model: Model = "minilm",
     json_file: Json = None,
-    task: Annotated[str | None, typer.Option(help="hidden, classification or lm; default: what the file names")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="hidden, classification, tokens or lm; default: what the file names")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of the redrawn biases")] = 0,
 ) -> None:
     """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
@@ -143,8 +145,8 @@ app.add_typer(bench, name="bench", rich_help_panel=LOOK)
 
 def as_task(name: str | None) -> Any:
     """The --task option, checked."""
-    if name not in (None, "hidden", "classification", "lm"):
-        raise BadInput(f"--task {name}: must be hidden, classification or lm")
+    if name not in (None, "hidden", "classification", "tokens", "lm"):
+        raise BadInput(f"--task {name}: must be hidden, classification, tokens or lm")
     return name
 
 

@@ -89,7 +89,8 @@ def finetune(
         summary,
         trainable,
     )
-    from minibeft.training.settings import OWN, Settings
+    from minibeft.training.settings import Settings
+    from minibeft.training.tasks import OWN
 
     if task is None:
         task = OWN if text_column is not None else "sst2"

@@ -85,6 +85,7 @@ BERT_BODY = Body(
     },
     heads={
         "classification": {"head.out": "classifier"},
+        "tokens": {"head.out": "classifier"},
         "lm": {
             "head.dense": "cls.predictions.transform.dense",
             "head.norm": "cls.predictions.transform.LayerNorm",
@@ -123,6 +124,7 @@ ROBERTA_BODY = replace(
     prefix="roberta.",
     heads={
         "classification": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
+        "tokens": {"head.out": "classifier"},
         "lm": {"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm", "head.logits.bias": "lm_head.bias"},
     },
     keys={**BERT_BODY.keys, "vocab_size": ("vocab", 50265), "pad_token_id": ("pad", 1)},
@@ -162,6 +164,7 @@ ELECTRA = Family(
         | {"embed.project": "embeddings_project"},
         heads={
             "classification": {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"},
+            "tokens": {"head.out": "classifier"},
             "lm": {
                 "head.dense": "generator_predictions.dense",
                 "head.norm": "generator_predictions.LayerNorm",
@@ -205,6 +208,7 @@ DISTILBERT = Family(
         },
         heads={
             "classification": {"head.dense": "pre_classifier", "head.out": "classifier"},
+            "tokens": {"head.out": "classifier"},
             "lm": {
                 "head.dense": "vocab_transform",
                 "head.norm": "vocab_layer_norm",

@@ -26,6 +26,10 @@ LEFT_OUT = (
     "ForSequenceClassification"
 ).split()
 MOST_LABELS = 2**16
+# A decoder's classifier, of texts or of tokens.
+SCORE = {"head.out": "score"}
+# The heads where transformers has no classifier of tokens.
+TEXTS: dict[Task, dict[str, str]] = {"classification": SCORE, "lm": {"head": "lm_head"}}
 # How the field of ModelConfig that a key fills is read; any other is of its default's type.
 READ: dict[str, Callable[[Reader, str, Any], Any]] = {
     "vocab": Reader.count,
@@ -83,7 +87,7 @@ class Body:
     names: Mapping[str, str]
     keys: Mapping[str, tuple[str, Any]]
     fixed: Mapping[str, Any]
-    heads: Mapping[Task, Mapping[str, str]] = field(default_factory=lambda: {"lm": {"head": "lm_head"}})
+    heads: Mapping[Task, Mapping[str, str]] = field(default_factory=lambda: {**TEXTS, "tokens": SCORE})
     base: str = "Model"
     lm: str = "ForCausalLM"
     mlp_bias: bool | Switch = True
@@ -99,8 +103,18 @@ class Body:
     @property
     def architectures(self) -> dict[str, Task]:
         """Class name → task."""
-        ends = {"hidden": self.base, "classification": "ForSequenceClassification", "lm": self.lm}
+        ends = {
+            "hidden": self.base,
+            "classification": self.base.removesuffix("Model") + "ForSequenceClassification",
+            "tokens": "ForTokenClassification",
+            "lm": self.lm,
+        }
         return {self.stem + ends[task]: task for task in ("hidden", *self.heads)}
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is a decoder."""
+        return self.lm != "ForMaskedLM"
 
     def leaves_out(self, names: Any) -> bool:
         """Whether `architectures` names a head that stands on the hidden states and is not computed here."""
@@ -167,6 +181,7 @@ class Family:
         return ModelConfig(
             family=self.model_type,
             task=task,
+            decodes=body.decodes,
             source=dict(raw),
             **values,
         )

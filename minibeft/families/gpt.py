@@ -6,8 +6,9 @@ from typing import Any
 
 from minibeft.families.attention import Keys, Site, Switch
 from minibeft.families.bert import with_cross
-from minibeft.families.family import Body, Family, Vocabulary, learned
+from minibeft.families.family import TEXTS, Body, Family, Vocabulary, learned
 from minibeft.families.reading import Reader
+from minibeft.models.config import Task
 
 
 def gpt2_sites(c: Reader, site: Site) -> list[Site]:
@@ -44,6 +45,9 @@ def gptj_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     return {"inner": c.count("n_inner", 4 * values["width"])}
 
 
+# Where the classifier of tokens has another name than that of texts.
+BOTH: dict[Task, dict[str, str]] = {**TEXTS, "tokens": {"head.out": "classifier"}}
+
 BYTES = Vocabulary("GPT2Tokenizer", "bytes", dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"), frame="none")
 GPT2 = Family(
     "gpt2",
@@ -71,6 +75,7 @@ GPT2 = Family(
             "blocks.{i}.norm2": "h.{i}.ln_2",
             "norm": "ln_f",
         },
+        heads=BOTH,
         keys={
             "vocab_size": ("vocab", 50257),
             "activation_function": ("activation", "gelu_new"),
@@ -112,6 +117,7 @@ GPTJ = Family(
             "blocks.{i}.mlp.down": "h.{i}.mlp.fc_out",
             "norm": "ln_f",
         },
+        heads=TEXTS,
         keys={
             "vocab_size": ("vocab", 50400),
             "activation_function": ("activation", "gelu_new"),
@@ -145,6 +151,7 @@ OPT = Family(
             "blocks.{i}.norm2": "decoder.layers.{i}.final_layer_norm",
             "norm": "decoder.final_layer_norm",
         },
+        heads=TEXTS,
         keys={
             "vocab_size": ("vocab", 50272),
             "ffn_dim": ("inner", 3072),
@@ -185,7 +192,7 @@ NEOX = Family(
             "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",
             "norm": "final_layer_norm",
         },
-        heads={"lm": {"head": "embed_out"}},
+        heads={**BOTH, "lm": {"head": "embed_out"}},
         keys={
             "vocab_size": ("vocab", 50432),
             "intermediate_size": ("inner", 24576),
@@ -225,6 +232,7 @@ BLOOM = Family(
             "blocks.{i}.norm2": "h.{i}.post_attention_layernorm",
             "norm": "ln_f",
         },
+        heads=BOTH,
         keys={
             "vocab_size": ("vocab", 250880),
             "hidden_dropout": ("dropout", 0.0),

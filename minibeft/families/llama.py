@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minibeft.families.attention import FULL, SLIDING, Keys, Site, Switch, by_kind, rope
-from minibeft.families.family import Body, Family
+from minibeft.families.family import TEXTS, Body, Family
 from minibeft.families.reading import Reader
 from minibeft.theory.rotary import Rotary
 
@@ -222,6 +222,7 @@ GEMMA3_BODY = replace(
     GEMMA2_BODY,
     stem="Gemma3",
     base="TextModel",
+    heads=TEXTS,
     names={
         **GEMMA2_BODY.names,
         **QK_NORM,

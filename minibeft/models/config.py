@@ -6,7 +6,8 @@ from typing import Any, Literal
 from minibeft.models.layers import Learned
 from minibeft.theory.variants import AttentionSpec
 
-Task = Literal["hidden", "classification", "lm"]
+Task = Literal["hidden", "classification", "tokens", "lm"]
+CLASSIFY: tuple[Task, ...] = ("classification", "tokens")  # whose head has a row for each class
 Backend = Literal["fused", "plain", "triton"]
 
 
@@ -22,6 +23,7 @@ class ModelConfig:
     embedding_width  None: C; else a linear map leads from the embeddings to C. embedding_scale multiplies token vectors
     head_activation  of a masked-token head; pooler_activation: of a classifier's dense layer, before which drops_twice
                      drops as well; logit_cap: the most that a token's logit can be
+    decodes  a decoder: its language-model head predicts the next token, and a text is classified by its last token
     pooler   an encoder's pooler that the checkpoint carries although its task does not need it
     source   the config.json that this was read from; save_model writes it again
     """
@@ -50,6 +52,7 @@ class ModelConfig:
     drops_twice: bool = False
     logit_cap: float | None = None
     labels: int = 2
+    decodes: bool = False
     pooler: bool = False
     dropout: float = 0.0
     embedding_dropout: float = 0.0

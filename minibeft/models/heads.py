@@ -1,8 +1,8 @@
-"""What turns hidden states into logits: sequence classification, language modelling, masked language modelling."""
+"""What turns hidden states into logits: of a text's classes, of each token's classes, of the next or a masked token."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.models.config import ModelConfig
@@ -28,6 +28,36 @@ class ClassificationHead(nn.Module):
             return None
         first = self.drop(hidden[:, 0]) if self.drops_twice else hidden[:, 0]
         return self.out(self.drop(self.act(self.dense(first))))
+
+
+class LastTokenHead(nn.Module):
+    """A decoder's classifier: logits = W h of the text's last token, which alone has seen all of it; no bias.
+
+    As in transformers the last token is the rightmost that is not the padding token.
+    """
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.out, self.pad = nn.Linear(c.width, c.labels, bias=False), c.pad
+
+    def forward(
+        self, hidden: Float[Tensor, "B T C"], ids: Int[Tensor, "B T"], real: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B labels"]:
+        counts = real.bool() if self.pad is None else ids != self.pad
+        places = torch.arange(ids.shape[1], device=ids.device)
+        last = (places * counts).argmax(1)
+        return self.out(hidden[torch.arange(len(ids), device=ids.device), last])
+
+
+class TokenHead(nn.Module):
+    """Logits for each token. Without dropout, because nothing here trains it."""
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        self.out = nn.Linear(c.width, c.labels)
+
+    def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor) -> Float[Tensor, "B T labels"]:
+        return self.out(hidden)
 
 
 class LMHead(nn.Module):
@@ -58,10 +88,17 @@ class MaskedLMHead(nn.Module):
         return self.logits(self.norm(self.act(self.dense(hidden))), embedding)
 
 
-def make_head(c: ModelConfig) -> ClassificationHead | LMHead | MaskedLMHead | None:
+Head = ClassificationHead | LastTokenHead | TokenHead | LMHead | MaskedLMHead
+
+
+def make_head(c: ModelConfig) -> Head | None:
     """The head of this task, or None for hidden states alone."""
+    if c.task == "classification" and c.decodes:
+        return LastTokenHead(c)
+    if c.task == "tokens":
+        return TokenHead(c)
     if c.task == "classification" or c.pooler:
         return ClassificationHead(c)
     if c.task == "lm":
-        return LMHead(c) if c.causal else MaskedLMHead(c)
+        return LMHead(c) if c.decodes else MaskedLMHead(c)
     return None

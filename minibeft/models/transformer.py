@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minibeft.models.config import Backend, ModelConfig
 from minibeft.models.embeddings import Embeddings
-from minibeft.models.heads import ClassificationHead, make_head
+from minibeft.models.heads import ClassificationHead, LastTokenHead, make_head
 from minibeft.models.layers import MLP, Linear, RMSNorm, make_norm
 from minibeft.models.packed.dropout import make_dropout
 from minibeft.models.packed.frozen import frozen_linear
@@ -212,6 +212,8 @@ class Transformer(nn.Module):
         for block, spec in zip(self.blocks, self.config.attention, strict=True):
             x = block(x, masks[spec], turns.get(spec))
         hidden = x if self.norm is None else self.norm(x)
+        if isinstance(self.head, LastTokenHead):
+            return Output(hidden, self.head(hidden, input_ids, real))
         return Output(hidden, None if self.head is None else self.head(hidden, self.embed.tokens.weight))
 
     def classify(
@@ -222,14 +224,13 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B labels"]:
         """model(...).logits of a classifier, for padding on the right, from what the logits depend on and no more.
 
-        The backend "fused" computes the real tokens without the padding, and in the last block the first tokens, which
-        are all that the head reads; the other backends take the way of forward().
+        For an encoder the backend "fused" computes the real tokens without the padding, and in the last block the first
+        tokens, which are all that the head reads; decoders and the other backends take the way of forward().
         """
-        if self.backend != "fused":
+        if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
             logits = self(input_ids, attention_mask, token_type_ids).logits
             assert logits is not None
             return logits
-        assert isinstance(self.head, ClassificationHead)
         packing = Packing(attention_mask, self.config.heads)
         x = self.embed(input_ids, attention_mask, token_type_ids, packing.real)
         x = x.to(self.head.dense.weight.dtype)  # half precision, where it is asked for, starts here

@@ -131,19 +131,19 @@ def zero_or(value: Tensor | None, like: Tensor) -> Tensor:
 
 def with_place(source: Source, exact: Mapping[str, Tensor], adapter: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """The configuration whose format has a tensor for every change, and the keys of config.json that make it so."""
-    if exact.keys() <= shapes(source.config).keys():
-        return source.config, {}
-    config, keys = source.switched(on=True)
+    attention, mlp = (source.switched(on=True, mlp=mlp)[1] for mlp in (False, True))
+    config, keys = source.config, dict[str, bool]()
+    for config, keys in map(source.with_keys, ({}, attention, mlp, attention | mlp)):
+        if exact.keys() <= shapes(config).keys():
+            return config, keys
     homeless = sorted(source.name(name) for name in exact.keys() - shapes(config).keys())
-    if homeless:
-        folding = any("attention.v." in name for name in exact) and config.residual == "parallel"
-        raise BadInput(
-            f"{source.folder}: the format of {config.family} has no place for {homeless[0]}; load the adapter beside "
-            f"the model instead: PeftModel.from_pretrained(model, {str(adapter)!r}), or load_adapted here"
-            + "; a change of b_v can be folded (--fold)"
-            * folding
-        )
-    return config, keys
+    folding = any("attention.v." in name for name in exact) and config.residual == "parallel"
+    raise BadInput(
+        f"{source.folder}: the format of {config.family} has no place for {homeless[0]}; load the adapter beside "
+        f"the model instead: PeftModel.from_pretrained(model, {str(adapter)!r}), or load_adapted here"
+        + "; a change of b_v can be folded (--fold)"
+        * folding
+    )
 
 
 def rounded(source: Source, exact: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

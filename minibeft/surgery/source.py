@@ -71,15 +71,16 @@ class Source:
             raise BadInput(f"{self.folder}: lacks the tensor {self.name(ours)}; the checkpoint is incomplete")
         return value
 
-    def switched(self, on: bool) -> tuple[ModelConfig, dict[str, bool]]:
-        """The configuration with the biases of its family's switch on or off, and the key that says so; unchanged where
-        the format has no switch."""
-        switch = FAMILIES[self.config.family].attention.biases
-        if not isinstance(switch, Switch):
-            return self.config, {}
-        raw = self.config.source | {switch.key: on}
-        config = read_config(raw, self.config.task, str(self.folder / "config.json"))
-        return replace(config, labels=self.config.labels), {switch.key: on}
+    def switched(self, on: bool, *, mlp: bool = False) -> tuple[ModelConfig, dict[str, bool]]:
+        """The configuration with the biases of its family's switch on or off, those of attention or of the MLP, and the
+        key that says so; unchanged where the format has no such switch."""
+        switch = self.body.mlp_bias if mlp else FAMILIES[self.config.family].attention.biases
+        return self.with_keys({switch.key: on} if isinstance(switch, Switch) else {})
+
+    def with_keys(self, keys: dict[str, bool]) -> tuple[ModelConfig, dict[str, bool]]:
+        """The configuration with these keys, and the keys."""
+        config = read_config(self.config.source | keys, self.config.task, str(self.folder / "config.json"))
+        return replace(config, labels=self.config.labels), keys
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -7,8 +7,18 @@ from typing import NamedTuple
 from minibeft.errors import BadInput
 from minibeft.families.family import MOST_LABELS
 from minibeft.training.rows import read_rows
-from minibeft.training.settings import OWN, Settings
-from minibeft.training.tasks import Split, Task, class_name, find_data, find_files, find_task, read_files, read_split
+from minibeft.training.settings import Settings
+from minibeft.training.tasks import (
+    OWN,
+    Split,
+    Task,
+    class_name,
+    find_data,
+    find_files,
+    find_task,
+    read_files,
+    read_split,
+)
 
 # What the protocol has for the small tasks of pairs; of one's own data it knows nothing.
 LEARNING_RATE, EPOCHS = 1e-3, 30

@@ -62,7 +62,7 @@ def load(settings: Settings) -> Loaded:
 
 def encode_data(tokenizer: Tokenizer, task: Task, split: Split, config: ModelConfig, longest: int) -> Data:
     """The split as what models of this family read, held against the model's tables."""
-    if is_prompted(config.family):
+    if is_prompted(task.name, config.family):
         found = encode_prompts(tokenizer, task, split, max_length=longest)
         require_rows(config, found.targets)
     else:
@@ -72,12 +72,12 @@ def encode_data(tokenizer: Tokenizer, task: Task, split: Split, config: ModelCon
 
 
 def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
-    """The checkpoint for this task: an encoder with a classification head, a decoder with its own language-model head.
+    """The checkpoint for this task: with a classification head, or a prompted decoder with its language-model head.
 
     In bfloat16 a decoder stays a memory map in the file's type, for train.start to convert tensor by tensor.
     """
     file = source / "config.json"
-    if not is_prompted(named_family(read_json(file), str(file))):
+    if not is_prompted(task.name, named_family(read_json(file), str(file))):
         with head_to_come():
             return load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
     find_prompt(task)

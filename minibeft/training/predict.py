@@ -25,8 +25,8 @@ from minibeft.training.metrics import Metric, score
 from minibeft.training.prompts import is_prompted
 from minibeft.training.rows import read_rows
 from minibeft.training.runs import RECORD, TRAINED, read_record
-from minibeft.training.settings import MAX_LENGTH, OWN, Settings, device_of
-from minibeft.training.tasks import TASKS, Split, Task, read_files, text_of
+from minibeft.training.settings import MAX_LENGTH, Settings, device_of
+from minibeft.training.tasks import OWN, TASKS, Split, Task, read_files, text_of
 from minibeft.training.train import scores_of
 
 
@@ -166,7 +166,7 @@ def baselines(classifier: Classifier, split: Split) -> dict[str, dict[Metric, fl
     if task.labels:
         usual[:, int(np.bincount(labels.astype(int)).argmax())] = 1
     rows = {"most frequent class" if task.labels else "a constant": measured(task, split, usual)}
-    if is_prompted(classifier.model.config.family):
+    if is_prompted(task.name, classifier.model.config.family):
         untouched = load_for(task, classifier.source, replace(classifier.settings, dtype="float32"))
         rows["zero-shot"] = measured(task, split, replace(classifier, model=untouched.eval()).probabilities(split))
     return rows

@@ -24,7 +24,7 @@ from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import padded
-from minibeft.training.tasks import Split, Task
+from minibeft.training.tasks import OWN, Split, Task
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,19 @@ PROMPTS = {
 }
 
 
-def is_prompted(family: str) -> bool:
-    """Whether models of this family classify by a prompt: those without a classification head."""
-    return "classification" not in BODIES[family].heads
+def is_prompted(task: str, family: str) -> bool:
+    """Whether models of this family do this task by a prompt: decoders, but for one's own classes, for which nobody
+    knows the words; a decoder gets a classification head for those."""
+    return BODIES[family].decodes and task != OWN
 
 
 def find_prompt(task: Task) -> Prompt:
     """The task's prompt, or BadInput with the tasks that have one."""
     if task.name not in PROMPTS:
-        raise BadInput(f"--task {task.name}: has no prompt, which a decoder needs; choose among {', '.join(PROMPTS)}")
+        raise BadInput(
+            f"--task {task.name}: has no prompt, which a decoder needs; choose among "
+            f"{', '.join(PROMPTS)}, or give a table with --text-column to train a classification head"
+        )
     return PROMPTS[task.name]
 
 

@@ -14,7 +14,7 @@ from minibeft.models.biases import read_terms
 from minibeft.models.config import Backend, ModelConfig
 from minibeft.training import prompts
 from minibeft.training.reparam import FORMS, RANK, SCALE
-from minibeft.training.tasks import REGIMES, Task
+from minibeft.training.tasks import OWN, REGIMES, Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REPARAMETRISED_EPOCHS = {"sst2": 50}
@@ -22,13 +22,13 @@ LARGE_EPOCHS = {"sst2": 30, "wic": 30}  # BERT-large and RoBERTa
 FULL_LEARNING_RATE = 1e-5
 BATCH, MAX_LENGTH = 16, 128
 MOST, WIDEST = 2**31, 2**16
-OWN = "own"  # the task of one's own data
 
 
 @dataclass(frozen=True)
 class Settings:
     """One run. None stands for the protocol's value, which depends on the task and on the family: encoders train a
-    classification head too, decoders are prompted (prompts.py) and train nothing but the terms.
+    classification head too, and decoders on one's own data; on the paper's tasks decoders are prompted (prompts.py)
+    and train nothing but the terms.
 
     terms      bias terms, comma-separated, or all, none, full (biases.py); a decoder is given those that it lacks, and
                with none it is evaluated as it is (zero-shot)
@@ -118,7 +118,7 @@ class Settings:
 
 def resolve(settings: Settings, task: Task, available: int, config: ModelConfig) -> Settings:
     """The settings with the protocol's values where none were given; available: examples to train on."""
-    fill = prompted if prompts.is_prompted(config.family) else classified
+    fill = prompted if prompts.is_prompted(task.name, config.family) else classified
     values = fill(settings, task, available, config)
     if settings.terms == "full":
         values["learning_rate"] = FULL_LEARNING_RATE
@@ -145,12 +145,12 @@ def device_of(settings: Settings) -> str:
 
 
 def is_zero_shot(settings: Settings, config: ModelConfig) -> bool:
-    """Whether nothing trains: a decoder has no head, so without bias terms it is evaluated once, as it is."""
-    return settings.terms == "none" and prompts.is_prompted(config.family)
+    """Whether nothing trains: a prompted decoder has no head, so without bias terms it is evaluated once, as it is."""
+    return settings.terms == "none" and prompts.is_prompted(settings.task, config.family)
 
 
 def classified(settings: Settings, task: Task, available: int, config: ModelConfig) -> dict[str, Any]:
-    """The encoder protocol."""
+    """The protocol of those with a classification head."""
     large = config.layers >= 24 or BODIES[config.family].trains_longer
     epochs = LARGE_EPOCHS.get(task.name, task.epochs) if large else task.epochs
     if settings.form != "plain":

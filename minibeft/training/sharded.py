@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from minibeft.errors import BadInput
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Scorable
-from minibeft.training.prompts import PromptBatch, is_prompted
+from minibeft.training.prompts import PromptBatch
 
 
 def join() -> None:
@@ -82,8 +82,10 @@ def place(model: Transformer, trained: Iterable[nn.Parameter], device: str) -> N
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if not is_prompted(model.config.family):
-        raise BadInput(f"a {model.config.family} model trains in one process: start it without torchrun")
+    if model.config.task != "lm":
+        raise BadInput(
+            f"a {model.config.family} model with a classification head trains in one process: start it without torchrun"
+        )
     trained = list(trained)
     if any(value.ndim > 1 and value.numel() >= model.config.width**2 for value in trained):
         raise BadInput("--terms full trains in one process: start it without torchrun")

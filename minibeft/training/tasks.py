@@ -16,6 +16,7 @@ from minibeft.errors import BadInput
 from minibeft.training.metrics import Metric
 from minibeft.training.rows import KINDS, PLAIN, Layout, Row, read_rows
 
+OWN = "own"  # the task of one's own data
 REGIMES = ("low", "medium", "high")
 
 

@@ -96,9 +96,11 @@ def adamw(settings: Settings, trained: Iterable[nn.Parameter], *, fused: bool) -
 
 
 def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.Parameter]:
-    """What trains, with all else frozen: an encoder's terms and a fresh head; a decoder's terms alone, added where it
-    lacks them, and for a zero-shot run nothing."""
-    if not is_prompted(model.config.family):
+    """What trains, with all else frozen: the terms, which a decoder is given where it lacks them, and a fresh head; of
+    a prompted decoder the terms alone, and in a zero-shot run nothing."""
+    if not is_prompted(task.name, model.config.family):
+        if model.config.decodes:
+            add_missing(model, settings.terms)
         fresh_head(model, task.outputs, settings.seed)
         model.config = with_labels(model.config, task.labels)
         return freeze_except(model, settings.terms, head=True)
@@ -110,13 +112,14 @@ def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.P
 
 
 def fresh_head(model: Transformer, outputs: int, seed: int) -> None:
-    """A new classifier of this many outputs, in place: std 0.02, bias zero, from the seed alone."""
+    """A new classifier of this many outputs, in place: std 0.02, bias (if any) zero, from the seed alone."""
     assert model.head is not None
     like = model.embed.tokens.weight
-    out = nn.Linear(model.config.width, outputs, device=like.device, dtype=like.dtype)
+    out = nn.Linear(model.config.width, outputs, bias=not model.config.decodes, device=like.device, dtype=like.dtype)
     drawn = torch.empty(out.weight.shape).normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
     out.weight.data.copy_(drawn)
-    out.bias.data.zero_()
+    if not model.config.decodes:
+        out.bias.data.zero_()
     model.head.out = out
     model.config = replace(model.config, labels=outputs)
 

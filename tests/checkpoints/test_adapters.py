@@ -2,22 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from checkpoints import write_checkpoint
 from peft import BeftConfig, PeftModel, get_peft_model
 from rounding import Unrounded
 from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from minibeft.checkpoints.adapters import apply_adapter, load_adapted, load_adapter, make_adapter, save_adapter
 from minibeft.checkpoints.load import build_model, load_model
 from minibeft.checkpoints.save import save_model
 from minibeft.errors import BadInput
+from minibeft.families import BODIES
 from minibeft.models.biases import add_bias, freeze_except, select
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
+from minibeft.surgery.merge import merge
 from minibeft.theory.draws import Draws
 
 pytestmark = [  # both from PEFT itself: a name that transformers gave up, and its note on bias-free layers
@@ -136,6 +140,55 @@ def test_trained_in_peft_runs_here(base, tmp_path, terms):
     ours = load_adapted(base, tmp_path / "adapter")
     gold, plain = peft_runs(base, tmp_path / "adapter")
     assert_agrees(logits(ours), plain, gold)
+
+
+HEADS: dict[str, tuple[Task, Any]] = {
+    "SEQ_CLS": ("classification", AutoModelForSequenceClassification),
+    "TOKEN_CLS": ("tokens", AutoModelForTokenClassification),
+    "CAUSAL_LM": ("lm", AutoModelForCausalLM),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "targets"),
+    [
+        ("llama", "SEQ_CLS", "all-linear"),
+        ("llama", "TOKEN_CLS", ["v_proj", "q_proj"]),
+        ("llama", "CAUSAL_LM", "all-linear"),
+        ("opt", "SEQ_CLS", ["v_proj"]),
+        ("gptj", "SEQ_CLS", ["v_proj", "fc_out"]),
+        ("bert", "TOKEN_CLS", ["value", "output.dense"]),
+        ("roberta", "TOKEN_CLS", ["value"]),
+        ("roberta", "SEQ_CLS", "all-linear"),
+    ],
+)
+def test_every_kind_of_head_and_map(family, kind, targets, tmp_path):
+    """Trained in PEFT on a checkpoint without that head: the same logits here, in the merged folder as transformers
+    loads it, and from there again here. One row is padded on the right."""
+    task, auto = HEADS[kind]
+    biases = {"attention_bias": False, "mlp_bias": False} if family == "llama" else {}
+    stem = {"architectures": [BODIES[family].stem + "Model"]} if kind != "CAUSAL_LM" else {}
+    base = write_checkpoint(tmp_path / "base", family, shard="1GB", **biases, **stem)
+    labels = {} if kind == "CAUSAL_LM" else {"num_labels": 3}
+    make = lambda: auto.from_pretrained(base, dtype=torch.float32, attn_implementation="eager", **labels)  # noqa: E731
+    theirs = get_peft_model(make(), BeftConfig(target_modules=targets, task_type=kind))
+    generator = Draws(1)
+    for parameter in theirs.parameters():
+        if parameter.requires_grad:
+            parameter.data = generator.normal(*parameter.shape, dtype=torch.float32)
+    theirs.save_pretrained(tmp_path / "adapter")
+    whole = PeftModel.from_pretrained(make(), tmp_path / "adapter").eval()
+    with Unrounded():
+        gold, plain = logits(in_float64(whole)), samples(logits, whole, torch.float32)
+    ours = load_adapted(base, tmp_path / "adapter")
+    assert ours.config.task == task
+    assert_agrees(logits(ours), plain, gold, what="the adapter loaded here")
+    if family != "gptj":  # whose format has no place for b_v
+        merge(tmp_path / "adapter", base, tmp_path / "merged")
+        served = auto.from_pretrained(tmp_path / "merged", dtype=torch.float32, attn_implementation="eager").eval()
+        assert len(served.config.id2label) == labels.get("num_labels", 2)
+        assert_agrees(logits(served), plain, gold, what="the merged folder")
+        assert_agrees(logits(load_model(tmp_path / "merged")), plain, gold, what="the merged folder here")
 
 
 def test_round_trip_is_exact(base, tmp_path):

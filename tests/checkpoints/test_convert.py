@@ -110,7 +110,7 @@ def test_two_types_in_one_file_are_computed_in_the_wider_and_that_is_said(bert, 
     assert "tensors of bfloat16 and float32; all are computed in torch.float32" in caplog.text
 
 
-@pytest.mark.parametrize("head", ["BertForTokenClassification", "BertForPreTraining", "BertForQuestionAnswering"])
+@pytest.mark.parametrize("head", ["BertForMultipleChoice", "BertForPreTraining", "BertForQuestionAnswering"])
 def test_other_heads_are_left_out_and_that_is_said(head, bert, caplog):
     state = load_file(bert / FILE)
     backbone = {name: value for name, value in state.items() if name.startswith("bert.")}

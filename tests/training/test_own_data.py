@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from minibeft.cli.main import app
 from minibeft.errors import BadInput
 from minibeft.training.data import read_data
-from minibeft.training.settings import OWN, Settings
+from minibeft.training.settings import Settings
+from minibeft.training.tasks import OWN
 
 CLASSES = ("calm", "angry", 'sad, "very"')
 

@@ -12,7 +12,7 @@ from minibeft.checkpoints.load import build_model, load_model
 from minibeft.checkpoints.tokenizer import load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.training.prompts import PROMPTS, Prompted, encode_prompts, find_prompt, is_prompted
-from minibeft.training.tasks import TASKS, Split, find_task
+from minibeft.training.tasks import OWN, TASKS, Split, find_task
 
 CPU = torch.device("cpu")
 SST2 = find_task("sst2")
@@ -86,12 +86,9 @@ def test_words_stand_in_the_order_of_the_labels():
 
 
 def test_who_is_prompted():
-    assert [family for family in ("bert", "roberta", "opt", "llama", "qwen2", "gptj") if is_prompted(family)] == [
-        "opt",
-        "llama",
-        "qwen2",
-        "gptj",
-    ]
+    families = ("bert", "roberta", "opt", "llama", "qwen2", "gptj")
+    assert [family for family in families if is_prompted("sst2", family)] == ["opt", "llama", "qwen2", "gptj"]
+    assert not any(is_prompted(OWN, family) for family in families)
 
 
 @pytest.mark.parametrize("family", ["opt", "llama", "gptj"])
