@@ -4,6 +4,7 @@ Read from the files of any Hugging Face folder, tensor by tensor; the model need
 """
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,13 @@ class Inspection:
 def inspect(model: str | Path) -> Inspection:
     """All bias tensors of a folder, hub id or "minilm", grouped over layers."""
     folder = find(model)
-    kind = read_json(folder / "config.json").get("model_type", "")
+    raw, tensors = read_json(folder / "config.json"), open_tensors(folder)
+    kind, again = raw.get("model_type", ""), copies(raw, tensors)
     groups: dict[tuple[str, tuple[int, ...]], list[float]] = {}
     total = 0
-    for name, lazy in sorted(open_tensors(folder).items(), key=lambda item: numbers(item[0])):
+    for name, lazy in sorted(tensors.items(), key=lambda item: numbers(item[0])):
         value = lazy()
-        if is_buffer(name, value.ndim):
+        if is_buffer(name, value.ndim) or name in again:
             continue
         total += value.numel() if value.is_floating_point() else 0
         if name.endswith((".bias", ".beta")) and value.is_floating_point() and value.ndim == 1:
@@ -69,6 +71,16 @@ def inspect(model: str | Path) -> Inspection:
     order = (*BIAS_TERMS, "")
     ordered = tuple(sorted(biases, key=lambda b: (order.index(b.term), b.name)))
     return Inspection(str(model), total, ordered, certify(model), plan(folder))
+
+
+def copies(raw: Mapping[str, Any], tensors: Collection[str]) -> set[str]:
+    """The second names of tied tensors, which a file may hold under both."""
+    kind = raw.get("model_type")
+    body = BODIES.get(kind) if isinstance(kind, str) else None
+    if body is None or not (body.fixed["tied"] if (tied := raw.get("tie_word_embeddings")) is None else tied):
+        return set()
+    firsts = {theirs: body.their_name(ours, "lm", body.prefix) for theirs, ours in body.copies.items()}
+    return {theirs for theirs, first in firsts.items() if first in tensors}
 
 
 def numbers(name: str) -> list[int]:

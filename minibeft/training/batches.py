@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from minibeft.checkpoints.tokenizer import encodings
+from minibeft.errors import BadInput
 from minibeft.models.transformer import Transformer
 from minibeft.training.tasks import Split
 
@@ -88,6 +89,8 @@ def encode_split(tokenizer: Tokenizer, split: Split, *, max_length: int, pad: in
     """Tokenise a split; pairs are cut to max_length tokens from the longer text, as transformers does."""
     found = encodings(tokenizer, [text if len(text) > 1 else "".join(text) for text in split.texts], max_length)
     lengths = torch.tensor([len(one.ids) for one in found])
+    if not lengths[shortest := int(lengths.argmin())]:
+        raise BadInput(f"text {shortest + 1}: has no tokens, so there is nothing to classify; leave the row out")
     shape, fill = (len(found), int(lengths.max())), pad or 0
     ids, types = torch.full(shape, fill), torch.zeros(shape, dtype=torch.long)
     for row, one in enumerate(found):

@@ -3,9 +3,11 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from checkpoints import tensors, write_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -135,3 +137,20 @@ def test_buffers_are_no_parameters(tmp_path):
     rewrite(gptj, state | extra | {"transformer.position_ids": torch.arange(32.0)})
     assert inspect(gptj).parameters == before == sum(value.numel() for value in state.values())
     load_model(gptj)
+
+
+@pytest.mark.parametrize("mask", [torch.float32, torch.uint8, torch.bool])
+def test_a_gpt2_has_as_many_parameters_as_in_transformers(mask, tmp_path):
+    """Old files carry a mask and a number for masked logits in every layer, and the embedding under a second name."""
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 261}
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / FILE)
+    layers = ("transformer.h.0.attn", "transformer.h.1.attn")
+    extra = {f"{name}.bias": torch.ones(1, 1, 64, 64).tril().to(mask) for name in layers}
+    extra |= {f"{name}.masked_bias": torch.tensor(-1e4) for name in layers}
+    rewrite(tmp_path, state | extra | {"lm_head.weight": state["transformer.wte.weight"].clone()})
+    assert inspect(tmp_path).parameters == theirs.num_parameters() == 35_872
+    shares = sum(biases.parameters for biases in inspect(tmp_path).biases)
+    assert shares == sum(value.numel() for name, value in theirs.named_parameters() if name.endswith(".bias"))
+    load_model(tmp_path)

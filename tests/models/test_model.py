@@ -89,7 +89,7 @@ def test_output(family: str, task: Task):
     model = model_of(family, task)
     output = model(torch.tensor([[3, 4, 5], [5, 4, 3]]))
     assert output.hidden.shape == (2, 3, 24)
-    shapes = {"hidden": None, "classification": (2, 2), "lm": (2, 3, 40)}
+    shapes = {"hidden": None, "classification": (2, 2), "tokens": (2, 3, 2), "lm": (2, 3, 40)}
     assert (None if output.logits is None else tuple(output.logits.shape)) == shapes[task]
     assert not model.training
 

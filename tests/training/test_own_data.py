@@ -2,20 +2,23 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_decoder import decoder_settings, make_decoder
 from small_run import WORDS, make_model
 from typer.testing import CliRunner
 
 from minibeft.cli.main import app
 from minibeft.errors import BadInput
 from minibeft.training.data import read_data
+from minibeft.training.runs import finetune
 from minibeft.training.settings import Settings
-from minibeft.training.tasks import OWN
+from minibeft.training.tasks import OWN, find_files
 
 CLASSES = ("calm", "angry", 'sad, "very"')
 
@@ -110,11 +113,15 @@ def command(*words: object, status: int = 0) -> str:
     return done.output if status == 0 else str(done.exception)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A CSV with three classes, and what finetune made of it; model, all.csv, new.csv, run."""
+@pytest.fixture(scope="module", params=["bert", "llama"])
+def trained(tmp_path_factory, request) -> Path:
+    """A CSV with three classes, and what finetune made of it, of an encoder or a decoder without biases; model,
+    all.csv, new.csv, run."""
     root = tmp_path_factory.mktemp("own")
-    make_model(root / "model")
+    if request.param == "bert":
+        make_model(root / "model")
+    else:
+        make_decoder(root / "model", "llama", attention_bias=False)
     write(root / "all.csv", table(90))
     write(root / "new.csv", table(40, seed=1))
     words = f"--text-column body --label-column mood --epochs 5 --batch 8 --device cpu --out {root / 'run'} --baseline"
@@ -129,6 +136,7 @@ def read_csv(file: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias term")
 def test_a_csv_goes_from_finetune_to_predict_evaluate_merge_and_transformers(trained, tmp_path):
     """The run, its adapter and the merged folder say the same, and so do transformers' pipeline and PEFT."""
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
@@ -172,7 +180,32 @@ def test_predict_refuses_in_one_line_and_overwrites_nothing(trained, tmp_path):
     words = ("predict", trained / "run", trained / "new.csv", "--csv")
     assert "is there, and not from this command" in command(*words, tmp_path / "there.csv", status=2)
     assert (tmp_path / "there.csv").read_text() == "mine"
-    assert "--text-column" in command("predict", trained / "model", *words[2:], tmp_path / "x.csv", status=2)
+    said = command("predict", trained / "model", *words[2:], tmp_path / "x.csv", status=2)
+    decoder = (trained / "model" / "config.json").read_text().count("LlamaForCausalLM")
+    assert ("has no classification head; give a run" if decoder else "--text-column") in said
     said = command("evaluate", trained / "run", trained / "new.csv", "--label-column", "kind", status=2)
     assert "lacks the column kind; it has body, other, mood" in said
+    if decoder:  # whose tokenizer puts no token around a text, once it is told to
+        file = trained / "model" / "tokenizer.json"
+        bare, whole = json.loads(file.read_text()) | {"post_processor": None}, file.read_text()
+        file.write_text(json.dumps(bare))
+        (tmp_path / "empty.csv").write_text('body,mood\nw1,calm\n"",calm\n')
+        said = command(*words[:2], tmp_path / "empty.csv", "--csv", tmp_path / "x.csv", status=2)
+        assert said.startswith("text 2: has no tokens")
+        file.write_text(whole)
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_evaluate_shows_what_a_decoder_says_without_training(tmp_path):
+    """The row zero-shot is what a run that trains nothing measured; the model's row what the run did."""
+    settings = decoder_settings(tmp_path, "llama", learning_rate=1.0)
+    dev = find_files(tmp_path / "data" / "sst2", "validation")[0]
+    last = {}
+    for terms in ("v", "none"):
+        record = finetune(replace(settings, terms=terms), tmp_path / terms, progress=lambda step: None)
+        last[terms] = record["epochs"][-1]["validation"]["accuracy"]
+    assert last["v"] != last["none"]
+    command("evaluate", tmp_path / "v", dev, "--json", tmp_path / "e.json", "--device", "cpu")
+    metrics = json.loads((tmp_path / "e.json").read_text())["metrics"]
+    assert metrics.keys() == {"model", "most frequent class", "zero-shot"}
+    assert (metrics["model"]["accuracy"], metrics["zero-shot"]["accuracy"]) == (last["v"], last["none"])
