@@ -166,8 +166,8 @@ def test_every_kind_of_head_and_map(family, kind, targets, tmp_path):
     """Trained in PEFT on a checkpoint without that head: the same logits here, in the merged folder as transformers
     loads it, and from there again here. One row is padded on the right."""
     task, auto = HEADS[kind]
-    biases = {"attention_bias": False, "mlp_bias": False} if family == "llama" else {}
-    stem = {"architectures": [BODIES[family].stem + "Model"]} if kind != "CAUSAL_LM" else {}
+    biases: dict[str, Any] = {"attention_bias": False, "mlp_bias": False} if family == "llama" else {}
+    stem: dict[str, Any] = {"architectures": [BODIES[family].stem + "Model"]} if kind != "CAUSAL_LM" else {}
     base = write_checkpoint(tmp_path / "base", family, shard="1GB", **biases, **stem)
     labels = {} if kind == "CAUSAL_LM" else {"num_labels": 3}
     make = lambda: auto.from_pretrained(base, dtype=torch.float32, attn_implementation="eager", **labels)  # noqa: E731

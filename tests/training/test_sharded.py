@@ -94,7 +94,9 @@ def test_without_torchrun_there_is_one_process():
 def test_what_cannot_be_sharded_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sharded, "processes", lambda: 2)
     encoder = small_settings(tmp_path / "encoder")
-    with pytest.raises(BadInput, match="a bert model trains in one process: start it without torchrun"):
+    with pytest.raises(
+        BadInput, match="a bert model with a classification head trains in one process: start it without torchrun"
+    ):
         start(encoder, find_task("sst2"), load_model(encoder.model, task="classification"))
     decoder = decoder_settings(tmp_path, "opt", terms="full")
     with pytest.raises(BadInput, match="--terms full trains in one process"):
