@@ -15,12 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.checkpoints.adapters import their_names
-from minibeft.checkpoints.tensors import read_all
 from minibeft.models.biases import BIAS_TERMS, term_of
 from minibeft.training.batches import shuffled
 from minibeft.training.importance import fisher, mag_angle, magnitude
 from minibeft.training.loading import Loaded, load
-from minibeft.training.runs import TRAINED
+from minibeft.training.records import read_trained
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, forward, loss_of, predict, start
 
@@ -44,7 +43,7 @@ def scores_of(settings: Settings, folder: Path) -> dict[str, Scores]:
     loaded = load(settings)
     run = start(loaded.settings, loaded.task, loaded.model)
     names = {name: their for name, their in their_names(run.model).items() if term_of(name) and name in run.before}
-    tuned = read_all(folder / TRAINED)
+    tuned = read_trained(folder)
     measures = {"mag_angle": mag_angle, "magnitude": magnitude}
     scores = {
         measure: by_layer({name: compare(run.before[name], tuned[their]) for name, their in names.items()})
@@ -74,7 +73,7 @@ def drift(settings: Settings, folder: Path) -> dict[str, float]:
     """How far b_k moved (the mean over layers of ‖b' − b‖), and what setting it back does to the validation logits."""
     loaded = load(settings)
     run = start(loaded.settings, loaded.task, loaded.model)
-    names, tuned = their_names(run.model), read_all(folder / TRAINED)
+    names, tuned = their_names(run.model), read_trained(folder)
     moved = [(tuned[names[n]] - run.before[n]).norm().item() for n in run.before if term_of(n) == "k"]
     examples = next(iter(loaded.valid.values()))
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.tensors import read_all, read_json
+from minibeft.checkpoints.tensors import read_json
 from minibeft.families import read_config
 from minibeft.theory.agreement import distance, within
 from minibeft.theory.bounds import unit_roundoff
-from minibeft.training.runs import TRAINED
+from minibeft.training.records import read_trained
 
 Record = dict[str, Any]
 
@@ -85,7 +85,7 @@ def furthest(one: Record, other: Record) -> float:
 
 def head_of(folder: Path) -> dict[str, Tensor]:
     """What trained outside the numbered layers: where only b_k trains beside it, everything but b_k."""
-    return {name: value for name, value in read_all(folder / TRAINED).items() if not re.search(r"\.\d+\.", name)}
+    return {name: value for name, value in read_trained(folder).items() if not re.search(r"\.\d+\.", name)}
 
 
 def metrics_of(epoch: Record) -> Record:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minibeft.checkpoints.tensors import read_json
 from minibeft.reproduce.plan import name_of
 from minibeft.show.files import held, write_json
 from minibeft.show.progress import progress
 from minibeft.training.loading import load
-from minibeft.training.runs import RECORD, begun, part_of, read_record, require_same
+from minibeft.training.records import RECORD, read_record, read_shared, require_same
+from minibeft.training.runs import begun
 from minibeft.training.seeds import LOCAL, finetune_all
 from minibeft.training.settings import Settings
 
@@ -52,7 +52,7 @@ class Series:
         record = read_record(file.parent) if file.is_file() else {}
         given = {n: value for n, value in settings.as_json().items() if value is not None and n not in LOCAL}
         same = record.get("digests") == self.digests[bool(settings.held_out)]
-        same = same and all(part_of(record, "settings").get(name, value) == value for name, value in given.items())
+        same = same and all(record.get("settings", {}).get(name, value) == value for name, value in given.items())
         return record if same and record.get("complete") else None
 
 
@@ -72,7 +72,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Seri
     with held(folder):
         mine = {"settings": shared_by(base, resolved), "digests": digests[False]}
         if begun(folder, SERIES):
-            require_same(folder, read_json(folder / SERIES), mine, "reproduction")
+            require_same(folder, read_shared(folder / SERIES), mine, "reproduction")
         else:
             write_json(folder / SERIES, mine)
         protocol = replace(base, learning_rate=resolved.learning_rate, eps=resolved.eps)

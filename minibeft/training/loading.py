@@ -1,6 +1,5 @@
 """All that a run works on, read and checked before it begins: the model, the data as tokens, digests of both."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data, encode_split
 from minibeft.training.data import read_data
 from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
+from minibeft.training.records import digest
 from minibeft.training.settings import Settings, resolve
 from minibeft.training.tasks import Split, Task, draw
 
@@ -91,12 +91,3 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
 def regular(folder: Path, pattern: str) -> list[Path]:
     """The folder's files of this pattern, in order; a pipe or a device could be read forever."""
     return sorted(file for file in folder.glob(pattern) if file.is_file())
-
-
-def digest(files: list[Path]) -> str:
-    """SHA-256 over the contents of these files, in this order."""
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()

@@ -15,7 +15,6 @@ from minibeft.checkpoints.adapters import CONFIG, Adapter, apply_adapter, load_a
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.save import label_names
-from minibeft.checkpoints.tensors import read_all
 from minibeft.checkpoints.tokenizer import load_tokenizer, room
 from minibeft.errors import BadInput
 from minibeft.models.transformer import Transformer
@@ -23,8 +22,8 @@ from minibeft.training.data import columns_of
 from minibeft.training.loading import encode_data, load_for
 from minibeft.training.metrics import Metric, score
 from minibeft.training.prompts import is_prompted
+from minibeft.training.records import RECORD, TRAINED, read_record, read_trained
 from minibeft.training.rows import read_rows
-from minibeft.training.runs import RECORD, TRAINED, read_record
 from minibeft.training.settings import MAX_LENGTH, Settings, device_of
 from minibeft.training.tasks import OWN, TASKS, Split, Task, read_files, text_of
 from minibeft.training.train import scores_of
@@ -117,7 +116,7 @@ def open_run(folder: Path, given: Settings) -> Classifier:
     source = find(settings.model)
     model = load_for(task, source, replace(settings, dtype="float32"))
     config = {"task_type": None}
-    apply_adapter(model, Adapter({}, read_all(folder / TRAINED), config, task.labels))
+    apply_adapter(model, Adapter({}, read_trained(folder), config, task.labels))
     settings = replace(settings, device=given.device, max_length=given.max_length or settings.max_length)
     return Classifier(model.eval(), source, settings, with_columns(task, given, str(folder)))
 

@@ -7,9 +7,9 @@ data depends on seed and epoch alone.
 
 import io
 from collections.abc import Callable
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -18,7 +18,7 @@ from torch import nn
 from minibeft.checkpoints.adapters import is_linear, make_adapter, save_adapter, their_names
 from minibeft.checkpoints.door import checked
 from minibeft.checkpoints.find import find, published
-from minibeft.checkpoints.tensors import read_json, unpacked
+from minibeft.checkpoints.tensors import unpacked
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
 from minibeft.show import files
@@ -28,11 +28,21 @@ from minibeft.training import sharded
 from minibeft.training.card import beside_adapter
 from minibeft.training.curves import draw_curves
 from minibeft.training.loading import Loaded, load
+from minibeft.training.records import (
+    RECORD,
+    TRAINED,
+    are_epochs,
+    digest,
+    measured,
+    read_record,
+    read_trained,
+    require_same,
+)
 from minibeft.training.reparam import merge
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step, fit, start
 
-RECORD, STATE, TRAINED, ADAPTER, CURVES = "run.json", "state.pt", "trained.safetensors", "adapter", "curves.png"
+STATE, ADAPTER, CURVES = "state.pt", "adapter", "curves.png"
 Announce = Callable[[Run], None]
 
 
@@ -53,7 +63,8 @@ def finetune_held(loaded: Loaded, folder: Path, progress: Callable[[Step], None]
     """The same in a folder that no other process has."""
     record: dict[str, Any] = {"settings": loaded.settings.as_json(), "digests": loaded.digests}
     record |= {"labels": list(loaded.task.labels)}
-    if done := finished(folder, record):
+    scores = {(split, metric) for split in loaded.valid for metric in loaded.task.metrics}
+    if done := finished(folder, record, scores):
         return done
     sharded.wait()  # until all have seen the folder, before one writes there
     run = start(loaded.settings, loaded.task, loaded.model)
@@ -73,87 +84,21 @@ def silent(_: Any) -> None:
     """Show nothing: what another process than the first has to say."""
 
 
-def finished(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder."""
+def finished(folder: Path, record: dict[str, Any], scores: set[tuple[str, str]]) -> dict[str, Any] | None:
+    """The record of a run that is complete; None for one to begin or resume; BadInput for another run's folder.
+
+    scores  the split and metric of each number that an epoch has
+    """
     if not begun(folder, RECORD):
         return None
     there = read_record(folder)
     require_same(folder, there, record, "run")
-    return there if there.get("complete") else None
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """A run's record, each part of which is what a run writes; BadInput names the part that is not. Parts that older
-    versions did not write may be missing."""
-    file = folder / RECORD
-    record = read_json(file)
-    ours = {"settings": {}, "digests": {}, "labels": [], "trained": {}, "epochs": [], "complete": False} | record
-    for name, holds in SCHEMA.items():
-        if not holds(ours[name]):
-            raise BadInput(f"{file}: {name} is damaged, or another version's; delete the file to begin this run again")
-    if record.get("complete") and not (ours["epochs"] and {"command", "date", "versions", "machine"} <= record.keys()):
-        raise BadInput(f"{file}: is damaged: complete, and without results; delete the file to begin this run again")
-    return record
-
-
-def are_settings(found: Any) -> bool:
-    """Whether each is a setting of this version, of its type."""
-    kinds = get_type_hints(Settings)
-
-    def fits(value: Any, hint: Any) -> bool:
-        every = get_args(hint) or (hint,)
-        return type(value) in every or value in every or (float in every and type(value) is int)
-
-    return isinstance(found, dict) and all(name in kinds and fits(value, kinds[name]) for name, value in found.items())
-
-
-def are_texts(found: Any) -> bool:
-    """Whether this is a list of texts."""
-    return isinstance(found, list) and all(isinstance(each, str) for each in found)
-
-
-def are_epochs(found: Any) -> bool:
-    """Whether this is what fit() yields: numbers by name, and for each split the metrics by name."""
-
-    def are_numbers(values: Any, deep: int) -> bool:
-        if deep and isinstance(values, dict):
-            return all(are_numbers(value, deep - 1) for value in values.values())
-        return type(values) in (int, float)
-
-    return isinstance(found, list) and all(isinstance(one, dict) and are_numbers(one, 2) for one in found)
-
-
-# What each part of run.json must be.
-SCHEMA: dict[str, Callable[[Any], bool]] = {
-    "settings": are_settings,
-    "digests": lambda found: isinstance(found, dict) and are_texts(list(found.values())),
-    "labels": are_texts,
-    "trained": lambda found: found == {} or (isinstance(found, dict) and are_texts(found.get("tensors"))),
-    "epochs": are_epochs,
-    "complete": lambda found: isinstance(found, bool),
-}
-
-
-def require_same(folder: Path, there: dict[str, Any], mine: dict[str, Any], what: str) -> None:
-    """BadInput that names the settings and digests that another run or series in this folder has; a setting that is
-    newer than the folder had its default."""
-    defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
-    wrong = [
-        f"{name} is {found!r} there, {value!r} here"
-        for part in ("settings", "digests")
-        for name, value in mine[part].items()
-        if (found := (defaults | part_of(there, part)).get(name)) != value
-    ]
-    if wrong:
-        raise BadInput(
-            f"{folder}: holds another {what} ({', '.join(wrong)}); choose another folder, nothing was written"
-        )
-
-
-def part_of(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object of a record that anybody may have written; empty where it is none."""
-    part = record.get(name)
-    return part if isinstance(part, dict) else {}
+    if any(measured(epoch) != scores for epoch in there.get("epochs", [])):
+        raise BadInput(f"{folder / RECORD}: epochs is damaged, or another version's; delete the file to begin anew")
+    if not there.get("complete"):
+        return None
+    read_trained(folder)
+    return there
 
 
 def state_of(run: Run) -> bytes:
@@ -210,7 +155,8 @@ def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         save_adapter(replace(adapter, saved=saved), folder / ADAPTER, extras)
     if can_draw():
         write(folder / CURVES, as_png(lambda figure: draw_curves(figure, run.epochs, run.task), size=(8, 3)))
-    return write_record(run, folder, record | {"complete": True})
+    sharded.wait()  # until the first has written
+    return write_record(run, folder, record | {"written": digest([folder / TRAINED]), "complete": True})
 
 
 def write_record(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:

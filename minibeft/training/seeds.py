@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
 from minibeft.show.files import held
 from minibeft.show.grid import Grid
 from minibeft.show.progress import Lines
 from minibeft.training.parallel import finetune_in_processes
-from minibeft.training.runs import ADAPTER, RECORD, Announce, describe, finetune, require_same, silent, write_json
+from minibeft.training.records import RECORD, read_record, read_shared, require_same
+from minibeft.training.runs import ADAPTER, Announce, describe, finetune, silent, write_json
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step
 
@@ -70,7 +70,7 @@ def finetune_all(
 
 def are_complete(folders: Sequence[Path]) -> list[Path]:
     """Those that hold a run which came to its end."""
-    return [folder for folder in folders if (folder / RECORD).is_file() and read_json(folder / RECORD).get("complete")]
+    return [folder for folder in folders if (folder / RECORD).is_file() and read_record(folder).get("complete")]
 
 
 def trainable(run: Run) -> Grid:
@@ -118,7 +118,7 @@ def seeds_in(folder: Path, settings: Settings) -> Iterator[None]:
 def require_seeds(folder: Path, mine: dict[str, Any]) -> None:
     """BadInput when the folder's seeds.json is of other settings or digests than these."""
     if (folder / SEEDS).is_file():
-        require_same(folder, read_json(folder / SEEDS), mine, "run")
+        require_same(folder, read_shared(folder / SEEDS), mine, "run")
 
 
 def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from minibeft.errors import BadInput
 from minibeft.show.files import write
 from minibeft.show.progress import Lines
 from minibeft.training.loading import load
-from minibeft.training.runs import finetune, read_record
+from minibeft.training.runs import finetune
 from minibeft.training.seeds import finetune_all, read_seeds, trainable
 from minibeft.training.settings import Settings
 from minibeft.training.train import Step
@@ -154,25 +154,6 @@ def test_a_damaged_state_is_named(tmp_path):
     (tmp_path / "run" / "state.pt").write_bytes(b"\x80\x04not a state")
     with pytest.raises(BadInput, match=r"state\.pt: is damaged; delete it"):
         finetune(settings, tmp_path / "run", progress=quiet)
-
-
-def test_a_damaged_record_is_refused_by_the_part_and_left_as_it_is(tmp_path):
-    """By finetune, which would resume it or take it for finished, and by predict, which would load it."""
-    settings = small_settings(tmp_path, epochs=1)
-    finetune(settings, tmp_path / "run", progress=quiet)
-    file = tmp_path / "run" / "run.json"
-    record = json.loads(file.read_text(encoding="utf-8"))
-    given = record["settings"]
-    damages: list[tuple[str, object]] = [("settings", None), ("settings", given | {"rank": "a"})]
-    damages += [("settings", given | {"new": 1}), ("settings", given | {"model": 3}), ("digests", 3), ("labels", 5)]
-    damages += [("trained", None), ("epochs", None), ("epochs", ["x"]), ("complete", "yes"), ("epochs", [])]
-    for part, value in damages:
-        file.write_text(json.dumps(record | {part: value}), encoding="utf-8")
-        before = file.read_bytes()
-        for command in (lambda: finetune(settings, tmp_path / "run", progress=quiet), lambda: read_record(file.parent)):
-            with pytest.raises(BadInput, match=rf"run\.json: ({part} )?is damaged"):
-                command()
-        assert file.read_bytes() == before
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
