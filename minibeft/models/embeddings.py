@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.models.config import ModelConfig
-from minibeft.models.layers import make_norm
+from minibeft.models.layers import Linear, make_norm
 from minibeft.models.packed.dropout import make_dropout
 
 
@@ -31,7 +31,7 @@ class Embeddings(nn.Module):
         self.positions = nn.Embedding(self.learned.rows, width) if self.learned else None
         self.types = nn.Embedding(c.token_types, width) if c.token_types else None
         self.norm = make_norm(c.norm, width, c.eps) if c.embedding_norm else None
-        self.project = nn.Linear(width, c.width) if width != c.width else None
+        self.project = Linear(width, c.width) if width != c.width else None
         self.drop = make_dropout(c.embedding_dropout, same=same_dropout)
 
     def forward(

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.models.packed.frozen import frozen_linear
+from minibeft.models.packed.sets import Sets
 from minibeft.theory.attention import linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -56,17 +57,33 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.gain, self.eps)
 
 
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm, whose bias may be each row's own."""
+
+    sets: Sets | None = None
+
+    def forward(self, input: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
+        if self.sets is None:
+            return super().forward(input)
+        normed = F.layer_norm(input, self.normalized_shape, self.weight, None, self.eps)
+        return normed.add_(self.sets.picked(len(input)))
+
+
 def make_norm(kind: str, width: int, eps: float) -> nn.Module:
     """LayerNorm or RMSNorm over the last axis."""
-    return nn.LayerNorm(width, eps=eps) if kind == "layer" else RMSNorm(width, eps, offset=kind == "rms+1")
+    return LayerNorm(width, eps=eps) if kind == "layer" else RMSNorm(width, eps, offset=kind == "rms+1")
 
 
 class Linear(nn.Linear):
-    """nn.Linear whose bias may have a wider type than its weight, and that may know that its weight is frozen."""
+    """nn.Linear whose bias may have a wider type than its weight, or be each row's own, and that may know that its
+    weight is frozen."""
 
     frozen = False
+    sets: Sets | None = None
 
     def forward(self, input: Float[Tensor, "*B T C"]) -> Float[Tensor, "*B T n"]:
+        if self.sets is not None:
+            return self.sets.linear(input, self.weight)
         return (frozen_linear if self.frozen else linear)(input, self.weight, self.bias)
 
 

@@ -14,7 +14,8 @@ from minibeft.models.heads import ClassificationHead, LastTokenHead, make_head
 from minibeft.models.layers import MLP, Linear, RMSNorm, make_norm
 from minibeft.models.packed.dropout import make_dropout
 from minibeft.models.packed.frozen import frozen_linear
-from minibeft.models.packed.packing import Mix, Packing
+from minibeft.models.packed.packing import Packing, Packings
+from minibeft.models.packed.sets import side_by_side
 from minibeft.theory.attention import HeadNorm, Mask, attend, linear, mix
 from minibeft.theory.mechanisms import broken
 from minibeft.theory.rotary import Rotation
@@ -35,10 +36,10 @@ class Attention(nn.Module):
         super().__init__()
         self.spec, self.backend = spec, backend
         self.heads, self.kv_heads, self.dropout = spec.heads, spec.kv_heads, spec.dropout
-        self.q = nn.Linear(c.width, c.heads * c.head_size, bias="q" in c.biases)
-        self.k = nn.Linear(c.width, c.kv_heads * c.head_size, bias="k" in c.biases)
-        self.v = nn.Linear(c.width, c.kv_heads * c.head_size, bias="v" in c.biases)
-        self.o = nn.Linear(c.heads * c.head_size, c.width, bias="o" in c.biases)
+        self.q = Linear(c.width, c.heads * c.head_size, bias="q" in c.biases)
+        self.k = Linear(c.width, c.kv_heads * c.head_size, bias="k" in c.biases)
+        self.v = Linear(c.width, c.kv_heads * c.head_size, bias="v" in c.biases)
+        self.o = Linear(c.heads * c.head_size, c.width, bias="o" in c.biases)
         normed = spec.qk_norm is not None
         self.q_norm, self.k_norm = (make_norm(c.norm, c.head_size, c.eps) if normed else None for _ in "qk")
         self.joined: Tensor | None = None
@@ -79,22 +80,15 @@ class Attention(nn.Module):
         o, _ = mix(q, k, v, mask=mask, scale=self.spec.scale, softcap=self.spec.softcap, dropout=dropout)
         return linear(o, self.o.weight, self.o.bias)
 
-    def packed(self, x: Float[Tensor, "N C"], packing: Packing, first: bool) -> Float[Tensor, "n C"]:
-        """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone."""
-        if first:
-            q = self.project(x[packing.first], "q").unflatten(-1, (1, self.heads, -1)).transpose(1, 2)  # (B, H, 1, D)
-            k, v = self.spread(x, packing, "kv")  # (B, H, T, D)
-        else:
-            q, k, v = self.spread(x, packing, "qkv")
-        o = Mix.apply(q, k, v, packing.mask, self.dropout if self.training else 0.0)
-        o = o.flatten(1) if first else packing.collect(o)
-        return (linear if self.joined is None else frozen_linear)(o, self.o.weight, self.o.bias)
+    def packed(self, x: Float[Tensor, "N C"], packing: Packing | Packings, first: bool) -> Float[Tensor, "n C"]:
+        """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone.
 
-    def spread(self, x: Float[Tensor, "N C"], packing: Packing, names: str) -> list[Float[Tensor, "B H T D"]]:
-        """The projections of these names by sequence and head: of one product, or each of its own where x has no
-        gradient, in the lowest trained layer, for autograd then computes the gradients of trained biases alone."""
-        groups = [names] if x.requires_grad else names
-        return [part for group in groups for part in packing.spread(self.project(x, group), len(group))]
+        The projections come of one product, or of one each where x has no gradient, in the lowest trained layer, for
+        autograd then computes the gradients of trained biases alone.
+        """
+        q, names = (self.project(x[packing.first], "q"), "kv") if first else (None, "qkv")
+        projected = [self.project(x, group) for group in ([names] if x.requires_grad else names)]
+        return self.o(packing.mix(q, projected, self.dropout if self.training else 0.0))
 
     def project(self, x: Float[Tensor, "N C"], names: str) -> Float[Tensor, "N n"]:
         """The projections of these names, neighbours in "qkv", side by side from one matrix product."""
@@ -104,7 +98,9 @@ class Attention(nn.Module):
             weight = self.joined.narrow(0, "qkv".index(names) * size, len(names) * size)
         elif len(names) > 1:
             weight = torch.cat([module.weight for module in modules])
-        biases = [module.bias for module in modules]
+        biases, sets = [module.bias for module in modules], [module.sets for module in modules]
+        if any(each is not None for each in sets):
+            return side_by_side(biases, sets, [len(module.weight) for module in modules]).linear(x, weight)
         bias = None if None in biases else torch.cat(biases).to(weight.dtype)
         return (F.linear if self.joined is None else frozen_linear)(x, weight, bias)
 
@@ -133,7 +129,7 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None) -> Float[Tensor, "B T C"]:
         return self.around(x, lambda y: self.attention(y, mask, rotate))
 
-    def packed(self, x: Float[Tensor, "N C"], packing: Packing, first: bool) -> Float[Tensor, "n C"]:
+    def packed(self, x: Float[Tensor, "N C"], packing: Packing | Packings, first: bool) -> Float[Tensor, "n C"]:
         """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone."""
         return self.around(x, lambda y: self.attention.packed(y, packing, first), packing.first if first else ...)
 
@@ -232,14 +228,27 @@ class Transformer(nn.Module):
             assert logits is not None
             return logits
         packing = Packing(attention_mask, self.config.heads)
-        x = self.embed(input_ids, attention_mask, token_type_ids, packing.real)
+        x = self.first_states(input_ids, attention_mask, token_type_ids, packing)
+        logits = self.head(x[:, None], self.embed.tokens.weight)
+        assert logits is not None
+        return logits
+
+    def first_states(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        token_type_ids: Int[Tensor, "B T"] | None,
+        packing: Packing | Packings,
+    ) -> Float[Tensor, "B C"]:
+        """What a classifier's head reads: the last state of each sequence's first token."""
+        assert isinstance(self.head, ClassificationHead)
+        real = packing.real if isinstance(packing, Packing) else attention_mask.flatten().nonzero()[:, 0]
+        x = self.embed(input_ids, attention_mask, token_type_ids, real)
         x = x.to(self.head.dense.weight.dtype)  # half precision, where it is asked for, starts here
         for number, block in enumerate(self.blocks, 1):
             assert isinstance(block, Block)
             x = block.packed(x, packing, first=number == len(self.blocks))
-        logits = self.head((x if self.norm is None else self.norm(x))[:, None], self.embed.tokens.weight)
-        assert logits is not None
-        return logits
+        return x if self.norm is None else self.norm(x)
 
     def join(self) -> None:
         """Let classify() compute q, k and v as one matrix product where their weights are frozen, and evaluate frozen

@@ -1,10 +1,13 @@
 """All that a run works on, read and checked before it begins: the model, the data as tokens, digests of both."""
 
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
@@ -12,6 +15,7 @@ from minibeft.checkpoints.tensors import read_json
 from minibeft.checkpoints.tokenizer import load_tokenizer, require_rows
 from minibeft.errors import BadInput
 from minibeft.families import named_family
+from minibeft.models.biases import head_parameters
 from minibeft.models.config import ModelConfig
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data, encode_split
@@ -58,6 +62,29 @@ def load(settings: Settings) -> Loaded:
         "data": digest(data),
     }
     return Loaded(settings, task, model, encode(train), valid, digests)
+
+
+def load_like(first: Loaded, settings: Settings) -> Loaded:
+    """The same for a run that differs in terms, seed and learning rate alone: it shares the model and the data."""
+    settings.check()
+    assert first.settings.examples is not None
+    settings = resolve(settings, first.task, first.settings.examples, first.model.config)
+    return first._replace(settings=replace(settings, examples=first.settings.examples))
+
+
+def head_like(first: Loaded, settings: Settings) -> nn.Module:
+    """The classification head that load gives these settings: a copy, frozen weights shared; but where the checkpoint
+    lacks more of it than the last map, its seed decides what it is."""
+    head = first.model.head
+    assert head is not None
+    if {name.rpartition(".")[0] for name in first.model.fresh} - {"head.out"}:
+        torch.manual_seed(settings.seed)
+        head = load_for(first.task, find(settings.model), settings).head
+        assert head is not None
+        return head
+    trains = head_parameters(first.model).keys()
+    shared = {id(value): value for name, value in head.named_parameters() if f"head.{name}" not in trains}
+    return deepcopy(head, shared)
 
 
 def encode_data(tokenizer: Tokenizer, task: Task, split: Split, config: ModelConfig, longest: int) -> Data:

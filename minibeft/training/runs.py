@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from minibeft.checkpoints.adapters import is_linear, make_adapter, save_adapter, their_names
 from minibeft.checkpoints.door import checked
@@ -61,23 +61,45 @@ def finetune(
 
 def finetune_held(loaded: Loaded, folder: Path, progress: Callable[[Step], None], announce: Announce) -> dict[str, Any]:
     """The same in a folder that no other process has."""
-    record: dict[str, Any] = {"settings": loaded.settings.as_json(), "digests": loaded.digests}
-    record |= {"labels": list(loaded.task.labels)}
-    scores = {(split, metric) for split in loaded.valid for metric in loaded.task.metrics}
-    if done := finished(folder, record, scores):
+    record = record_of(loaded)
+    if done := finished(folder, record, scored(loaded)):
         return done
     sharded.wait()  # until all have seen the folder, before one writes there
     run = start(loaded.settings, loaded.task, loaded.model)
-    record |= {"trained": {"tensors": sorted(run.trained), "count": count(run.trained)}}
-    restore(run, folder)
+    record |= opened(run, folder, record)
     if sharded.rank():
         progress = announce = silent
     announce(run)
-    write_record(run, folder, record)
-    for _ in fit(run, loaded.train, loaded.valid, progress):
-        write(folder / STATE, state_of(run))
-        write_record(run, folder, record)
+    fit(run, loaded.train, loaded.valid, progress, keep=lambda: save_state(run, folder, record))
     return finish(run, folder, record)
+
+
+def record_of(loaded: Loaded) -> dict[str, Any]:
+    """What is known of a run before it begins."""
+    return {
+        "settings": loaded.settings.as_json(),
+        "digests": loaded.digests,
+        "labels": list(loaded.task.labels),
+    }
+
+
+def scored(loaded: Loaded) -> set[tuple[str, str]]:
+    """The splits and metrics of each of its epochs."""
+    return {(split, metric) for split in loaded.valid for metric in loaded.task.metrics}
+
+
+def opened(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Put the run where its folder is, and write its record, to which what trains is added; returns that."""
+    trained = {"trained": {"tensors": sorted(run.trained), "count": count(run.trained)}}
+    restore(run, folder)
+    write_record(run, folder, record | trained)
+    return trained
+
+
+def save_state(run: Run, folder: Path, record: dict[str, Any]) -> None:
+    """After an epoch: the state to resume from, then the record."""
+    write(folder / STATE, state_of(run))
+    write_record(run, folder, record)
 
 
 def silent(_: Any) -> None:
@@ -104,12 +126,29 @@ def finished(folder: Path, record: dict[str, Any], scores: set[tuple[str, str]])
 def state_of(run: Run) -> bytes:
     """All that the next epoch depends on, in torch's format; it is read back as weights only, never as code."""
     buffer = io.BytesIO()
-    cuda = torch.cuda.get_rng_state() if run.settings.device.startswith("cuda") else None
-    streams = sharded.from_all({"cpu": torch.get_rng_state(), "cuda": cuda})
+    streams = sharded.from_all(random_state(run))
     trained = {name: value.detach() for name, value in run.trained.items()}
     state = {"trained": trained, "optimizer": run.optimizer.state_dict(), "epochs": run.epochs}
     torch.save(state | {"streams": streams}, buffer)
     return buffer.getvalue()
+
+
+def random_state(run: Run) -> dict[str, Tensor | None]:
+    """Where the run's random numbers are: those of a stream of its own, or torch's."""
+    cuda, own = run.settings.device.startswith("cuda"), run.stream
+    if own is not None:
+        return {"cpu": torch.get_rng_state() if cuda else own.get_state(), "cuda": own.get_state() if cuda else None}
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None}
+
+
+def set_random_state(run: Run, state: dict[str, Tensor]) -> None:
+    """Go on from there."""
+    if run.stream is not None:
+        run.stream.set_state(state[run.stream.device.type])
+        return
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def restore(run: Run, folder: Path) -> None:
@@ -127,10 +166,7 @@ def restore(run: Run, folder: Path) -> None:
         streams, epochs = list(state["streams"]), state["epochs"]
         if not are_epochs(epochs):
             raise ValueError("no epochs")
-        mine = streams[sharded.rank() % len(streams)]
-        torch.set_rng_state(mine["cpu"])
-        if mine["cuda"] is not None:
-            torch.cuda.set_rng_state(mine["cuda"])
+        set_random_state(run, streams[sharded.rank() % len(streams)])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise BadInput(f"{folder / STATE}: is damaged; delete it to begin this run again") from error
     if len(streams) != sharded.processes():

@@ -6,8 +6,8 @@ dropout from torch's stream, which starts at the seed after the model is built. 
 only draw the same numbers, which is theorem K3's hypothesis "same-randomness".
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -55,9 +55,18 @@ class Step(NamedTuple):
         return f"epoch {self.epoch + 1}/{self.epochs}  loss {self.loss:.4f}{accuracy}  {self.rate:.0f} examples/s"
 
 
+# A batch's loss, and its logits before the update.
+Result = tuple[Float[Tensor, ""], Float[Tensor, "B K"]]
+# A run as one who asks for an update on a batch, is told its result, and asks for the next, to its end.
+Lessons = Generator[Scorable, Result, Any]
+
+
 @dataclass
 class Run:
-    """A model being trained. epochs holds one record for each epoch that is complete."""
+    """A model being trained. epochs holds one record for each epoch that is complete.
+
+    stream  where its random numbers come from; None: from torch's own stream, which it then has for itself
+    """
 
     settings: Settings
     task: Task
@@ -66,6 +75,7 @@ class Run:
     before: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     epochs: list[dict[str, Any]]
+    stream: torch.Generator | None = None
 
 
 def start(settings: Settings, task: Task, model: Transformer) -> Run:
@@ -162,19 +172,27 @@ def forward(model: Transformer, settings: Settings, batch: Scorable) -> Float[Te
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def train_step(run: Run, batch: Scorable) -> tuple[Float[Tensor, ""], Float[Tensor, "B K"]]:
+def train_step(run: Run, batch: Scorable) -> Result:
     """One update, in a zero-shot run none; the loss and the logits before it."""
-    logits = forward(run.model, run.settings, batch)
-    loss = loss_of(run.task, logits, batch.labels)
-    if run.trained:
-        loss.backward()
+    return update([run], [batch], [forward(run.model, run.settings, batch)])[0]
+
+
+def update(runs: Sequence[Run], batches: Sequence[Scorable], logits: Sequence[Float[Tensor, "B K"]]) -> list[Result]:
+    """One update of each run, from the logits of its own batch. No run's loss depends on another's parameters, so the
+    gradients of the sum of the losses are those of each."""
+    pairs = list(zip(runs, batches, logits, strict=True))
+    losses = [loss_of(run.task, found, batch.labels) for run, batch, found in pairs]
+    training = [run for run in runs if run.trained]
+    if training:
+        torch.autograd.backward(losses)
+    for run in training:
         torch.nn.utils.clip_grad_norm_(run.trained.values(), run.settings.clip)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), logits.detach()
+    return [(loss.detach(), found.detach()) for loss, found in zip(losses, logits, strict=True)]
 
 
-def train_epoch(run: Run, examples: Data, progress: Callable[[Step], None]) -> dict[str, Any]:
+def epoch_of(run: Run, examples: Data, progress: Callable[[Step], None]) -> Generator[Scorable, Result, dict[str, Any]]:
     """One pass over the examples; mean loss and accuracy on the way, dropout on."""
     settings, epoch = run.settings, len(run.epochs)
     run.model.train(settings.dropout and bool(run.trained))
@@ -186,7 +204,7 @@ def train_epoch(run: Run, examples: Data, progress: Callable[[Step], None]) -> d
     )
     for number, indices in enumerate(order, 1):
         batch = examples.gather(indices, settings.width, device)
-        loss, logits = train_step(run, batch)
+        loss, logits = yield batch
         right = (logits.argmax(1) == batch.labels).sum() if run.task.labels else loss.new_zeros(())
         sums += torch.stack((loss * len(indices), right))
         done += len(indices)
@@ -224,15 +242,56 @@ def evaluate(run: Run, examples: Data) -> dict[str, float]:
     return {metric: score(metric, predicted, examples.labels.numpy()) for metric in run.task.metrics}
 
 
-def fit(run: Run, train: Data, valid: Mapping[str, Data], progress: Callable[[Step], None]) -> Iterator[dict[str, Any]]:
-    """Train to the last epoch; yields each epoch's record when it is complete, so that the caller can save the run."""
+def lessons(
+    run: Run, train: Data, valid: Mapping[str, Data], progress: Callable[[Step], None], keep: Callable[[], Any]
+) -> Lessons:
+    """All updates to the last epoch; `keep` is called when an epoch's record is complete, to save the run."""
     assert run.settings.epochs is not None
+    while len(run.epochs) < run.settings.epochs:
+        record = yield from epoch_of(run, train, progress)
+        run.epochs.append(record | {name: evaluate(run, examples) for name, examples in valid.items()})
+        keep()
+
+
+def fit(
+    run: Run,
+    train: Data,
+    valid: Mapping[str, Data],
+    progress: Callable[[Step], None],
+    keep: Callable[[], Any] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Train one run to its last epoch; the records of its epochs."""
     with deterministic(run.settings.device):
-        while len(run.epochs) < run.settings.epochs:
-            record = train_epoch(run, train, progress)
-            record |= {name: evaluate(run, examples) for name, examples in valid.items()}
-            run.epochs.append(record)
-            yield record
+        (error,) = drive([lessons(run, train, valid, progress, keep)], lambda _, batches: [train_step(run, *batches)])
+    if error is not None:
+        raise error
+    return run.epochs
+
+
+def drive(
+    runs: Sequence[Lessons],
+    update: Callable[[list[int], list[Scorable]], list[Result]],
+    inside: Callable[[int], AbstractContextManager[Any]] = lambda number: nullcontext(),
+) -> list[Any]:
+    """Bring all runs to their ends, an update of all that are left at a time; what each returns, or its BadInput.
+
+    update  gets the numbers of the runs, and the batch that each asks for
+    inside  holds while a run itself is at work: between updates, when it evaluates and saves
+    """
+    found: list[Any] = [None] * len(runs)
+    results: dict[int, Result | None] = dict.fromkeys(range(len(runs)))
+    while results:
+        asked: dict[int, Scorable] = {}
+        for number, result in results.items():
+            try:
+                with inside(number):
+                    asked[number] = runs[number].send(result)  # type: ignore[arg-type]  # None begins
+            except StopIteration as end:
+                found[number] = end.value
+            except BadInput as error:
+                found[number] = error
+        results = dict(zip(asked, update([*asked], [*asked.values()]), strict=True)) if asked else {}
+    return found
 
 
 @contextmanager

@@ -67,8 +67,8 @@ def test_packed_is_padded(family: str, terms: str):
     compare(family, terms)
 
 
-def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
-    return MIX(q, k, v, None, p)
+def unmasked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *rest: Any) -> Tensor:
+    return MIX(q, k, v, None, *rest)
 
 
 def keeps_garbage(ctx: Any, x: Tensor, places: packing.Places, size: int) -> Tensor:

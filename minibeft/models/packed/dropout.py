@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
+from minibeft.models.packed.sets import Rows
+
 STEPS = 1 << 16
 
 
@@ -12,12 +14,15 @@ def rounded(p: float) -> float:
     return round(p * STEPS) / STEPS
 
 
-def draw_keep(like: Float[Tensor, "*shape"], p: float) -> Int8[Tensor, "*shape"]:
-    """0 with probability rounded(p), else 1, independently, from torch's stream of random numbers.
+def draw_keep(
+    like: Float[Tensor, "*shape"], p: float, stream: torch.Generator | None = None
+) -> Int8[Tensor, "*shape"]:
+    """0 with probability rounded(p), else 1, independently, from this stream of random numbers, or torch's own.
 
     A byte each, and no truth values: on a CPU torch selects by those at a fifth of the speed of a multiplication.
     """
-    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
+    words.random_(-(2**63), None, generator=stream)
     numbers = words.view(torch.int16)[: like.numel()].view(like.shape)  # uniform on −2¹⁵ … 2¹⁵ − 1
     return (numbers >= round(p * STEPS) - STEPS // 2).view(torch.int8)
 
@@ -28,12 +33,17 @@ def keep_only(keep: Int8[Tensor, "*shape"], x: Float[Tensor, "*shape"], p: float
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout with draw_keep's random numbers."""
+    """nn.Dropout with draw_keep's random numbers; with `rows`, those of each set from its own stream."""
+
+    rows: Rows | None = None
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not self.training or self.p == 0:
             return input
-        return keep_only(draw_keep(input, self.p), input, self.p)
+        if self.rows is None:
+            return keep_only(draw_keep(input, self.p), input, self.p)
+        parts = zip(input.split(self.rows.sizes(len(input))), self.rows.streams, strict=True)
+        return keep_only(torch.cat([draw_keep(part, self.p, stream) for part, stream in parts]), input, self.p)
 
 
 def make_dropout(p: float, *, same: bool) -> nn.Dropout:

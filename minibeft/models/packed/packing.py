@@ -6,6 +6,7 @@ real tokens it is what the padded computation gives, and nothing reads the other
 """
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minibeft.models.packed.dropout import draw_keep, keep_only
+from minibeft.models.packed.sets import Rows
 
 
 class Places(NamedTuple):
@@ -35,9 +37,11 @@ class Packing:
 
     real   the tokens' places b·T + t, in order
     first  the row of each sequence's first token among the N
+    stream where attention's dropout draws its random numbers; None: torch's own
     """
 
-    def __init__(self, mask: Int[Tensor, "B T"], heads: int):
+    def __init__(self, mask: Int[Tensor, "B T"], heads: int, stream: torch.Generator | None = None):
+        self.stream = stream
         self.shape, self.heads = (mask.shape[0], heads, mask.shape[1]), heads
         self.filled: Bool[Tensor, "B T"] = mask.bool()
         self.real = self.filled.flatten().nonzero()[:, 0]
@@ -74,6 +78,39 @@ class Packing:
     def collect(self, o: Float[Tensor, "B H T D"]) -> Float[Tensor, "N HD"]:
         """The real tokens again, heads side by side."""
         return Collect.apply(o.flatten(0, 2), self.places(1), self.heads)
+
+    def mix(self, q: Tensor | None, projected: Sequence[Tensor], dropout: float) -> Float[Tensor, "n HD"]:
+        """O of every token, from its projections, side by side in one tensor or several; with q (B, HD), the queries of
+        the first tokens, theirs alone."""
+        size, width = sum(part.shape[1] for part in projected), 2 if q is not None else 3
+        parts = [one for x in projected for one in self.spread(x, width * x.shape[1] // size)]  # (B, H, T, D) each
+        if q is not None:
+            parts.insert(0, q.unflatten(-1, (1, self.heads, -1)).transpose(1, 2))  # (B, H, 1, D)
+        o = Mix.apply(*parts, self.mask, dropout, self.stream)
+        return self.collect(o) if q is None else o.flatten(1)
+
+
+class Packings:
+    """Packings one below the other, each padded to its own longest: of several runs, which never look at each other."""
+
+    def __init__(self, parts: Sequence[Packing]):
+        self.parts = parts
+        self.tokens, self.sequences = [len(part.real) for part in parts], [len(part.first) for part in parts]
+        starts = [sum(self.tokens[:i]) for i in range(len(parts))]
+        self.first = torch.cat([part.first + start for part, start in zip(parts, starts, strict=True)])
+
+    @property
+    def rows(self) -> Rows:
+        """Each of one set, in order."""
+        owners = torch.arange(len(self.parts), device=self.first.device)
+        return Rows(owners, self.tokens, self.sequences, [part.stream for part in self.parts])
+
+    def mix(self, q: Tensor | None, projected: Sequence[Tensor], dropout: float) -> Float[Tensor, "n HD"]:
+        """As Packing.mix, each part for itself."""
+        queries = [None] * len(self.parts) if q is None else q.split(self.sequences)
+        split = zip(*(x.split(self.tokens) for x in projected), strict=True)
+        found = zip(self.parts, queries, split, strict=True)
+        return torch.cat([part.mix(own, values, dropout) for part, own, values in found])
 
 
 class Spread(torch.autograd.Function):
@@ -123,10 +160,11 @@ class Mix(torch.autograd.Function):
         v: Float[Tensor, "B H S D"],
         mask: Float[Tensor, "B 1 1 S"] | None,
         dropout: float,
+        stream: torch.Generator | None = None,
     ) -> Float[Tensor, "B H T D"]:
         z = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) / math.sqrt(q.shape[-1])
         p = softmax(z if mask is None else z.add_(mask)).to(q.dtype)
-        keep = draw_keep(p, dropout) if dropout else None
+        keep = draw_keep(p, dropout, stream) if dropout else None
         ctx.save_for_backward(*((q, k, v) if any(ctx.needs_input_grad[:2]) else (None, None, None)), p, keep)
         ctx.dropout = dropout
         return (p if keep is None else keep_only(keep, p, dropout)) @ v
@@ -144,6 +182,6 @@ class Mix(torch.autograd.Function):
             dq = dz @ k if need_q else None
             dk = dz.mT @ q if need_k else None
         if not need_v:
-            return dq, dk, None, None, None
+            return dq, dk, None, None, None, None
         dropped = p if keep is None else keep_only(keep, p, ctx.dropout)
-        return dq, dk, dropped.mT @ do, None, None
+        return dq, dk, dropped.mT @ do, None, None, None

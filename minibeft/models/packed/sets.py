@@ -1,0 +1,110 @@
+"""Several sets of biases over one frozen model: each row of a packed batch adds the bias of its own set.
+
+A bias is one added vector, so those who share the weights can share every matrix product: the biases of R sets are a
+table (R, n), and a row picks its own from it. The gradient of a set's bias is the sum over the rows that picked it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Rows:
+    """Which set each row of a batch belongs to: segments one below the other, segment i of set owners[i].
+
+    tokens     rows of each segment where a row is a token
+    sequences  rows of each where a row is a sequence's first token; both ways are the same where every sequence has one
+    streams    where dropout draws the random numbers of each segment
+    """
+
+    def __init__(
+        self,
+        owners: Int[Tensor, " S"],
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        streams: Sequence[torch.Generator | None] = (),
+    ):
+        self.owners, self.streams = owners, streams
+        self.by_count = {sum(sizes): list(sizes) for sizes in (sequences, tokens)}
+        self.picked: dict[int, Int[Tensor, " N"]] = {}
+
+    def sizes(self, count: int) -> list[int]:
+        """The rows of each segment, of `count` in all."""
+        return self.by_count[count]
+
+    def pick(self, count: int) -> Int[Tensor, " N"]:
+        """The set of each row; made once a batch."""
+        if count not in self.picked:
+            sizes = torch.tensor(self.sizes(count), device=self.owners.device)
+            self.picked[count] = self.owners.repeat_interleave(sizes)
+        return self.picked[count]
+
+
+class Pick(torch.autograd.Function):
+    """Row i of the result is row pick[i] of the table; backward sums over the rows of each segment, then of each set."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Float[Tensor, "R n"], rows: Rows, count: int) -> Float[Tensor, "N n"]:
+        ctx.rows, ctx.sets = rows, len(table)
+        return table.index_select(0, rows.pick(count))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Float[Tensor, "N n"]) -> tuple[Float[Tensor, "R n"], None, None]:
+        (grad,) = grad_outputs
+        sums = torch.stack([part.sum(0) for part in grad.split(ctx.rows.sizes(len(grad)))])
+        return sums.new_zeros(ctx.sets, sums.shape[1]).index_add_(0, ctx.rows.owners, sums), None, None
+
+
+class Sets(NamedTuple):
+    """A bias by set, and the rows of the batch under way."""
+
+    table: Float[Tensor, "R n"]
+    rows: Rows
+
+    def picked(self, count: int) -> Float[Tensor, "N n"]:
+        """The bias of each row."""
+        return Pick.apply(self.table, self.rows, count)
+
+    def linear(self, x: Float[Tensor, "N C"], weight: Float[Tensor, "n C"]) -> Float[Tensor, "N n"]:
+        """x Wᵀ + each row's bias; the product is added to the biases in place, which costs no more than one bias does."""
+        bias, wide = self.picked(len(x)), torch.is_autocast_enabled(x.device.type)
+        if not wide and x.dtype == weight.dtype == bias.dtype:
+            return bias.addmm_(x, weight.t())
+        product = F.linear(x, weight)
+        return (product + bias).to(product.dtype)
+
+
+def side_by_side(biases: Sequence[Tensor | None], sets: Sequence[Sets | None], sizes: Sequence[int]) -> Sets:
+    """The biases of maps whose outputs stand side by side; a map without sets has its one bias in each, or none."""
+    found = next(each for each in sets if each is not None)
+    tables = []
+    for bias, own, size in zip(biases, sets, sizes, strict=True):
+        one = found.table.new_zeros(size) if bias is None else bias.to(found.table.dtype)
+        tables.append(one.expand(len(found.table), -1) if own is None else own.table)
+    return Sets(torch.cat(tables, 1), found.rows)
+
+
+@contextmanager
+def in_sets(model: nn.Module, tables: Mapping[str, Float[Tensor, "R n"]], rows: Rows) -> Iterator[None]:
+    """Meanwhile each row adds the bias of its own set, and its dropout draws from its set's own stream.
+
+    tables  by the name of the bias
+    """
+    maps = {model.get_submodule(name.removesuffix(".bias")): table for name, table in tables.items()}
+    drops = [module for module in model.modules() if hasattr(module, "rows")] if rows.streams else []
+    try:
+        for module, table in maps.items():
+            module.sets = Sets(table, rows)  # type: ignore[assignment]
+        for module in drops:
+            module.rows = rows  # type: ignore[assignment]
+        yield
+    finally:
+        for module in maps:
+            module.sets = None  # type: ignore[assignment]
+        for module in drops:
+            module.rows = None  # type: ignore[assignment]
