@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minibeft.cli.console import TRAIN, Model, err, tell
+from minibeft.errors import BadInput
 
 if TYPE_CHECKING:
     from minibeft.training.settings import Settings
@@ -58,6 +59,7 @@ def finetune(
     data_seed: Annotated[int, typer.Option(help="draws the training subset")] = 0,
     seeds: Annotated[str, typer.Option(help="of head, order and dropout: 0, 0-4, 0,3")] = "0",
     learning_rate: Annotated[float | None, typer.Option(help="default: the protocol's for the task")] = None,
+    rates: Annotated[str | None, typer.Option(help="several learning rates, each with every seed: 1e-3,4e-3")] = None,
     epochs: Epochs = None,
     batch: Batch = None,
     beta1: Annotated[float, typer.Option(help="of AdamW")] = 0.9,
@@ -72,12 +74,17 @@ def finetune(
     backend: Backend = "fused",
     device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time")] = 1,
+    stack: Annotated[
+        bool, typer.Option("--stack", help="train all together: they share every matrix product (classifiers)")
+    ] = False,
     baseline: Annotated[bool, typer.Option("--baseline", help="run it with no bias term as well, to compare")] = False,
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS")] = None,
 ) -> None:
     """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
+    from contextlib import ExitStack
     from dataclasses import fields, replace
 
+    from minibeft.reproduce.plan import read_rates
     from minibeft.show.progress import progress
     from minibeft.training.seeds import (
         are_complete,
@@ -90,6 +97,7 @@ def finetune(
         trainable,
     )
     from minibeft.training.settings import Settings
+    from minibeft.training.stack import require_stackable
     from minibeft.training.tasks import OWN
 
     if task is None:
@@ -99,19 +107,37 @@ def finetune(
     what = Path(data or "").stem if task == OWN else task
     name = "-".join([Path(model).name, what, terms] + [form] * (form != "plain"))
     folder = folder or Path("runs") / name
-    runs = [(f"{name} seed {s}", replace(settings, seed=s), folder / f"seed-{s}") for s in read_seeds(seeds)]
+    if learning_rate is not None and rates is not None:
+        raise BadInput(f"--rates {rates}: goes with no --learning-rate; give one of the two")
+    given_rates = read_rates(rates or "none")
+    by_rate = {folder / f"rate-{rate:g}": replace(settings, learning_rate=rate) for rate in given_rates}
+    places, numbers = by_rate or {folder: settings}, read_seeds(seeds)
+    runs = [
+        (f"{name} {place.name} seed {s}" if by_rate else f"{name} seed {s}", replace(each, seed=s), place / f"seed-{s}")
+        for place, each in places.items()
+        for s in numbers
+    ]
     without = [
-        (f"{label} without", replace(each, terms="none", form="plain"), folder / "none" / place.name)
+        (f"{label} without", replace(each, terms="none", form="plain"), place.parent / "none" / place.name)
         for label, each, place in runs * (baseline and terms != "none")
     ]
-    with seeds_in(folder, settings), progress() as lines:
+    if stack:
+        require_stackable(settings, jobs)
+    with ExitStack() as held, progress() as lines:
+        for place, each in places.items():
+            held.enter_context(seeds_in(place, each))
         complete = are_complete([place for _, _, place in runs])
-        records = finetune_all(runs + without, lines, jobs=jobs, announce=lambda run: err.print(trainable(run)))
-        save_seeds(folder, records[: len(runs)])
-    tell(summary(records[: len(runs)]))
+        announce = lambda run: err.print(trainable(run))  # noqa: E731
+        records = finetune_all(runs + without, lines, jobs=jobs, announce=announce, stack=stack)
+        parts = [records[i : i + len(numbers)] for i in range(0, len(runs), len(numbers))]
+        for place, part in zip(places, parts, strict=True):
+            save_seeds(place, part)
+    for place, part in zip(places, parts, strict=True):
+        tell(summary(part, place.name if by_rate else ""))
     if without:
         tell(summary(records[len(runs) :], "with no bias term: the head alone, or a decoder as it is"))
-    tell(ending(folder, model, complete))
+    for place in places:
+        tell(ending(place, model, [path for path in complete if path.parent == place]))
 
 
 @app.command(rich_help_panel=TRAIN)

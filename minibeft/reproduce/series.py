@@ -33,13 +33,14 @@ class Series:
         self.records: dict[Settings, Record] = {}
 
     def run(self, runs: Iterable[Settings], *, jobs: int) -> None:
-        """Bring these runs to their end, `jobs` at a time and begun in this order; finished ones are only read."""
+        """Bring these runs to their end, `jobs` at a time and begun in this order, or with one job those together that
+        can share their matrix products; finished ones are only read."""
         runs = list(dict.fromkeys(runs))
         self.records |= {settings: found for settings in runs if (found := self.finished(settings))}
         left = [settings for settings in runs if settings not in self.records]
         work = [(name_of(settings), settings, self.place(settings)) for settings in left]
         with progress() as lines:
-            found = finetune_all(work, lines, jobs=jobs, before=len(runs) - len(left))
+            found = finetune_all(work, lines, jobs=jobs, before=len(runs) - len(left), stack=True)
         self.records |= dict(zip(left, found, strict=True))
 
     def place(self, settings: Settings) -> Path:

@@ -16,6 +16,7 @@ from minibeft.training.parallel import finetune_in_processes
 from minibeft.training.records import RECORD, read_record, read_shared, require_same
 from minibeft.training.runs import ADAPTER, Announce, describe, finetune, silent, write_json
 from minibeft.training.settings import Settings
+from minibeft.training.stack import finetune_stack, stacks
 from minibeft.training.train import Run, Step
 
 SEEDS = "seeds.json"
@@ -41,13 +42,20 @@ def read_seeds(text: str) -> list[int]:
 
 
 def finetune_all(
-    runs: Sequence[tuple[str, Settings, Path]], lines: Lines, *, jobs: int, before: int = 0, announce: Announce = silent
+    runs: Sequence[tuple[str, Settings, Path]],
+    lines: Lines,
+    *,
+    jobs: int,
+    before: int = 0,
+    announce: Announce = silent,
+    stack: bool = False,
 ) -> list[dict[str, Any]]:
     """The records of all runs, each with its name and folder, in order.
 
     jobs      with more than 1 each runs in a process of its own, that many at a time, cores shared out evenly
     lines     show each run under way, and all together with those that were done before
     announce  gets the first run before it begins, where jobs is 1
+    stack     those that can train together do, where jobs is 1 (stack.py)
     """
     shares, total = [0.0] * len(runs), before + len(runs)
 
@@ -58,14 +66,19 @@ def finetune_all(
         if step.share == 1:
             lines.end(runs[number][0])
 
+    places, records = [(settings, folder) for _, settings, folder in runs], dict[int, dict[str, Any]]()
     if jobs > 1 and runs:
-        places = [(settings, folder) for _, settings, folder in runs]
         records = dict(finetune_in_processes(places, jobs=jobs, notify=notify))
-        return [records[number] for number in range(len(runs))]
-    return [
-        finetune(settings, folder, progress=lambda step, i=i: notify(i, step), announce=silent if i else announce)
-        for i, (_, settings, folder) in enumerate(runs)
-    ]
+    else:
+        for group in stacks([settings for settings, _ in places]) if stack else [[i] for i in range(len(runs))]:
+            tell = silent if records else announce
+            if len(group) == 1:
+                found = [finetune(*places[group[0]], progress=lambda step, i=group[0]: notify(i, step), announce=tell)]
+            else:
+                work = [places[i] for i in group]
+                found = finetune_stack(work, notify=lambda i, step, g=group: notify(g[i], step), announce=tell)
+            records |= zip(group, found, strict=True)
+    return [records[number] for number in range(len(runs))]
 
 
 def are_complete(folders: Sequence[Path]) -> list[Path]:

@@ -1,8 +1,9 @@
 """Many runs in one: runs of one frozen classifier train at the same time and share every matrix product.
 
-Their tokens stand in one packed batch, run below run, and each row adds the biases of its own run (models/packed/sets.py).
-All else is each run's own: head, order, random numbers, optimiser, clipping, folder. So each run ends where it would
-end alone, up to the rounding of products with another number of rows, and may be resumed alone or in another stack.
+Their tokens stand in one packed batch, run below run, and each row adds the biases of its own run
+(models/packed/sets.py). All else is each run's own: head, order, random numbers, optimiser, clipping, folder. So each
+run ends where it would end alone, up to the rounding of products with another number of rows, and may be resumed alone
+or in another stack; with the same runs beside it, at the same epoch, to the same bits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minibeft.checkpoints.find import find
+from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
+from minibeft.families import named_family
 from minibeft.models.packed.packing import Packing, Packings
 from minibeft.models.packed.sets import in_sets
 from minibeft.models.transformer import Transformer
@@ -29,8 +33,8 @@ from minibeft.training.runs import Announce
 from minibeft.training.settings import Settings
 from minibeft.training.train import Lessons, Result, Run, Step, autocast, deterministic, drive, lessons, start, update
 
-# What the runs of a stack may differ in.
-OWN = ("terms", "seed", "learning_rate")
+# With more, a batch's rows outgrow the processor's caches.
+MOST = 8
 
 
 class Stack:
@@ -80,9 +84,7 @@ class Stack:
         self.model.train(settings.dropout)
         own = [batch for batch in batches if isinstance(batch, Batch)]
         parts = zip(own, numbers, strict=True)
-        packings = Packings(
-            [Packing(b.attention_mask, self.model.config.heads, self.runs[i].stream) for b, i in parts]
-        )
+        packings = Packings([Packing(b.attention_mask, self.model.config.heads, self.runs[i].stream) for b, i in parts])
         tables = {name: side_by_side([self.own[i][name] for i in numbers]) for name in self.trained()}
         with autocast(settings), in_sets(self.model, tables, packings.rows):
             first = self.model.first_states(*together(own, self.model.config.pad or 0), packings)
@@ -115,7 +117,9 @@ def drawing_from(stream: torch.Generator | None) -> Iterator[None]:
     """Meanwhile torch draws its random numbers from this stream."""
     assert stream is not None
     cuda = stream.device.type == "cuda"
-    get, put = (torch.cuda.get_rng_state, torch.cuda.set_rng_state) if cuda else (torch.get_rng_state, torch.set_rng_state)
+    get, put = (
+        (torch.cuda.get_rng_state, torch.cuda.set_rng_state) if cuda else (torch.get_rng_state, torch.set_rng_state)
+    )
     before = get()
     put(stream.get_state())
     try:
@@ -125,16 +129,39 @@ def drawing_from(stream: torch.Generator | None) -> Iterator[None]:
         put(before)
 
 
-def require_stackable(settings: Settings) -> None:
-    """BadInput for a run that shares no matrix product with others: it trains or computes more than added vectors."""
-    wrong = {
+def hindrance(settings: Settings) -> str | None:
+    """Why a run shares no matrix product with others: it trains or computes more than added vectors; None: it does."""
+    file = find(settings.model) / "config.json"
+    family = named_family(read_json(file), str(file))
+    found = {
         f"--terms {settings.terms}": settings.terms == "full",
         f"--form {settings.form}": settings.form != "plain",
         f"--backend {settings.backend}": settings.backend != "fused",
+        f"a {family} model, which is prompted": is_prompted(family),
         "torchrun": sharded.processes() > 1,
     }
-    for name in (name for name, found in wrong.items() if found):
-        raise BadInput(f"--stack: does not go with {name}; run them one after the other")
+    return next((name for name, wrong in found.items() if wrong), None)
+
+
+def require_stackable(settings: Settings, jobs: int) -> None:
+    """BadInput for a run that cannot share, or for runs that are to have processes of their own."""
+    settings.check()
+    if (why := f"--jobs {jobs}" if jobs > 1 else hindrance(settings)) is not None:
+        raise BadInput(f"--stack: does not go with {why}; run without it")
+
+
+def stacks(work: Sequence[Settings]) -> list[list[int]]:
+    """Which of these runs to train together, by their numbers, in the order of the first of each; MOST at a time.
+
+    Those that differ in seed, rate and among b_q, b_k and b_v alone: another one's gradient may end in a higher or a
+    lower layer, and the rows of all would go as low as the lowest.
+    """
+    groups: dict[Settings | int, list[int]] = {}
+    for number, settings in enumerate(work):
+        terms = "q,k,v" if set(settings.terms.split(",")) <= set("qkv") else settings.terms
+        alike = replace(settings, terms=terms, seed=0, learning_rate=None)
+        groups.setdefault(number if hindrance(settings) else alike, []).append(number)
+    return [group[i : i + MOST] for group in groups.values() for i in range(0, len(group), MOST)]
 
 
 def finetune_stack(
@@ -145,8 +172,6 @@ def finetune_stack(
     They differ in terms, seed and learning rate alone. A run that fails leaves the others as they are: they come to
     their ends, and then BadInput names it.
     """
-    for settings, _ in work:
-        require_stackable(settings)
     with ExitStack() as stack:
         for _, folder in work:
             stack.enter_context(files.held(folder))
@@ -158,8 +183,6 @@ def finetune_held(
 ) -> list[dict[str, Any]]:
     """The same in folders that no other process has."""
     first = load(work[0][0])
-    if is_prompted(first.model.config.family):
-        raise BadInput(f"--stack: is of classifiers, not of a {first.model.config.family} model, which is prompted")
     stack, left = Stack(first.model), list[tuple[int, Lessons]]()
     found: list[Any] = [None] * len(work)
     for number, (settings, folder) in enumerate(work):

@@ -14,9 +14,7 @@ def rounded(p: float) -> float:
     return round(p * STEPS) / STEPS
 
 
-def draw_keep(
-    like: Float[Tensor, "*shape"], p: float, stream: torch.Generator | None = None
-) -> Int8[Tensor, "*shape"]:
+def draw_keep(like: Float[Tensor, "*shape"], p: float, stream: torch.Generator | None = None) -> Int8[Tensor, "*shape"]:
     """0 with probability rounded(p), else 1, independently, from this stream of random numbers, or torch's own.
 
     A byte each, and no truth values: on a CPU torch selects by those at a fifth of the speed of a multiplication.

@@ -46,7 +46,7 @@ class Rows:
 
 
 class Pick(torch.autograd.Function):
-    """Row i of the result is row pick[i] of the table; backward sums over the rows of each segment, then of each set."""
+    """Row i of the result is row pick[i] of the table; backward sums the rows of each set."""
 
     @staticmethod
     def forward(ctx: Any, table: Float[Tensor, "R n"], rows: Rows, count: int) -> Float[Tensor, "N n"]:
@@ -71,7 +71,7 @@ class Sets(NamedTuple):
         return Pick.apply(self.table, self.rows, count)
 
     def linear(self, x: Float[Tensor, "N C"], weight: Float[Tensor, "n C"]) -> Float[Tensor, "N n"]:
-        """x Wᵀ + each row's bias; the product is added to the biases in place, which costs no more than one bias does."""
+        """x Wᵀ + each row's bias; the product is added to the biases in place, which costs what one bias does."""
         bias, wide = self.picked(len(x)), torch.is_autocast_enabled(x.device.type)
         if not wide and x.dtype == weight.dtype == bias.dtype:
             return bias.addmm_(x, weight.t())
