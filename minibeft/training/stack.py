@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.families import named_family
+from minibeft.families import BODIES, named_family
 from minibeft.models.packed.packing import Packing, Packings
 from minibeft.models.packed.sets import in_sets
 from minibeft.models.transformer import Transformer
@@ -28,7 +28,6 @@ from minibeft.show import files
 from minibeft.training import runs, sharded
 from minibeft.training.batches import Batch, Scorable
 from minibeft.training.loading import Loaded, head_like, load, load_like
-from minibeft.training.prompts import is_prompted
 from minibeft.training.runs import Announce
 from minibeft.training.settings import Settings
 from minibeft.training.train import Lessons, Result, Run, Step, autocast, deterministic, drive, lessons, start, update
@@ -61,7 +60,7 @@ class Stack:
         """Make these the model's own."""
         for name, value in biases.items():
             self.model.get_submodule(name.removesuffix(".bias")).bias = value
-        self.model.head = head
+        self.model.head = head  # type: ignore[assignment]
 
     @contextmanager
     def inside(self, number: int) -> Iterator[None]:
@@ -137,7 +136,7 @@ def hindrance(settings: Settings) -> str | None:
         f"--terms {settings.terms}": settings.terms == "full",
         f"--form {settings.form}": settings.form != "plain",
         f"--backend {settings.backend}": settings.backend != "fused",
-        f"a {family} model, which is prompted": is_prompted(family),
+        f"a {family} model, which is a decoder": BODIES[family].decodes,
         "torchrun": sharded.processes() > 1,
     }
     return next((name for name, wrong in found.items() if wrong), None)

@@ -132,8 +132,8 @@ def joint(runs: list[Run]) -> dict[str, Any]:
 def test_the_comparison_sees(bug: str, tmp_path, monkeypatch):
     owner, name, wrong = BUGS[bug]
     monkeypatch.setattr(owner, name, wrong)
+    base = small_settings(tmp_path, epochs=1, examples=32)
     with pytest.raises(AssertionError, match="training q: error"):
-        base = small_settings(tmp_path, epochs=1, examples=32)
         compare(base, runs_of(base)[:2], checked=1)
 
 
@@ -197,7 +197,7 @@ def test_which_runs_go_together(tmp_path):
     assert [len(group) for group in stacks([replace(v, seed=seed) for seed in range(11)])] == [8, 3]
     assert stacks([replace(v, epochs=2), replace(v, epochs=3)]) == [[0], [1]]
     assert hindrance(v) is None
-    assert "which is prompted" in str(hindrance(decoder_settings(tmp_path / "opt", "opt")))
+    assert "which is a decoder" in str(hindrance(decoder_settings(tmp_path / "opt", "opt")))
 
 
 def test_the_command_trains_seeds_and_rates_as_one(tmp_path):
