@@ -187,7 +187,7 @@ def finetune_held(
     for number, (settings, folder) in enumerate(work):
         loaded = load_like(first, settings)
         record = runs.record_of(loaded)
-        if (done := runs.finished(folder, record)) is not None:
+        if (done := runs.finished(folder, record, runs.scored(loaded))) is not None:
             found[number] = done
             continue
         run = stack.begin(loaded, head_like(first, settings))
