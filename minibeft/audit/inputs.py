@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minibeft.theory.draws import Draws
 
-BATCH, LENGTH, GRID = 2, 10, 4
+BATCH, LENGTH, GRID = 2, 24, 4
 Inputs = dict[str, Any]
 
 

@@ -18,10 +18,14 @@ KEPT = re.compile(
     r"vocab|image|patch|window|kernel|stride|max_|position|type|chunk|block|batch|crop|sample|pool|mel|num_|"
     r"codebook|resolution|shape|grid|frame|_per_|bins|id$|ids$|group"
 )
-LAYERS = re.compile(r"layers?$|^depths?$|_depths?$|num_.*blocks$|^n_layer|repeats$")
+LAYERS = re.compile(r"layers?$|^depths?$|_depths?$|num_.*blocks$|^n_layer|repeats$|self_attends")
 NOT_LAYERS = re.compile(
-    r"types?|interval|freq|step|window|first|last|period|drop|feature|index|indices|every|skip|norm|select"
+    r"types?|interval|freq|step|window|first|last|period|drop|feat|index|indices|every|skip|norm|select|dense_replace"
 )
+# Widths that need not fit others: inside an MLP.
+INSIDE = re.compile(r"intermediate|ffn|mlp_dim|inner_dim|feedforward")
+# Layers that are named by their numbers, of another part of the model.
+CHOSEN = re.compile(r"(feature|select)_layers?$")
 TOKEN_ID = re.compile(r"token_(id|ids|index)$|^(image|video|audio)_token")
 # Named after the layers that there were; transformers makes them anew.
 STAGES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
@@ -34,12 +38,14 @@ class Way:
 
     layers  at least so many, and as many as show each kind of layer that the configuration names
     patches along a side of an image; None leaves images as they are
+    fill    give the usual value where the configuration leaves open a number that models need
     """
 
     factor: int
     fewer_heads: bool = True
     layers: int = 2
     patches: int | None = 4
+    fill: bool = False
     tokens: dict[int, int] = field(default_factory=dict)
 
     def shrink(self, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,15 +58,21 @@ class Way:
         )
         way = self if wide or "hidden_size" not in raw else replace(self, factor=1, fewer_heads=False)
         kept = {key: value for key, value in raw.items() if key not in STAGES}
-        return {key: way.value(raw, str(key), value, fewer if wide else 1) for key, value in kept.items()}
+        small = {key: way.value(raw, str(key), value, fewer if wide else 1) for key, value in kept.items()}
+        return small | (usual(small) if self.fill else {})
 
     def value(self, raw: Mapping[str, Any], key: str, value: Any, fewer: int) -> Any:
         """One entry; lists with one entry for each layer lose those of the layers that go."""
         if isinstance(value, dict):
+            if "layer" in key and value and all(str(number).isdigit() for number in value):
+                value = {number: each for number, each in value.items() if int(number) < self.depth(raw)}
             return self.shrink(value)
         if isinstance(value, list | tuple):
-            if len(value) == raw.get("num_hidden_layers") and not all(type(v) is int and v > 16 for v in value):
+            wide = all(type(v) is int and v > 16 for v in value) and "per_layer" not in key
+            if len(value) == raw.get("num_hidden_layers") and not wide:
                 return list(value)[: self.depth(raw)]
+            if "section" in key and value and all(type(v) is int and v % self.factor == 0 for v in value):
+                return [v // self.factor for v in value]
             return [self.value(raw, key, each, fewer) for each in value]
         return self.number(raw, key, value, fewer) if type(value) is int else value
 
@@ -75,14 +87,18 @@ class Way:
             return min(value, self.patches * (patch if isinstance(patch, int) else 16))
         if key.startswith("max_") and key.endswith(("source_positions", "target_positions")):
             return min(value, FRAMES)
+        if CHOSEN.search(key):
+            return min(value, 1)
         if LAYERS.search(key) and not NOT_LAYERS.search(key):
             return min(value, self.depth(raw))
         if HEADS.search(key) and not HEAD_WIDTH.search(key):
             return max(value // fewer, 1)
-        if "experts" in key and "per" not in key and value >= 32:
-            return max(value // 8, 16)
+        if "experts" in key and "_per_" not in key and value >= 32:
+            return max(value // 4, 16)
         if WIDTH.search(key) and not KEPT.search(key) and value >= 32:
             by = self.factor * (1 if HEAD_WIDTH.search(key) else fewer)
+            if INSIDE.search(key):
+                return max(value // by, 8)
             return value // by if value % by == 0 and value >= 2 * by else value
         return value
 
@@ -94,10 +110,29 @@ class Way:
         return min(max([self.layers, *kinds]), MOST_LAYERS)
 
 
+def usual(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What models need and this configuration leaves open."""
+    heads, width = raw.get("num_attention_heads"), raw.get("hidden_size")
+    fits = type(heads) is int and type(width) is int
+    numbers = {
+        "head_dim": width // heads if fits else None,
+        "num_key_value_heads": heads,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "prediction_length": 8,
+    }
+    return {key: number for key, number in numbers.items() if key in raw and raw[key] is None}
+
+
 WAYS = (
     Way(16),
     Way(8, fewer_heads=False),
     Way(16, fewer_heads=False, patches=None),
     Way(16, layers=8),
     Way(4, fewer_heads=False),
+    Way(16, fill=True),
+    Way(1),
+    Way(9, fewer_heads=False),
+    Way(10, fewer_heads=False),
+    Way(2, fewer_heads=False, fill=True),
 )

@@ -76,8 +76,11 @@ def classes(config: Any) -> list[Any]:
 
     mapped = MODEL_MAPPING.get(type(config), ())
     found = list(mapped) if isinstance(mapped, tuple) else [mapped]
-    name = type(config).__module__.replace("configuration_", "modeling_")
-    for each in vars(importlib.import_module(name)).values():
+    try:
+        module = vars(importlib.import_module(type(config).__module__.replace("configuration_", "modeling_")))
+    except ModuleNotFoundError:
+        module = {}  # its model is another's
+    for each in module.values():
         if isinstance(each, type) and issubclass(each, PreTrainedModel) and each.config_class is type(config):
             found += [] if each.__name__.endswith("PreTrainedModel") else [each]
     return list(dict.fromkeys(sorted(found, key=lambda c: (c not in found[:1], not c.__name__.endswith("Model")))))
