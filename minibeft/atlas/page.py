@@ -17,6 +17,20 @@ th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 td:nth-child(6) { text-align: right; }
+@media (max-width: 40rem) {
+  table, tbody, tr { display: block; }
+  thead tr { display: flex; flex-wrap: wrap; }
+  th, td { border: 0; padding: 0 .8rem 0 0; }
+  tr { border-bottom: 1px solid #8886; padding: .4rem 0; }
+  tr[hidden] { display: none; }
+  td { display: inline; overflow-wrap: anywhere; }
+  td:first-child { display: block; font-weight: bold; }
+  td:empty { display: none; }
+  td:nth-child(2)::before { content: "b_k "; opacity: .75; }
+  td:nth-child(4)::before { content: "b_v "; opacity: .75; }
+  td:nth-child(6)::before { content: "dead entries "; opacity: .75; }
+  td:nth-child(7)::before { content: "certify "; opacity: .75; }
+}
 """.strip()
 SCRIPT = """
 const body = document.querySelector("tbody"), rows = [...body.rows], heads = [...document.querySelectorAll("th")];

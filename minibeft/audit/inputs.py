@@ -65,7 +65,8 @@ def candidates(config: Any, name: str, draws: Draws) -> list[Any]:
     """Values that an argument may have; none for one that is not known."""
     if name in ("input_ids", "decoder_input_ids"):
         tokens = find(config, "vocab_size", default=1000)
-        return [draws.integers(min(20, tokens // 4), max(tokens * 3 // 4, 2), BATCH, LENGTH)]
+        length = min(LENGTH, find(config, "max_position_embeddings", default=LENGTH))
+        return [draws.integers(min(20, tokens // 4), max(tokens * 3 // 4, 2), BATCH, length)]
     if name == "bbox":
         corner = draws.integers(0, 500, BATCH, LENGTH, 2)
         return [torch.cat([corner, corner + draws.integers(1, 400, BATCH, LENGTH, 2)], -1)]

@@ -109,7 +109,7 @@ def certify(model: str | Path | Mapping[str, Any], *, prefix: bool = False) -> C
         return Certificate(where, model_type, unclear=why.why)
     if tokens:
         sites = [replace(site, spec=replace(site.spec, prefix=tokens)) if site.takes_prefix else site for site in sites]
-    return Certificate(where, model_type, tuple(Finding(site, judge(site.spec)) for site in sites))
+    return Certificate(where, model_type, tuple(Finding(site, judge(site.spec, site.carries)) for site in sites))
 
 
 ADAPTER = "adapter_config.json"
@@ -140,9 +140,13 @@ SHIFT = {
 }
 
 
-def judge(spec: AttentionSpec) -> dict[str, Verdict]:
-    """The verdicts on b_q, b_k and b_v under this attention."""
-    return {"q": judge_query(spec), "k": judge_key(spec), "v": judge_value(spec)}
+def judge(spec: AttentionSpec, carries: bool = True) -> dict[str, Verdict]:
+    """The verdicts on b_q, b_k and b_v under this attention; carries: a b_o is added after it, or could be."""
+    value = judge_value(spec)
+    if value.status == "foldable" and not carries:
+        why = "b_v is one shift, but in this configuration no b_o is added that could carry it"
+        value = replace(value, status="active", theorem="V1", reason=why, notes=absent(spec, "v"), witness=None)
+    return {"q": judge_query(spec), "k": judge_key(spec), "v": value}
 
 
 def absent(spec: AttentionSpec, bias: str) -> tuple[str, ...]:

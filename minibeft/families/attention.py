@@ -25,6 +25,7 @@ class Site:
     takes_prefix  prefix tuning gives it keys and values
     exact         the spec has every number that the model needs; False: only what verdicts depend on (of yarn's rotary
                   positions the dims, but not the frequencies)
+    carries       a bias after the output projection is added where there is one; False: it is not
     """
 
     name: str
@@ -32,6 +33,7 @@ class Site:
     spec: AttentionSpec
     takes_prefix: bool = True
     exact: bool = True
+    carries: bool = True
 
 
 @dataclass(frozen=True)

@@ -208,9 +208,18 @@ NEOX = Family(
         fused={"attention.query_key_value": True},
     ),
 )
+
+
+def bloom_sites(c: Reader, site: Site) -> list[Site]:
+    """slow_but_exact multiplies with W_o slice by slice, and forgets b_o."""
+    sliced = c.flag("slow_but_exact", False) and c.count("pretraining_tp", 1) > 1
+    return [replace(site, carries=not sliced)]
+
+
 BLOOM = Family(
     "bloom",
     Keys(
+        sites=bloom_sites,
         names=("n_embed|hidden_size", "n_head|num_attention_heads", "n_layer|num_hidden_layers"),
         sizes=(64, 8, 2),
         causal=True,

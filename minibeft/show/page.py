@@ -15,7 +15,7 @@ th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px soli
 .wide { overflow-x: auto; }
 figure { margin: 1.5rem 0; }
 svg { width: 100%; height: auto; }
-.note { opacity: .75; font-size: .9em; }
+.note { opacity: .75; font-size: .9em; overflow-wrap: anywhere; }
 """.strip()
 
 

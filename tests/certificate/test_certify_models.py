@@ -229,3 +229,11 @@ def test_the_check_can_fail():
     assert change(bert, bert_says, "bert", "v", fold=False) > MOVED
     sink, sink_says = build("gpt_oss")
     assert change(sink, sink_says, "gpt_oss", "v", fold=True) > MOVED
+
+
+def test_a_bloom_that_forgets_its_output_bias_does_not_fold():
+    """slow_but_exact with several slices never adds b_o; with one slice it does."""
+    raw = {"model_type": "bloom", "slow_but_exact": True}
+    assert certify({**raw, "pretraining_tp": 4}).verdict("v").status == "active"
+    assert certify({**raw, "pretraining_tp": 4}).verdict("k").status == "null"
+    assert certify({**raw, "pretraining_tp": 1}).verdict("v").status == "foldable"
