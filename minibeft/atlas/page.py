@@ -11,6 +11,9 @@ from minibeft.show.record import made_by
 HEADER = ("model type", "b_k", "why", "b_v", "why not", "dead entries", "certify")
 MOST_ROWS = 40
 STYLE = """
+body { max-width: 76rem; }
+td { vertical-align: top; }
+td:first-child, td:nth-child(3) { max-width: 18rem; overflow-wrap: anywhere; }
 input { font: inherit; width: 100%; box-sizing: border-box; padding: .4rem .6rem; margin: .5rem 0; }
 th button { all: unset; cursor: pointer; font-weight: bold; }
 th button:focus-visible { outline: 2px solid; }
@@ -24,6 +27,7 @@ td:nth-child(6) { text-align: right; }
   tr { border-bottom: 1px solid #8886; padding: .4rem 0; }
   tr[hidden] { display: none; }
   td { display: inline; overflow-wrap: anywhere; }
+  td:first-child, td:nth-child(3) { max-width: none; }
   td:first-child { display: block; font-weight: bold; }
   td:empty { display: none; }
   td:nth-child(2)::before { content: "b_k "; opacity: .75; }

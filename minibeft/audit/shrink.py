@@ -113,9 +113,8 @@ class Way:
 def usual(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What models need and this configuration leaves open."""
     heads, width = raw.get("num_attention_heads"), raw.get("hidden_size")
-    fits = type(heads) is int and type(width) is int
     numbers = {
-        "head_dim": width // heads if fits else None,
+        "head_dim": width // heads if isinstance(width, int) and isinstance(heads, int) else None,
         "num_key_value_heads": heads,
         "num_experts_per_tok": 2,
         "sliding_window": 8,

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ def stranger(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(FAMILIES, "codegen", raising=False)
 
 
-def certified(folder: Path, raw: dict[str, object]) -> tuple[str, dict[str, object]]:
+def certified(folder: Path, raw: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     (folder / "config.json").write_text(json.dumps(raw))
     done = CliRunner().invoke(app, ["certify", str(folder), "--json", str(folder / "record.json")])
     assert done.exit_code == 0, done.output
