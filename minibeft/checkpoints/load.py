@@ -90,7 +90,7 @@ def load_model(
     left_out = task is not None or body.leaves_out(raw.get("architectures"))
     if left_out and task is None:
         log.warning("%s: the head of %s is left out; hidden states are computed", folder, raw["architectures"][0])
-    prefix = body.prefix if any(name.startswith(body.prefix) for name in tensors) else ""
+    prefix = body.lead(tensors)
     if config.task == "hidden" and not config.causal:
         config = replace(config, pooler=f"{prefix}pooler.dense.weight" in tensors)
     for i in range(config.layers):  # before so many are built

@@ -103,12 +103,19 @@ def encodings(tokenizer: Tokenizer, texts: Sequence[Any], max_length: int | None
 
 def encode_for(config: ModelConfig, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
     """The batch that a model of this configuration is given: cut to its positions, held against its tables."""
+    require_texts(config)
     batch = encode(tokenizer, texts, pad=config.pad, max_length=room(config))
     rows, longest = batch["input_ids"].shape
     if rows * longest**2 > MOST_WEIGHTS:
         raise BadInput(f"{rows} texts of up to {longest} tokens may not fit in memory; give fewer, or shorter lines")
     require_rows(config, batch["input_ids"], batch["token_type_ids"])
     return batch
+
+
+def require_texts(config: ModelConfig) -> None:
+    """BadInput for a model of images or speech."""
+    if config.features is not None:
+        raise BadInput(f"this {config.family} model reads no texts; verify, inspect and simplify take it")
 
 
 def room(config: ModelConfig) -> int | None:

@@ -5,12 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from minibeft.cli.console import CHANGE, LOOK, Json, Model, place, save, tell
+from minibeft.cli.console import CHANGE, LOOK, Json, Model, Text, place, save, tell
 
 app = typer.Typer()
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="the new folder; it must not exist or be empty")]
-Text = Annotated[Path | None, typer.Option(metavar="FILE", help="sentences, one a line; default: a few built in")]
 
 
 @app.command(rich_help_panel=LOOK)

@@ -47,6 +47,13 @@ Json = Annotated[
         "--json", metavar="FILE", help="write every number to this file; -: to standard output", callback=place
     ),
 ]
+Text = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="sentences, one a line; of images an image or .npy, of speech .npy; default: built in, or random",
+    ),
+]
 # The groups of commands that the help shows.
 LOOK, ASK, CHANGE, TRAIN = "See and measure", "Prove", "Change a checkpoint", "Train and use"
 

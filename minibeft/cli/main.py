@@ -10,7 +10,7 @@ import minibeft
 from minibeft.cli.audit import app as auditing
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
-from minibeft.cli.console import ASK, LOOK, Json, Model, execute, picture, place, run, save, tell
+from minibeft.cli.console import ASK, LOOK, Json, Model, Text, execute, picture, place, run, save, tell
 from minibeft.cli.predict import app as prediction
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
@@ -49,6 +49,7 @@ def verify(
         str | None, typer.Option(help="hidden, classification, tokens or lm; default: what the file names")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of the redrawn biases")] = 0,
+    text: Text = None,
 ) -> None:
     """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
     from minibeft.show.progress import steps
@@ -56,7 +57,7 @@ def verify(
     from minibeft.verification.verify import STEPS, verify
 
     with steps(f"verify {model}", STEPS) as begin:
-        report = verify(model, task=as_task(task), seed=seed, progress=begin)
+        report = verify(model, task=as_task(task), seed=seed, inputs=text, progress=begin)
     tell(*render(report))
     save(json_file, report.as_json())
     raise typer.Exit(0 if report.ok else 1)

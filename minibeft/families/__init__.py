@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minibeft.errors import BadInput
-from minibeft.families import bert, certified, decoders, encoder_decoder, gpt, llama
+from minibeft.families import bert, certified, decoders, encoder_decoder, gpt, images, llama
 from minibeft.families.family import Body, Family
 from minibeft.models.config import ModelConfig, Task
 
@@ -12,7 +12,7 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(*certified.FAMILIES, *decoders.FAMILIES),
-        *(*bert.FAMILIES, *gpt.FAMILIES, *llama.FAMILIES, *encoder_decoder.FAMILIES),
+        *(*bert.FAMILIES, *gpt.FAMILIES, *llama.FAMILIES, *images.FAMILIES, *encoder_decoder.FAMILIES),
     )
 }
 # Of those that models/ can run.

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from minibeft.families.attention import Keys, Site, Switch
+from minibeft.families.attention import Keys, Site
 from minibeft.families.family import Body, Family, Vocabulary, learned
 from minibeft.families.reading import Reader
 
@@ -231,8 +231,4 @@ DISTILBERT = Family(
         vocabulary=BERT_BODY.vocabulary,
     ),
 )
-VIT = Family(
-    "vit",
-    Keys(dropout=("attention_probs_dropout_prob", 0.0), biases=Switch("qkv_bias", "qkv", default=True, always="o")),
-)
-FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC, ERNIE, ELECTRA, DISTILBERT, VIT)
+FAMILIES = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC, ERNIE, ELECTRA, DISTILBERT)

@@ -10,6 +10,7 @@ from minibeft.families.attention import MOST_LAYERS, Keys, Site, Switch
 from minibeft.families.bert import with_cross
 from minibeft.families.encoder_decoder import three_sites
 from minibeft.families.family import Family
+from minibeft.families.images import VIT
 from minibeft.families.llama import LLAMA
 from minibeft.families.reading import Reader
 from minibeft.theory.rotary import Rotary
@@ -127,9 +128,7 @@ def bart(kind: str, width: int, heads: int, layers: int, decoder: int | None = N
 
 
 BERT_LIKE = Keys(dropout=("attention_probs_dropout_prob", 0.1))
-VIT_LIKE = Keys(
-    dropout=("attention_probs_dropout_prob", 0.0), biases=Switch("qkv_bias", "qkv", default=True, always="o")
-)
+VIT_LIKE = VIT.attention
 CONVOLUTION = ("conv_bias", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "conv_pos_kernel_size")
 SPEECH = Keys(dropout=("attention_dropout", 0.1), sites=aside(*CONVOLUTION, "conv_pos_batch_norm", "adapter_attn_dim"))
 T5_LIKE = Keys(
@@ -166,7 +165,7 @@ ENCODERS = (
 )  # fmt: skip
 IMAGES = (
     *(Family(kind, VIT_LIKE) for kind in ("deit", "vit_msn", "ijepa", "vivit", "audio-spectrogram-transformer")),
-    *(Family(kind, replace(VIT_LIKE, sites=aside("layerscale_value"))) for kind in ("dinov2", "dinov2_with_registers")),
+    Family("dinov2_with_registers", replace(VIT_LIKE, sites=aside("layerscale_value"))),
     *(Family(kind, replace(VIT_LIKE, biases="qvo", sites=beit_sites)) for kind in ("beit", "data2vec-vision")),
     Family("yolos", replace(VIT_LIKE, sites=aside("use_mid_position_embeddings"))),
     Family("vit_mae", replace(VIT_LIKE, sites=masked_autoencoder(

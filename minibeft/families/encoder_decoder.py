@@ -1,10 +1,15 @@
-"""T5 and Whisper: an encoder, a causal decoder, and the decoder's attention to the encoder."""
+"""T5 and Whisper: an encoder, a causal decoder, and the decoder's attention to the encoder.
+
+Of Whisper the encoder runs.
+"""
 
 from dataclasses import replace
+from typing import Any
 
 from minibeft.families.attention import MOST_LAYERS, Keys, Site
-from minibeft.families.family import Family
+from minibeft.families.family import Body, Family
 from minibeft.families.reading import Reader
+from minibeft.models.features import Spectrogram
 from minibeft.theory.variants import AttentionSpec
 
 
@@ -39,6 +44,15 @@ def whisper_sites(c: Reader, site: Site) -> list[Site]:
     return three_sites(site, decoder, c.count("decoder_layers", 4, most=MOST_LAYERS))
 
 
+def whisper_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
+    """The other keys are the decoder's, or of a head or a training that is not here."""
+    c.read.update(("decoder_layerdrop", "decoder_ffn_dim", "scale_embedding", "forced_decoder_ids", "vocab_size"))
+    c.read.update(("classifier_proj_size", "use_weighted_layer_sum", "median_filter_width", "apply_spec_augment"))
+    c.read.update(f"mask_{kind}_{key}" for kind in ("time", "feature") for key in ("prob", "length", "min_masks"))
+    speech = Spectrogram(c.count("num_mel_bins", 80), c.count("max_source_positions", 1500))
+    return {"features": speech, "embedding_dropout": values["dropout"]}
+
+
 T5 = Family(
     "t5",
     Keys(
@@ -54,10 +68,45 @@ T5 = Family(
 WHISPER = Family(
     "whisper",
     Keys(
-        names=("d_model", "encoder_attention_heads|num_attention_heads|num_key_value_heads", "encoder_layers"),
+        names=(
+            "d_model|hidden_size",
+            "encoder_attention_heads|num_attention_heads|num_key_value_heads",
+            "encoder_layers|num_hidden_layers",
+        ),
         sizes=(384, 6, 4),
         biases="qvo",
         sites=whisper_sites,
+    ),
+    Body(
+        stem="Whisper",
+        base="Encoder",
+        prefix="model.encoder.",
+        inside="encoder.",
+        part="encoder self-attention",
+        names={
+            "embed.near": "conv1",
+            "embed.far": "conv2",
+            "embed.positions": "embed_positions",
+            "blocks.{i}.attention.q": "layers.{i}.self_attn.q_proj",
+            "blocks.{i}.attention.k": "layers.{i}.self_attn.k_proj",
+            "blocks.{i}.attention.v": "layers.{i}.self_attn.v_proj",
+            "blocks.{i}.attention.o": "layers.{i}.self_attn.out_proj",
+            "blocks.{i}.norm1": "layers.{i}.self_attn_layer_norm",
+            "blocks.{i}.mlp.up": "layers.{i}.fc1",
+            "blocks.{i}.mlp.down": "layers.{i}.fc2",
+            "blocks.{i}.norm2": "layers.{i}.final_layer_norm",
+            "norm": "layer_norm",
+        },
+        heads={},
+        keys={
+            "encoder_ffn_dim": ("inner", 1536),
+            "activation_function": ("activation", "gelu"),
+            "dropout": ("dropout", 0.0),
+        },
+        fixed={"vocab": 0, "norm": "layer", "eps": 1e-5, "residual": "pre", "tied": True},
+        only={"is_encoder_decoder": (True, False), "encoder_layerdrop": (0.0,), "activation_dropout": (0.0,)},
+        rest=whisper_rest,
+        copies={},
     ),
 )
 FAMILIES = (T5, WHISPER)

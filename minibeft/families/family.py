@@ -1,7 +1,7 @@
 """A model family as data: how config.json tells of its attention, and, where models/ can run it, of all the rest."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
 # Ends of the class names of other heads, whose backbone's hidden states are computed.
 LEFT_OUT = (
     "ForTokenClassification ForQuestionAnswering ForPreTraining ForNextSentencePrediction ForMultipleChoice "
-    "ForSequenceClassification"
+    "ForSequenceClassification ForMaskedImageModeling ForConditionalGeneration ForAudioClassification Model"
 ).split()
 MOST_LABELS = 2**16
 # A decoder's classifier, of texts or of tokens.
@@ -65,8 +65,10 @@ class Vocabulary:
 class Body:
     """One model family as Hugging Face lays it out.
 
-    stem, base, lm of transformers' class names: BertModel, BertForMaskedLM
+    stem, base, lm, classes  of transformers' class names: BertModel, BertForMaskedLM, BertForSequenceClassification
     prefix         what stands before the backbone's tensor names when the checkpoint also has a head
+    inside         what stands there when the backbone is a part of another one
+    part           the name of the kind of attention that the backbone has, where the model has others too
     names          our module (or parameter) → theirs, in the backbone; {i} is the layer
     heads          the same for each task's head, without prefix
     keys           their configuration key → our ModelConfig field and the default
@@ -90,6 +92,9 @@ class Body:
     heads: Mapping[Task, Mapping[str, str]] = field(default_factory=lambda: {**TEXTS, "tokens": SCORE})
     base: str = "Model"
     lm: str = "ForCausalLM"
+    classes: str = "ForSequenceClassification"
+    inside: str | None = None
+    part: str | None = None
     mlp_bias: bool | Switch = True
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     rest: Callable[[Reader, dict[str, Any]], dict[str, Any]] = lambda _c, _values: {}
@@ -105,7 +110,7 @@ class Body:
         """Class name → task."""
         ends = {
             "hidden": self.base,
-            "classification": self.base.removesuffix("Model") + "ForSequenceClassification",
+            "classification": self.base.removesuffix("Model") + self.classes,
             "tokens": "ForTokenClassification",
             "lm": self.lm,
         }
@@ -114,7 +119,12 @@ class Body:
     @property
     def decodes(self) -> bool:
         """Whether it is a decoder."""
-        return self.lm != "ForMaskedLM"
+        return "lm" in self.heads and self.lm != "ForMaskedLM"
+
+    def lead(self, names: Collection[str]) -> str:
+        """What stands before the backbone's names in a checkpoint with these tensors."""
+        leads = [lead for lead in (self.prefix, self.inside) if lead is not None]
+        return next((lead for lead in leads if any(name.startswith(lead) for name in names)), "")
 
     def leaves_out(self, names: Any) -> bool:
         """Whether `architectures` names a head that stands on the hidden states and is not computed here."""
@@ -160,7 +170,8 @@ class Family:
         c, body = Reader(raw, where), self.body
         assert body is not None
         c.only({**ONLY, **body.only})
-        layers, mlp = computable(c, self.attention.read(c)), body.mlp_bias
+        sites = [site for site in self.attention.read(c) if body.part in (None, site.name)]
+        layers, mlp = computable(c, sites), body.mlp_bias
         values = dict(body.fixed) | {"attention": layers, "width": layers[0].width}
         values |= {
             ours: READ.get(ours, Reader.get)(c, theirs, default) for theirs, (ours, default) in body.keys.items()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from minibeft.models.features import Patches, Spectrogram
 from minibeft.models.layers import Learned
 from minibeft.theory.variants import AttentionSpec
 
@@ -19,8 +20,12 @@ class ModelConfig:
     biases   which of the modules q, k, v, o (attention) and mlp carry a bias; norms of kind "layer" always do
     residual "post" norms after each addition (BERT), "pre" norms each branch's input (OPT, LLaMA), "parallel" feeds
              both branches from one norm (GPT-J), "twin" feeds them from a norm each (GPT-NeoX), "sandwich" norms each
-             branch's input and output (Gemma 2)
+             branch's input and output (Gemma 2), "scaled" norms each branch's input and multiplies its output by a
+             learned vector (DINOv2)
     embedding_width  None: C; else a linear map leads from the embeddings to C. embedding_scale multiplies token vectors
+    features images or spectrograms, which are then read in place of tokens; vocab is 0
+    reads    what of the hidden states a classifier reads: the first token through a dense layer, the first token, or
+             that and the mean of the others beside it
     head_activation  of a masked-token head; pooler_activation: of a classifier's dense layer, before which drops_twice
                      drops as well; logit_cap: the most that a token's logit can be
     decodes  a decoder: its language-model head predicts the next token, and a text is classified by its last token
@@ -37,7 +42,8 @@ class ModelConfig:
     biases: frozenset[str]
     norm: Literal["layer", "rms", "rms+1"]
     eps: float
-    residual: Literal["post", "pre", "parallel", "twin", "sandwich"]
+    residual: Literal["post", "pre", "parallel", "twin", "sandwich", "scaled"]
+    features: Patches | Spectrogram | None = None
     positions: Learned | None = None
     gated: bool = False
     embedding_norm: bool = False
@@ -48,6 +54,7 @@ class ModelConfig:
     tied: bool = False
     head_bias: bool = False
     head_activation: str = "gelu"
+    reads: Literal["dense", "first", "first and mean"] = "dense"
     pooler_activation: str = "tanh"
     drops_twice: bool = False
     logit_cap: float | None = None

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.models.config import ModelConfig
+from minibeft.models.features import ImageEmbeddings, SpeechEmbeddings
 from minibeft.models.layers import Linear, make_norm
 from minibeft.models.packed.dropout import make_dropout
 
@@ -17,6 +18,13 @@ def look_up(table: nn.Embedding, ids: Int[Tensor, "*T"], what: str) -> Float[Ten
         raise ValueError(
             f"{what} run from {int(ids.min())} to {int(ids.max())}, the model knows 0 to {table.num_embeddings - 1}"
         ) from error
+
+
+def make_embeddings(c: ModelConfig, *, same_dropout: bool) -> "Embeddings | ImageEmbeddings | SpeechEmbeddings":
+    """Of tokens, or of the features that the model reads in their place."""
+    if c.features is None:
+        return Embeddings(c, same_dropout=same_dropout)
+    return c.features.embeddings(c.width, c.embedding_dropout, same_dropout=same_dropout)
 
 
 class Embeddings(nn.Module):

@@ -23,7 +23,7 @@ class ClassificationHead(nn.Module):
         self.drop = nn.Dropout(c.classifier_dropout)
         self.drops_twice, self.act = c.drops_twice, ACTIVATIONS[c.pooler_activation]
 
-    def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor) -> Float[Tensor, "B labels"] | None:
+    def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor | None) -> Float[Tensor, "B labels"] | None:
         if self.out is None:
             return None
         first = self.drop(hidden[:, 0]) if self.drops_twice else hidden[:, 0]
@@ -60,6 +60,19 @@ class TokenHead(nn.Module):
         return self.out(hidden)
 
 
+class LinearHead(nn.Module):
+    """logits = out(first token), or with `mean` of the first token and the mean of the others beside it."""
+
+    def __init__(self, c: ModelConfig, *, mean: bool):
+        super().__init__()
+        self.mean = mean
+        self.out = nn.Linear(c.width * (1 + mean), c.labels)
+
+    def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor | None) -> Float[Tensor, "B labels"]:
+        first = hidden[:, 0]
+        return self.out(torch.cat((first, hidden[:, 1:].mean(1)), -1) if self.mean else first)
+
+
 class LMHead(nn.Module):
     """Next-token logits: a linear map, tied to the token embedding when the configuration says so."""
 
@@ -88,13 +101,15 @@ class MaskedLMHead(nn.Module):
         return self.logits(self.norm(self.act(self.dense(hidden))), embedding)
 
 
-Head = ClassificationHead | LastTokenHead | TokenHead | LMHead | MaskedLMHead
+Head = ClassificationHead | LinearHead | LastTokenHead | TokenHead | LMHead | MaskedLMHead
 
 
 def make_head(c: ModelConfig) -> Head | None:
     """The head of this task, or None for hidden states alone."""
     if c.task == "classification" and c.decodes:
         return LastTokenHead(c)
+    if c.task == "classification" and c.reads != "dense":
+        return LinearHead(c, mean=c.reads == "first and mean")
     if c.task == "tokens":
         return TokenHead(c)
     if c.task == "classification" or c.pooler:

@@ -69,6 +69,17 @@ class LayerNorm(nn.LayerNorm):
         return normed.add_(self.sets.picked(len(input)))
 
 
+class Scale(nn.Module):
+    """x · weight, entry by entry of the last axis."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
+        return x * self.weight
+
+
 def make_norm(kind: str, width: int, eps: float) -> nn.Module:
     """LayerNorm or RMSNorm over the last axis."""
     return LayerNorm(width, eps=eps) if kind == "layer" else RMSNorm(width, eps, offset=kind == "rms+1")

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minibeft.models.config import Backend, ModelConfig
-from minibeft.models.embeddings import Embeddings
+from minibeft.models.embeddings import Embeddings, make_embeddings
 from minibeft.models.heads import ClassificationHead, LastTokenHead, make_head
-from minibeft.models.layers import MLP, Linear, RMSNorm, make_norm
+from minibeft.models.layers import MLP, Linear, RMSNorm, Scale, make_norm
 from minibeft.models.packed.dropout import make_dropout
 from minibeft.models.packed.frozen import frozen_linear
 from minibeft.models.packed.packing import Packing, Packings
@@ -122,8 +122,7 @@ class Block(nn.Module):
         self.mlp = MLP(c.width, c.inner, c.activation, gated=c.gated, bias="mlp" in c.biases)
         self.norm1 = make_norm(c.norm, c.width, c.eps)
         self.norm2 = None if c.residual == "parallel" else make_norm(c.norm, c.width, c.eps)
-        behind = c.residual == "sandwich"
-        self.after1, self.after2 = (make_norm(c.norm, c.width, c.eps) if behind else nn.Identity() for _ in range(2))
+        self.after1, self.after2 = make_after(c), make_after(c)
         self.drop = make_dropout(c.dropout, same=backend == "plain")
 
     def forward(self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None) -> Float[Tensor, "B T C"]:
@@ -140,11 +139,18 @@ class Block(nn.Module):
             z = y[rows] if self.norm2 is None else self.norm2(x[rows])
             return x[rows] + self.drop(attention(y)) + self.drop(self.mlp(z))
         assert self.norm2 is not None
-        if self.residual in ("pre", "sandwich"):
+        if self.residual in ("pre", "sandwich", "scaled"):
             x = x[rows] + self.drop(self.after1(attention(self.norm1(x))))
             return x + self.drop(self.after2(self.mlp(self.norm2(x))))
         x = self.norm1(x[rows] + self.drop(attention(x)))
         return self.norm2(x + self.drop(self.mlp(x)))
+
+
+def make_after(c: ModelConfig) -> nn.Module:
+    """What a branch goes through before it is added."""
+    if c.residual == "scaled":
+        return Scale(c.width)
+    return make_norm(c.norm, c.width, c.eps) if c.residual == "sandwich" else nn.Identity()
 
 
 def additive_mask(
@@ -173,11 +179,12 @@ def additive_mask(
 
 
 class Transformer(nn.Module):
-    """model(input_ids, attention_mask=None, token_type_ids=None) → Output(hidden, logits).
+    """model(input_ids, attention_mask=None, token_type_ids=None), or model(features=…) → Output(hidden, logits).
 
-    attention_mask is 1 for real tokens and 0 for padding, on either side. backend: "fused" uses torch's fused
-    attention, "plain" the formula of attention.py, "triton" the kernels of kernels/ for the three projections (on a
-    GPU; elsewhere their plain reference). fresh: the names of parameters that no checkpoint gave.
+    attention_mask is 1 for real tokens and 0 for padding, on either side. features: images or spectrograms, all of
+    them real. backend: "fused" uses torch's fused attention, "plain" the formula of attention.py, "triton" the kernels
+    of kernels/ for the three projections (on a GPU; elsewhere their plain reference). fresh: the names of parameters
+    that no checkpoint gave.
     """
 
     fresh: frozenset[str] = frozenset()
@@ -185,22 +192,19 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, backend: Backend = "fused"):
         super().__init__()
         self.config, self.backend = config, backend
-        self.embed = Embeddings(config, same_dropout=backend == "plain")
+        self.embed = make_embeddings(config, same_dropout=backend == "plain")
         self.blocks = nn.ModuleList(Block(config, spec, backend) for spec in config.attention)
         self.norm = None if config.residual == "post" else make_norm(config.norm, config.width, config.eps)
         self.head = make_head(config)
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B T"],
+        input_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Int[Tensor, "B T"] | None = None,
         token_type_ids: Int[Tensor, "B T"] | None = None,
+        features: Float[Tensor, "B channels *grid"] | None = None,
     ) -> Output:
-        for name, value in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
-            if value is not None and value.shape != input_ids.shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, input_ids {tuple(input_ids.shape)}")
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        x = self.embed(input_ids, real, token_type_ids)
+        x = self.embedded(input_ids, attention_mask, token_type_ids, features)
         places = torch.arange(x.shape[1], device=x.device)
         kinds = set(self.config.attention)  # one or two: with and without a window, or a rotation
         masks = {spec: additive_mask(attention_mask, x.shape[1], spec, x) for spec in kinds}
@@ -209,8 +213,29 @@ class Transformer(nn.Module):
             x = block(x, masks[spec], turns.get(spec))
         hidden = x if self.norm is None else self.norm(x)
         if isinstance(self.head, LastTokenHead):
+            assert input_ids is not None
+            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             return Output(hidden, self.head(hidden, input_ids, real))
-        return Output(hidden, None if self.head is None else self.head(hidden, self.embed.tokens.weight))
+        return Output(hidden, None if self.head is None else self.head(hidden, self.token_vectors))
+
+    @property
+    def token_vectors(self) -> Float[Tensor, "V E"] | None:
+        """Which a head may be tied to; None where features are read."""
+        return self.embed.tokens.weight if isinstance(self.embed, Embeddings) else None
+
+    def embedded(
+        self, ids: Tensor | None, mask: Tensor | None, types: Tensor | None, features: Tensor | None
+    ) -> Float[Tensor, "B T C"]:
+        """The first hidden states, of what the model reads."""
+        reads, other = ("input_ids", features) if self.config.features is None else ("features", ids)
+        if (given := features if ids is None else ids) is None or other is not None:
+            raise ValueError(f"this {self.config.family} model reads {reads}, and those alone must be given")
+        if reads == "features":
+            return self.embed(given)
+        for name, value in (("attention_mask", mask), ("token_type_ids", types)):
+            if value is not None and value.shape != given.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, input_ids {tuple(given.shape)}")
+        return self.embed(given, torch.ones_like(given) if mask is None else mask, types)
 
     def classify(
         self,
@@ -229,7 +254,7 @@ class Transformer(nn.Module):
             return logits
         packing = Packing(attention_mask, self.config.heads)
         x = self.first_states(input_ids, attention_mask, token_type_ids, packing)
-        logits = self.head(x[:, None], self.embed.tokens.weight)
+        logits = self.head(x[:, None], self.token_vectors)
         assert logits is not None
         return logits
 

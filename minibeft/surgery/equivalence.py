@@ -16,14 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minibeft.checkpoints.door import checked
-from minibeft.checkpoints.tokenizer import encode_for, load_tokenizer
 from minibeft.errors import BadInput
-from minibeft.models.config import ModelConfig
 from minibeft.models.transformer import Transformer
 from minibeft.theory.agreement import distance, explained, within
 from minibeft.verification.probe import Batch
-from minibeft.verification.sentences import SENTENCES
 
 
 @dataclass(frozen=True)
@@ -67,21 +63,6 @@ class Agreement:
                     f"{folder}: nothing was written; in {difference.dtype} the new outputs differ by "
                     f"{difference.value:.3g}, and rounding explains only {difference.allowed:.3g}"
                 )
-
-
-def read_sentences(folder: Path, text: Path | None, config: ModelConfig) -> Batch:
-    """The built-in sentences, or the lines of a text file, as one padded batch of the folder's own tokenizer, cut to
-    the positions that the model has."""
-    lines: tuple[str, ...] = SENTENCES
-    if text is not None:
-        try:
-            found = checked(text, links=True).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{text}: cannot be read as UTF-8 text ({error}); give one sentence a line") from error
-        lines = tuple(line.strip() for line in found if line.strip())
-        if not lines:
-            raise BadInput(f"{text}: holds no sentence; give one a line")
-    return encode_for(config, load_tokenizer(folder), lines)
 
 
 @contextmanager
@@ -140,8 +121,9 @@ def compare(intended: Transformer, written: Transformer, exact: Mapping[str, Ten
     allowed = explained(distance(single, gold), largest, torch.float64, sampled_in=torch.float32, roundings=2)
     rounded = explained(distance(plain, gold), largest, dtype)
     return Agreement(
-        len(batch["input_ids"]),
+        len(batch["attention_mask"]),
         largest,
         Difference("float64", distance(unrounded, gold), allowed),
         Difference(str(dtype).removeprefix("torch."), distance(candidate, gold), rounded),
+        "sentences" if intended.config.features is None else intended.config.features.plural,
     )

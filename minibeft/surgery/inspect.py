@@ -11,8 +11,10 @@ from typing import Any
 
 from minibeft.certificate.certify import Certificate, certify
 from minibeft.checkpoints.find import find
-from minibeft.checkpoints.tensors import is_buffer, open_tensors, read_json
-from minibeft.families import BODIES
+from minibeft.checkpoints.layouts import apart
+from minibeft.checkpoints.tensors import Lazy, is_buffer, open_tensors, read_json
+from minibeft.errors import BadInput
+from minibeft.families import BODIES, read_config
 from minibeft.models.biases import BIAS_TERMS
 from minibeft.surgery.simplify import Step, plan
 
@@ -53,7 +55,8 @@ class Inspection:
 def inspect(model: str | Path) -> Inspection:
     """All bias tensors of a folder, hub id or "minilm", grouped over layers."""
     folder = find(model)
-    raw, tensors = read_json(folder / "config.json"), open_tensors(folder)
+    raw = read_json(folder / "config.json")
+    tensors = tensors_of(folder, raw)
     kind, again = raw.get("model_type", ""), copies(raw, tensors)
     groups: dict[tuple[str, tuple[int, ...]], list[float]] = {}
     total = 0
@@ -81,6 +84,17 @@ def copies(raw: Mapping[str, Any], tensors: Collection[str]) -> set[str]:
         return set()
     firsts = {theirs: body.their_name(ours, "lm", body.prefix) for theirs, ours in body.copies.items()}
     return {theirs for theirs, first in firsts.items() if first in tensors}
+
+
+def tensors_of(folder: Path, raw: dict[str, Any]) -> dict[str, Lazy]:
+    """The tensors of the folder, those that hold q, k and v in one as three, where the configuration says how."""
+    tensors = open_tensors(folder)
+    if raw.get("model_type") not in BODIES:
+        return tensors
+    try:
+        return apart(tensors, read_config(raw, "hidden", str(folder / "config.json")), folder)
+    except BadInput:
+        return tensors
 
 
 def numbers(name: str) -> list[int]:

@@ -35,9 +35,9 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
 from minibeft.show.files import MARK, write
-from minibeft.surgery.equivalence import read_sentences
 from minibeft.theory.attention import attention_weights
 from minibeft.theory.instance import Instance
+from minibeft.verification.inputs import read_inputs
 from minibeft.verification.probe import probe
 
 BITS = (8, 4, 3)
@@ -182,8 +182,8 @@ def quantkeys(model: str | Path, *, text: Path | None = None) -> Study:
     folder = find(model)
     require_freedom(folder)
     loaded = load_model(folder, task="hidden", dtype=torch.float32)
-    batch = read_sentences(folder, text, loaded.config)
-    if len(batch["input_ids"]) < 2:
+    batch = read_inputs(folder, text, loaded.config)
+    if len(batch["attention_mask"]) < 2:
         raise BadInput(f"{text}: holds one sentence; the shift is found on one half and measured on the other")
     halves = [{name: value[start::2] for name, value in batch.items()} for start in (0, 1)]
     found, held = (probe(loaded, half) for half in halves)
@@ -199,7 +199,7 @@ def quantkeys(model: str | Path, *, text: Path | None = None) -> Study:
         for bits, (name, values) in product(BITS, shifts.items()):
             errors = [errors_of(layer, s, reals[1], quantiser, bits) for layer, s in zip(held, values, strict=True)]
             rows.append(Row(quantiser.name, bits, name, **summarise(torch.tensor(errors, dtype=torch.float64))))
-    found_on, measured_on = (len(half["input_ids"]) for half in halves)
+    found_on, measured_on = (len(half["attention_mask"]) for half in halves)
     kept = tuple(mean[:, 0] for mean in means)
     return Study(str(model), loaded.config.head_size, found_on, measured_on, tuple(rows), kept)
 

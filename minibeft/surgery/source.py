@@ -17,7 +17,8 @@ from minibeft.families import BODIES, FAMILIES, Body, named_family, read_config
 from minibeft.families.attention import Switch
 from minibeft.models.config import ModelConfig, Task
 from minibeft.models.transformer import Transformer
-from minibeft.surgery.equivalence import Agreement, compare, read_sentences
+from minibeft.surgery.equivalence import Agreement, compare
+from minibeft.verification.inputs import read_inputs
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Source:
     @cached_property
     def prefix(self) -> str:
         """What stands before the backbone's names in the files."""
-        return self.body.prefix if any(name.startswith(self.body.prefix) for name in self.tensors) else ""
+        return self.body.lead(self.tensors)
 
     def name(self, ours: str) -> str:
         """The name in the files."""
@@ -120,7 +121,7 @@ def write_verified(
     exact   by our names, the changed parameters before they were rounded to the file's type
     extras  further files of the new folder
     """
-    batch = read_sentences(source.folder, text, source.config)
+    batch = read_inputs(source.folder, text, source.config)
     rewrite_folder(source.folder, ready, in_file(source, edit))
     for name, content in (extras or {}).items():
         (ready / name).parent.mkdir(parents=True, exist_ok=True)

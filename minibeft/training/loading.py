@@ -12,7 +12,7 @@ from torch import nn
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
-from minibeft.checkpoints.tokenizer import load_tokenizer, require_rows
+from minibeft.checkpoints.tokenizer import load_tokenizer, require_rows, require_texts
 from minibeft.errors import BadInput
 from minibeft.families import named_family
 from minibeft.models.biases import head_parameters
@@ -106,10 +106,13 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
     file = source / "config.json"
     if not is_prompted(task.name, named_family(read_json(file), str(file))):
         with head_to_come():
-            return load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
+            model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
+        require_texts(model.config)
+        return model
     find_prompt(task)
     dtype = None if settings.dtype == "bfloat16" else torch.float32
     model = load_model(source, dtype=dtype, backend=settings.backend)
+    require_texts(model.config)
     if model.config.task != "lm":
         raise BadInput(f"{file}: architectures names no language model, which a prompt needs")
     return model

@@ -89,7 +89,7 @@ class Stack:
             first = self.model.first_states(*together(own, self.model.config.pad or 0), packings)
         for i, states in zip(numbers, first.split(packings.sequences), strict=True):
             with autocast(settings), drawing_from(self.runs[i].stream):
-                logits = self.heads[i](states[:, None], self.model.embed.tokens.weight)
+                logits = self.heads[i](states[:, None], self.model.token_vectors)
             found.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return found
 

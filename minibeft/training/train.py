@@ -124,7 +124,7 @@ def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.P
 def fresh_head(model: Transformer, outputs: int, seed: int) -> None:
     """A new classifier of this many outputs, in place: std 0.02, bias (if any) zero, from the seed alone."""
     assert model.head is not None
-    like = model.embed.tokens.weight
+    like = next(model.parameters())
     out = nn.Linear(model.config.width, outputs, bias=not model.config.decodes, device=like.device, dtype=like.dtype)
     drawn = torch.empty(out.weight.shape).normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
     out.weight.data.copy_(drawn)

@@ -141,7 +141,9 @@ def gradients(model: Transformer, batch: Batch, layers: list[Instance], generato
 
 def hidden(model: Transformer, layers: list[tuple[Instance, Tensor, Passed]]) -> Iterator[Check]:
     """K8 in the layers that read what a norm gave, and V7."""
-    centred, specs = model.config.norm == "layer", dict(enumerate(model.config.attention))
+    specs = dict(enumerate(model.config.attention))
+    centred = model.config.norm == "layer"
+    read = centred and model.config.residual != "scaled"  # where a vector stands between out and the norms
     for find, null in ((null_part, True), (live_part, False)):
         whole = {i: heads for i, spec in specs.items() if find(spec) == (heads := range(spec.head_size))}
         behind = [(i, p, d_o, x.source) for i, (p, d_o, x) in enumerate(layers) if i in whole and x.source is not None]
@@ -149,7 +151,7 @@ def hidden(model: Transformer, layers: list[tuple[Instance, Tensor, Passed]]) ->
             found = tuple(worst(i, norms.hidden_gradient(p, d_o, source)) for i, p, d_o, source in behind)
             yield Check("K8", f"(∂L/∂W_k) n, n = 1/γ{where(specs, whole)}", found, null and centred, sizes(*behind[0]))
     found = tuple(worst(i, norms.unread_mean(x.d_out, x.readers)) for i, (_, _, x) in enumerate(layers))
-    yield Check("V7", "1ᵀ ∂L/∂out of each token, and so 1ᵀ ∂L/∂b_o", found, centred)
+    yield Check("V7", "1ᵀ ∂L/∂out of each token, and so 1ᵀ ∂L/∂b_o", found, read)
 
 
 def sizes(at: int, layer: Instance, d_o: Tensor, source: Normed) -> str:

@@ -6,34 +6,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from minibeft.certificate.certify import certify
+from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
-from minibeft.checkpoints.tokenizer import encode_for, has_tokenizer, load_tokenizer
+from minibeft.checkpoints.tokenizer import has_tokenizer
 from minibeft.errors import BadInput
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
 from minibeft.theory.instance import Instance
 from minibeft.theory.theorems import THEOREMS
 from minibeft.verification.findings import Report
+from minibeft.verification.inputs import read_inputs
 from minibeft.verification.layerwise import cache, gradients, keys, queries, values
 from minibeft.verification.probe import Batch, probe
-from minibeft.verification.sentences import SENTENCES
 from minibeft.verification.whole import effects, whole_model
 
 STEPS = 7  # how often verify reports progress
 
 
 def verify(
-    name: str | Path, *, task: Task | None = None, seed: int = 0, progress: Callable[[str], None] = lambda _: None
+    name: str | Path,
+    *,
+    task: Task | None = None,
+    seed: int = 0,
+    inputs: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Measure what of the catalogue can be seen on a checkpoint; `progress` is told each step's name."""
+    """Measure what of the catalogue can be seen on a checkpoint; `progress` is told each step's name.
+
+    inputs  a file of sentences, one a line; for a model of images or speech an image, .npy or .safetensors
+    """
     progress("loading in float32")
     model = load_model(name, task=task, dtype=torch.float32)
-    batch = batch_of(model, name, seed)
+    batch, seen = batch_of(model, name, inputs, seed)
     layers = [layer.filled() for layer in probe(model, batch)]
-    report = Report(str(name), model.config.family, settings(model, batch, seed, has_tokenizer(name)), reason(model))
+    report = Report(str(name), model.config.family, settings(model, batch, seed, seen), reason(model))
     report.norms = [norms(model, layer) for layer in layers]
     progress("keys and values, layer by layer in float32")
     report.checks += keys(model, layers, Generator().manual_seed(seed))
@@ -61,19 +70,22 @@ def verify(
     return report
 
 
-def batch_of(model: Transformer, name: str | Path, seed: int) -> dict[str, Tensor]:
-    """The built-in sentences, padded to one length; random tokens where the folder has no tokenizer."""
-    if has_tokenizer(name):
-        return encode_for(model.config, load_tokenizer(name), SENTENCES)
-    ids = torch.randint(model.config.vocab, (4, 16), generator=Generator().manual_seed(seed))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def batch_of(model: Transformer, name: str | Path, inputs: Path | None, seed: int) -> tuple[Batch, str]:
+    """What the model is run on, and what that is: the file, or else sentences (random tokens where the folder has no
+    tokenizer), random images or random spectrograms."""
+    features = model.config.features
+    if features is None and inputs is None and not has_tokenizer(name):
+        ids = torch.randint(model.config.vocab, (4, 16), generator=Generator().manual_seed(seed))
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "random tokens, for want of a tokenizer"
+    seen = "sentences" if features is None else f"random {features.plural}"
+    batch = read_inputs(find(name), inputs, model.config, seed)
+    return batch, seen if inputs is None else f"what {inputs.name} holds"
 
 
-def settings(model: Transformer, batch: Batch, seed: int, known: bool) -> dict[str, Any]:
-    """What the numbers depend on besides the checkpoint; `known`: its tokenizer."""
-    b, t = batch["input_ids"].shape
+def settings(model: Transformer, batch: Batch, seed: int, seen: str) -> dict[str, Any]:
+    """What the numbers depend on besides the checkpoint."""
+    b, t = batch["attention_mask"].shape
     biases = sorted(model.config.biases & {"q", "k", "v"})
-    seen = "sentences" if known else "random tokens, for want of a tokenizer"
     return {"seed": seed, "input": seen, "rows": b, "tokens": t, "torch": torch.__version__, "biases": biases}
 
 

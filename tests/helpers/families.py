@@ -40,6 +40,20 @@ def encoder(pick: Pick) -> dict[str, Any]:
     }
 
 
+def image(pick: Pick) -> dict[str, Any]:
+    """ViT and DINOv2."""
+    return {
+        "hidden_size": 12,
+        "num_attention_heads": pick(1, 2, 3),
+        "num_hidden_layers": 2,
+        "hidden_act": activation(pick),
+        "qkv_bias": pick(True, True, False),
+        "layer_norm_eps": pick(1e-6, 1e-3),
+        "image_size": 6,
+        "num_channels": pick(1, 3),
+    }
+
+
 def llama(pick: Pick) -> dict[str, Any]:
     """LLaMA and its kin: MHA, GQA or MQA, every spelling and kind of rotary positions."""
     groups, ratio = pick(1, 2), pick(1, 2, 3)
@@ -171,6 +185,19 @@ DRAWN: dict[str, Callable[[Pick], dict[str, Any]]] = {
         **pick({"sliding_window_pattern": 2}, {"layer_types": ["full_attention", "sliding_attention"] * 2}),
         "num_hidden_layers": 4,
     },
+    "vit": lambda pick: image(pick) | {"intermediate_size": 13, "patch_size": pick(2, [2, 3])},
+    "dinov2": lambda pick: image(pick) | {"mlp_ratio": pick(1, 2), "patch_size": 2, "image_size": pick(6, 4)},
+    "whisper": lambda pick: {
+        "d_model": 12,
+        "encoder_attention_heads": pick(1, 2, 3),
+        "encoder_layers": 2,
+        "encoder_ffn_dim": 13,
+        "activation_function": activation(pick),
+        "num_mel_bins": 5,
+        "max_source_positions": 7,
+        "decoder_layers": 1,
+        "decoder_ffn_dim": 13,
+    },
     "opt": lambda pick: {
         "hidden_size": 12,
         "word_embed_proj_dim": 12,
@@ -195,4 +222,5 @@ DRAWN: dict[str, Callable[[Pick], dict[str, Any]]] = {
 def drawn(family: str, task: Task, seed: int) -> dict[str, Any]:
     """A config.json of this family whose `architectures` names this task."""
     common = {"model_type": family, "architectures": [architecture(family, task)]}
-    return common | SIZES | DRAWN[family](Pick(seed))
+    config = DRAWN[family](Pick(seed))
+    return common | ({} if "image_size" in config else SIZES) | config

@@ -10,6 +10,7 @@ from rounding import Unrounded
 from tiny import Batch
 from tolerance import in_float64, in_other_type, samples
 from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from minibeft.checkpoints.layouts import apart
 from minibeft.families import BODIES
@@ -55,22 +56,32 @@ def run_ours(model: Transformer, b: Batch) -> Run:
 def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
     """transformers', with its gradients under our names."""
     torch.manual_seed(0)
-    types = {} if b.token_type_ids is None else {"token_type_ids": b.token_type_ids}
-    output = model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True, **types)
-    run = backward(output.hidden_states[-1], getattr(output, "logits", None), b.attention_mask.bool())
-    c, parameters = ours.config, dict(model.named_parameters(remove_duplicate=False))
+    c = ours.config
     family = BODIES[c.family]
     prefix = "" if c.task == "hidden" else family.prefix
-    grads = {name: partial(torch.clone, p.grad) for name, p in parameters.items() if p.grad is not None}
-    found = apart(renamed(grads), c, Path("gradients"))
+    output = called(model, b, prefix + family.names["norm"] if b.features is not None else None)
+    run = backward(output.hidden_states[-1], getattr(output, "logits", None), b.attention_mask.bool())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    found = {name: partial(torch.clone, grad) for name, grad in revert_weight_conversion(model, grads).items()}
+    found = apart(found, c, Path("gradients"))
     names = {name: family.their_name(name, c.task, prefix) for name, _ in ours.named_parameters()}
     return gather(run, {name: found[theirs]() for name, theirs in names.items() if theirs in found})
 
 
-def renamed(grads: dict[str, Any]) -> dict[str, Any]:
-    """transformers gives its GPT-NeoX's head another name than files have."""
-    neox = any(name.startswith("gpt_neox.") for name in grads)
-    return {name.replace("lm_head.", "embed_out.") if neox else name: grad for name, grad in grads.items()}
+def called(model: Any, b: Batch, last: str | None) -> Any:
+    """transformers' model on a batch. The last norm is that of the name `last`, where the list of hidden states ends
+    before it."""
+    if last is None:
+        types = {} if b.token_type_ids is None else {"token_type_ids": b.token_type_ids}
+        return model(b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True, **types)
+    seen: list[Tensor] = []
+    hook = model.get_submodule(last).register_forward_hook(lambda *given: seen.append(given[-1]))
+    assert b.features is not None
+    output = model(b.features.to(next(model.parameters()).dtype))
+    hook.remove()
+    output.hidden_states = seen
+    return output
 
 
 def runs(theirs: Any, b: Batch, ours: Transformer, *, single: bool = True) -> tuple[Run, list[Run], list[Run]]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import minibeft
-from minibeft.families import BODIES
+from minibeft.families import BODIES, read_config
 from minibeft.models.config import Backend, Task
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
@@ -23,6 +23,7 @@ transformers.logging.disable_progress_bar()
 
 ACTIVATIONS = st.sampled_from(["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
 DROPOUT = 0.25
+WHISPER = transformers.models.whisper.modeling_whisper  # whose encoder has no name at top level
 MIN_WIDTH = 8
 
 # BERT's layout under other names.
@@ -199,7 +200,8 @@ def reference(raw: dict[str, Any], seed: int) -> Any:
     """transformers' own model in float32, every parameter redrawn: norm weights around 1, all others with std 0.5."""
     config = transformers.AutoConfig.for_model(**raw)
     config._attn_implementation = "eager"
-    model = getattr(transformers, raw["architectures"][0])(config).eval()
+    name = raw["architectures"][0]
+    model = getattr(WHISPER if name == "WhisperEncoder" else transformers, name)(config).eval()
     redraw(model, seed)
     for module in model.modules():
         if type(module).__name__ == "BloomGelu":  # whose own backward pass has the derivative to nine digits
@@ -227,9 +229,10 @@ def redraw(model: nn.Module, seed: int) -> None:
 class Batch(NamedTuple):
     """What a model is called with; the mask says which tokens are real."""
 
-    input_ids: Tensor
+    input_ids: Tensor | None
     attention_mask: Tensor
     token_type_ids: Tensor | None
+    features: Tensor | None = None
 
 
 def batch(raw: dict[str, Any], seed: int, *, rows: int, length: int, padding: str) -> Batch:
@@ -239,6 +242,11 @@ def batch(raw: dict[str, Any], seed: int, *, rows: int, length: int, padding: st
     def integers(low: int, high: int, *shape: int) -> Tensor:
         return generator.integers(low, high, *shape)
 
+    if (source := read_config(raw, "hidden", "").features) is not None:
+        x = generator.normal(rows, *source.shape)
+        with torch.no_grad():
+            made = source.embeddings(2, 0.0, same_dropout=False)(x)
+        return Batch(None, torch.ones(made.shape[:2], dtype=torch.long), None, x)
     pad = raw.get("pad_token_id", 1)
     ids = integers(0, raw["vocab_size"] - 1, rows, length)
     ids += ids >= pad  # RoBERTa takes the padding token for padding wherever it stands

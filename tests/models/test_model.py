@@ -34,6 +34,7 @@ def test_padding_changes_no_real_token(family: str, side: str, backend: str):
     for row, real in enumerate(b.attention_mask.bool()):
 
         def alone(m: Transformer, row: int = row, real: Tensor = real) -> Tensor:
+            assert b.input_ids is not None
             types = None if b.token_type_ids is None else b.token_type_ids[row : row + 1, real]
             return m(b.input_ids[row : row + 1, real], None, types).hidden[0].detach()
 

@@ -43,7 +43,7 @@ def test_what_certify_and_simplify_say_is_part_of_it(tmp_path):
 
 
 def test_a_family_that_cannot_be_run_is_listed_by_its_files(tmp_path):
-    config = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2}
+    config = {"model_type": "deit", "hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))
     biases = {f"layer.{i}.qkv.bias": torch.full((24,), float(i)) for i in range(12)}
     save_file(biases | {"wte.weight": torch.zeros(5, 8)}, tmp_path / "model.safetensors")

@@ -50,8 +50,8 @@ class TestGuards:
 
     def test_a_family_that_cannot_be_run_cannot_be_verified(self, tmp_path):
         sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
-        model = self.config_only(tmp_path / "m", model_type="vit", **sizes)
-        self.refused(model, "cannot be verified", "'vit' is not one of")
+        model = self.config_only(tmp_path / "m", model_type="deit", **sizes)
+        self.refused(model, "cannot be verified", "'deit' is not one of")
 
     def test_a_configuration_that_is_not_understood(self, tmp_path):
         self.refused(self.config_only(tmp_path / "m", model_type="mystery"), "certify does not understand")
