@@ -16,6 +16,7 @@ from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.families.family import Vocabulary
+from minibeft.families.tokenizers import CLASSES, KEEPS_FRAME, TOKENS, class_of
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -64,7 +65,10 @@ def agreed(folder: Path, file: Path) -> Tokenizer:
     config, model = optional(folder / "tokenizer_config.json"), optional(folder / "config.json")
     body = BODIES.get(kind) if isinstance(kind := model.get("model_type"), str) else None
     own = body.vocabulary if body else None
-    named = config.get("tokenizer_class") or model.get("tokenizer_class") or (own.made_by if own else GENERIC[0])
+    whole = parse(file, lambda: Tokenizer.from_file(str(file)))
+    raw = read_json(file)
+    named = config.get("tokenizer_class") or model.get("tokenizer_class")
+    named = class_of(kind, named, str(raw.get("pre_tokenizer"))) or (own.made_by if own else GENERIC[0])
     known = {each.vocabulary.made_by: each.vocabulary for each in BODIES.values() if each.vocabulary}
     if not isinstance(named, str) or (own and named.removesuffix("Fast") not in (*known, *GENERIC)):
         raise BadInput(
@@ -72,9 +76,9 @@ def agreed(folder: Path, file: Path) -> Tokenizer:
             "with transformers' save_pretrained, and name the class PreTrainedTokenizerFast"
         )
     vocabulary = own if own and own.made_by == named.removesuffix("Fast") else known.get(named.removesuffix("Fast"))
-    whole = parse(file, lambda: Tokenizer.from_file(str(file)))
-    raw = read_json(file)
-    if vocabulary is None:
+    if (make := CLASSES.get(named.removesuffix("Fast"))) is not None:
+        made = split_by(make, folder, file, raw, named, whole)
+    elif vocabulary is None:
         made = whole
         add_tokens(made, file, Settings(folder, {}))
     else:
@@ -100,8 +104,25 @@ def made_again(folder: Path, file: Path, raw: dict[str, Any], vocabulary: Vocabu
     pairs: list[Any] = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     frame = vocabulary.frame if vocabulary.frame == "ends" else "none"
     made = byte_pairs(file, lambda _: BPE(model["vocab"], pairs), frame, settings)
-    if frame == "none" and whole.post_processor is not None:
+    if frame == "none":
         made.post_processor = whole.post_processor
+    return made
+
+
+def split_by(make: Any, folder: Path, file: Path, raw: dict[str, Any], named: str, whole: Tokenizer) -> Tokenizer:
+    """The tokenizer of a decoder's class with the vocabulary of the file, and what the file puts around a text."""
+    plain = named.removesuffix("Fast")
+    model, settings = raw["model"], Settings(folder, TOKENS[plain], raw.get("added_tokens") or [])
+    if model.get("type") != "BPE":
+        raise BadInput(
+            f"{file}: holds a {model.get('type')} model, which {named} reads otherwise than it stands there; name the "
+            "class PreTrainedTokenizerFast in tokenizer_config.json to have the file as it is"
+        )
+    pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+    made = parse(file, lambda: make(model["vocab"], pairs, settings.tokens["unk"].content, settings.flag))
+    made.post_processor = whole.post_processor if plain in KEEPS_FRAME else None
+    made.decoder = whole.decoder
+    add_tokens(made, file, settings)
     return made
 
 
@@ -128,7 +149,7 @@ class Settings:
     """tokenizer_config.json, with special_tokens_map.json, added_tokens.json and what tokenizer.json adds, where there
     are any."""
 
-    def __init__(self, folder: Path, tokens: Mapping[str, str], added: Sequence[Any] = ()):
+    def __init__(self, folder: Path, tokens: Mapping[str, Any], added: Sequence[Any] = ()):
         self.file = folder / "tokenizer_config.json"
         self.raw = optional(folder / "special_tokens_map.json") | optional(self.file)
         roles = {role: None for role in ROLES if isinstance(self.raw.get(f"{role}_token"), str | dict)} | dict(tokens)
@@ -175,8 +196,11 @@ class Settings:
             return AddedToken(value, lstrip=key == "mask_token", normalized=False, special=special)
         if not isinstance(value, dict) or not isinstance(value.get("content"), str):
             raise self.refuse(key, value, "must be a token: a string, or an object with its content")
-        how = {name: bool(value.get(name, False)) for name in ("single_word", "lstrip", "rstrip", "normalized")}
-        return AddedToken(value["content"], special=special or bool(value.get("special", False)), **how)
+        special = special or bool(value.get("special", False))
+        how = {name: bool(value.get(name, False)) for name in ("single_word", "lstrip", "rstrip")}
+        return AddedToken(
+            value["content"], special=special, normalized=bool(value.get("normalized", not special)), **how
+        )
 
 
 def optional(file: Path) -> dict[str, Any]:

@@ -2,17 +2,28 @@
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    ByteLevelBPETokenizer,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 import minibeft
 from minibeft.errors import BadInput
+from minibeft.families import BODIES
 
 TEXTS = ["Hello wörld Über", "hello [MASK]x new  <new> Wörld", "naïve 中文 héllo", " <mask> hello</s> a"]
 LETTERS = [*"abdehlnoruvwxïöéüHWUÜÖ", "中", "文"]
@@ -125,6 +136,71 @@ def test_byte_pairs(config: dict[str, Any], kind: str, prefix: bool, frame: str 
         file.post_processor = None  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         check(Path(folder), kind, file, config)
+
+
+KINDS = [name for name, body in BODIES.items() if body.decodes and name not in ("opt", "gptj", "gpt2")]
+SPACES = ("prepend", "replace", "metaspace", "bytes")
+DECODERS = {
+    "add_bos_token": maybe(True, False),
+    "add_eos_token": maybe(True),
+    "legacy": maybe(True, False),
+    "add_prefix_space": maybe(True, False),
+    "tokenizer_class": maybe(
+        "LlamaTokenizer", "LlamaTokenizerFast", "Qwen2TokenizerFast", "GemmaTokenizer", "GPTNeoXTokenizerFast",
+        "GPT2Tokenizer", "PreTrainedTokenizerFast",
+    ),
+}  # fmt: skip
+
+
+@cache
+def decoders() -> dict[str, str]:
+    """A tokenizer.json for each way to write spaces: as LLaMA 2 and Gemma have it on the hub, and as bytes."""
+    spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    found = {}
+    for how in SPACES:
+        tokenizer, alphabet = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)), []
+        bytewise = [f"<0x{number:02X}>" for number in range(256)]
+        if how == "prepend":
+            tokenizer.normalizer = normalizers.Sequence(spaces)  # type: ignore[assignment]
+        elif how == "replace":
+            tokenizer.normalizer = spaces[1]  # type: ignore[assignment]
+        elif how == "metaspace":
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=False)  # type: ignore[assignment]
+        else:
+            tokenizer, alphabet, bytewise = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet(), []
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+        special = ["<unk>", "<s>", "</s>", "<pad>", "<bos>", "<eos>", "<mask>", "<|endoftext|>", *bytewise]
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.train_from_iterator(TEXTS * 5, trainer)
+        found[how] = tokenizer.to_str()
+    return found
+
+
+@given(
+    config=settings(DECODERS),
+    kind=st.sampled_from(KINDS),
+    how=st.sampled_from(SPACES),
+    frame=st.booleans(),
+    added=st.booleans(),
+)
+# LLaMA 2 and LLaMA 3 as they are on the hub, and others whose class decides.
+@example(config={"tokenizer_class": "LlamaTokenizer"}, kind="llama", how="prepend", frame=True, added=False)
+@example(config={"tokenizer_class": "PreTrainedTokenizerFast"}, kind="llama", how="bytes", frame=True, added=False)
+@example(config={}, kind="qwen2", how="bytes", frame=False, added=True)
+@example(config={}, kind="gemma", how="replace", frame=True, added=False)
+@example(config={}, kind="gpt_neox", how="bytes", frame=True, added=False)
+def test_decoders(config: dict[str, Any], kind: str, how: str, frame: bool, added: bool):
+    file = Tokenizer.from_str(decoders()[how])
+    if frame:
+        file.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+            single="<s> $A", pair="<s> $A <s> $B:1", special_tokens=[("<s>", 1)]
+        )
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    new = {"added_tokens_decoder": {str(file.get_vocab_size()): {"content": "<new>", "lstrip": True}}} if added else {}
+    with tempfile.TemporaryDirectory() as folder:
+        assert check(Path(folder), kind, file, roles | config | new)
 
 
 @pytest.mark.parametrize(
