@@ -16,7 +16,7 @@ from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.families.family import Vocabulary
-from minibeft.families.tokenizers import CLASSES, KEEPS_FRAME, TOKENS, class_of
+from minibeft.families.tokenizers import CLASSES, GENERIC, KEEPS_FRAME, TOKENS, class_of
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -53,9 +53,6 @@ def convert(folder: Path) -> Tokenizer:
     )
 
 
-GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
-
-
 def agreed(folder: Path, file: Path) -> Tokenizer:
     """What transformers makes of a folder with a tokenizer.json: the file as it is where the class is generic or one
     that is not known here to overrule it, else its vocabulary with all else from the class and tokenizer_config.json.
@@ -70,7 +67,8 @@ def agreed(folder: Path, file: Path) -> Tokenizer:
     named = config.get("tokenizer_class") or model.get("tokenizer_class")
     named = class_of(kind, named, str(raw.get("pre_tokenizer"))) or (own.made_by if own else GENERIC[0])
     known = {each.vocabulary.made_by: each.vocabulary for each in BODIES.values() if each.vocabulary}
-    if not isinstance(named, str) or (own and named.removesuffix("Fast") not in (*known, *GENERIC)):
+    strict = body is not None and (own is not None or body.decodes)
+    if not isinstance(named, str) or (strict and named.removesuffix("Fast") not in (*known, *CLASSES, *GENERIC)):
         raise BadInput(
             f"{folder}: tokenizer_class = {named!r} is not known here for a {kind} model; make the folder's tokenizer "
             "with transformers' save_pretrained, and name the class PreTrainedTokenizerFast"

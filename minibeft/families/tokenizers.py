@@ -19,6 +19,9 @@ DEFAULTS = {
     **dict.fromkeys(("phi", "starcoder2"), "GPT2Tokenizer"),
     "gpt_neox": "GPTNeoXTokenizer",
 }
+# Classes that read the file as it is, and those that are another under an older name.
+GENERIC = ("PreTrainedTokenizer", "TokenizersBackend", "BloomTokenizer")
+SAME = {"CodeGenTokenizer": "GPT2Tokenizer"}
 FIXED = {"qwen2": "Qwen2Tokenizer", "mistral": "TokenizersBackend"}
 Flag = Callable[[str, Any], Any]
 
@@ -82,6 +85,7 @@ def class_of(kind: Any, named: Any, pre_tokenizer: str) -> str | None:
     if kind in FIXED:
         return FIXED[kind]
     chosen = named or DEFAULTS.get(kind)
-    if isinstance(chosen, str) and chosen.removesuffix("Fast") == "LlamaTokenizer" and "ByteLevel" in pre_tokenizer:
+    plain = chosen.removesuffix("Fast") if isinstance(chosen, str) else ""
+    if plain == "LlamaTokenizer" and "ByteLevel" in pre_tokenizer:
         return "TokenizersBackend"
-    return chosen
+    return SAME.get(plain, chosen)

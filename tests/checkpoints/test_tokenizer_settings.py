@@ -147,7 +147,7 @@ DECODERS = {
     "add_prefix_space": maybe(True, False),
     "tokenizer_class": maybe(
         "LlamaTokenizer", "LlamaTokenizerFast", "Qwen2TokenizerFast", "GemmaTokenizer", "GPTNeoXTokenizerFast",
-        "GPT2Tokenizer", "PreTrainedTokenizerFast",
+        "GPT2Tokenizer", "PreTrainedTokenizerFast", "CodeGenTokenizer", "BloomTokenizerFast",
     ),
 }  # fmt: skip
 
@@ -214,4 +214,10 @@ def test_the_usual_settings_are_not_refused(config: dict[str, Any], tmp_path: Pa
 def test_a_class_that_is_not_known_is_refused_by_name(tmp_path: Path):
     check(tmp_path, "bert", bert_file(True, "bert", False), {"tokenizer_class": "MPNetTokenizer"})
     with pytest.raises(BadInput, match="tokenizer_class = 'MPNetTokenizer' is not known here for a bert model"):
+        minibeft.load_tokenizer(tmp_path)
+
+
+def test_a_decoders_class_that_is_not_known_is_refused_by_name(tmp_path: Path):
+    check(tmp_path, "llama", Tokenizer.from_str(decoders()["bytes"]), {"tokenizer_class": "CodeLlamaTokenizer"})
+    with pytest.raises(BadInput, match="tokenizer_class = 'CodeLlamaTokenizer' is not known here for a llama model"):
         minibeft.load_tokenizer(tmp_path)
