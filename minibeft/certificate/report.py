@@ -5,20 +5,41 @@ from collections.abc import Iterator
 from minibeft.certificate.certify import Certificate, Finding, Verdict
 from minibeft.show.grid import Grid
 
+DOES = {
+    "null": "b_{} does nothing",
+    "foldable": "b_{} only shifts the output, so the bias after W_o can carry it",
+    "limited": "b_{} has a bounded effect",
+    "active": "b_{} has an effect",
+    "unknown": "what b_{} does is unknown",
+}
 COLOURS = {"null": "dim", "foldable": "cyan", "limited": "yellow", "active": "bold green", "unknown": "bold red"}
 
 
 def render(certificate: Certificate) -> Iterator[Grid | str]:
-    """The verdicts, or why there are none."""
-    yield f"{certificate.model}: {certificate.model_type}"
+    """What each bias does in a sentence, then the verdicts; or why there are none."""
     if certificate.unclear is not None:
-        yield f"unknown: {certificate.unclear}"
+        yield f"{certificate.model}: {certificate.model_type}, unknown: {certificate.unclear}"
         return
+    yield f"In this {certificate.model_type} model {'; '.join(does(certificate, bias) for bias in 'kvq')}."
+    yield certificate.model
     yield from map(verdicts_grid, alike(certificate))
     yield (
         "Measured in float64 on a small random layer with the same attention; allowed is what the statement and "
         "rounding leave. A number above it is a counterexample."
     )
+
+
+def does(certificate: Certificate, bias: str) -> str:
+    """What a bias does; where kinds of attention differ, in how many layers of which."""
+    groups: dict[str, list[str]] = {}
+    for finding in certificate.findings:
+        verdict = finding.verdicts[bias]
+        parts = " on some entries of each head" if len({part.status for part in verdict.dims}) > 1 else ""
+        place = f"{finding.site.name}, {len(finding.site.layers)} layer{'s' * (len(finding.site.layers) > 1)}"
+        groups.setdefault(DOES[verdict.status].format(bias) + parts, []).append(place)
+    if len(groups) == 1:
+        return next(iter(groups))
+    return ", ".join(f"{what} ({'; '.join(places)})" for what, places in groups.items())
 
 
 def alike(certificate: Certificate) -> list[list[Finding]]:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import ASK, Json, Model, save, tell
+from minibeft.cli.console import ASK, App, Json, Model, save, tell
 
-app = typer.Typer()
+app = App()
 
 
 @app.command(rich_help_panel=ASK)

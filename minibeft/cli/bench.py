@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import Json, Model, picture, save, tell
+from minibeft.cli.console import App, Json, Model, picture, save, tell
 from minibeft.cli.training import Data
 
-app = typer.Typer(help="Measure against the real peers, in one run.")
+app = App(help="Measure against the real peers, in one run.")
 Png = Annotated[Path | None, typer.Option(metavar="FILE", help="draw the ratios", callback=picture)]
 
 

@@ -1,13 +1,14 @@
 """The commands that read and write checkpoints: inspect, simplify, merge, unmerge, quantkeys."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from minibeft.cli.console import CHANGE, LOOK, Json, Model, Text, place, save, tell
+from minibeft.cli.console import CHANGE, LOOK, App, Json, Model, Png, Text, place, plot, save, tell
 
-app = typer.Typer()
+app = App()
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="the new folder; it must not exist or be empty")]
 
@@ -95,17 +96,19 @@ def quantkeys(
     model: Model,
     text: Text = None,
     json_file: Json = None,
+    png: Png = None,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write the mean shifts as safetensors", callback=place)
     ] = None,
 ) -> None:
     """Study which shift of all cached keys makes them easiest to quantise, and what it gains."""
     from minibeft.surgery.quantkeys import quantkeys
-    from minibeft.surgery.report import render_study
+    from minibeft.surgery.report import draw_study, render_study
 
     study = quantkeys(model, text=text)
     tell(*render_study(study))
     if export is not None:
         study.export(export)
         tell(f"wrote {export}")
+    plot(png, partial(draw_study, study), (9, 4.5))
     save(json_file, study.as_json())

@@ -9,15 +9,40 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from minibeft.errors import BadInput, one_line, shortened
 from minibeft.show.console import err, out, shown
-from minibeft.show.files import STDOUT, require_place, write_json
+from minibeft.show.files import STDOUT, require_place, write, write_json
 from minibeft.show.grid import Grid
 from minibeft.show.record import provenance
+
+if TYPE_CHECKING:
+    from minibeft.show.plot import Draw
+
+
+class Command(TyperCommand):
+    """A command that takes its MODEL, where that comes first, as --model too, like the commands where it does not."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = next((param.name for param in self.params if param.param_type_name == "argument"), "")
+        given = [word.partition("=") for word in args]
+        at = next((n for n, (name, _, _) in enumerate(given) if name == "--model"), None)
+        if first == "model" and at is not None:
+            after = 1 if given[at][1] else 2
+            value = [given[at][2]] if given[at][1] else args[at + 1 : at + 2]
+            args = [*value, *args[:at], *args[at + after :]]
+        return super().parse_args(ctx, args)
+
+
+class App(typer.Typer):
+    """Commands of that kind."""
+
+    def command(self, name: str | None = None, **more: Any) -> Callable[[Any], Any]:
+        return super().command(name, cls=Command, **more)
 
 
 def place(context: typer.Context, option: typer.CallbackParam, file: Path | None) -> Path | None:
@@ -40,7 +65,9 @@ def picture(context: typer.Context, option: typer.CallbackParam, file: Path | No
     return place(context, option, file)
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="a Hugging Face folder, a hub id, or minilm; or: --model MODEL")
+]
 Json = Annotated[
     Path | None,
     typer.Option(
@@ -53,6 +80,9 @@ Text = Annotated[
         metavar="FILE",
         help="sentences, one a line; of images an image or .npy, of speech .npy; default: built in, or random",
     ),
+]
+Png = Annotated[
+    Path | None, typer.Option("--png", metavar="FILE", help="write a picture to this file", callback=picture)
 ]
 # The groups of commands that the help shows.
 LOOK, ASK, CHANGE, TRAIN = "See and measure", "Prove", "Change a checkpoint", "Train and use"
@@ -69,6 +99,15 @@ def save(file: Path | None, value: dict[str, Any]) -> None:
     """Write the record, with the command and the versions that made it; None writes nothing."""
     if file is not None:
         write_json(file, provenance() | value)
+        tell(f"wrote {file}")
+
+
+def plot(file: Path | None, draw: "Draw", size: tuple[float, float]) -> None:
+    """Draw a picture into a PNG; None draws nothing."""
+    if file is not None:
+        from minibeft.show.plot import as_png
+
+        write(file, as_png(draw, size))
         tell(f"wrote {file}")
 
 

@@ -1,6 +1,7 @@
 """The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,13 @@ import minibeft
 from minibeft.cli.audit import app as auditing
 from minibeft.cli.bench import app as bench
 from minibeft.cli.checkpoints import app as checkpoints
-from minibeft.cli.console import ASK, LOOK, Json, Model, Text, execute, picture, place, run, save, tell
+from minibeft.cli.console import ASK, LOOK, App, Json, Model, Png, Text, execute, picture, place, plot, run, save, tell
 from minibeft.cli.predict import app as prediction
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
 from minibeft.show.console import OTHER_PROCESS, out
 
-app = typer.Typer(
+app = App(
     help="What the attention biases b_q, b_k and b_v of a transformer do: proofs, measurements and tools.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,6 +46,7 @@ def root(
 def verify(
     model: Model = "minilm",
     json_file: Json = None,
+    png: Png = None,
     task: Annotated[
         str | None, typer.Option(help="hidden, classification, tokens or lm; default: what the file names")
     ] = None,
@@ -53,13 +55,14 @@ def verify(
 ) -> None:
     """Measure the theorems on a checkpoint, layer by layer; exit status 1 if one that must hold does not."""
     from minibeft.show.progress import steps
-    from minibeft.verification.report import render
+    from minibeft.verification.report import draw, render
     from minibeft.verification.verify import STEPS, verify
 
     with steps(f"verify {model}", STEPS) as begin:
         report = verify(model, task=as_task(task), seed=seed, inputs=text, progress=begin)
     tell(*render(report))
     save(json_file, report.as_json())
+    plot(png, partial(draw, report), (9, 1.2 + 0.21 * len(report.checks)))
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -74,13 +77,11 @@ def show(
     head: Annotated[int, typer.Option(help="counted from 0")] = 0,
 ) -> None:
     """Draw the attention weights of one head without biases, with b_q, and with a b_k as long."""
-    from minibeft.show.files import write
-    from minibeft.show.plot import as_png
     from minibeft.verification.picture import views
 
     seen = views(model, text, layer=layer, head=head)
-    write(png, as_png(seen.draw, (9, 3.4)))
-    tell(seen.finding, f"wrote {png}")
+    tell(seen.finding)
+    plot(png, seen.draw, (9, 3.4))
 
 
 @app.command(rich_help_panel=LOOK)

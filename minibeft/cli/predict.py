@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import TRAIN, Json, place, save, tell
+from minibeft.cli.console import TRAIN, App, Json, place, save, tell
 from minibeft.cli.training import Backend, Device, PairColumn, TextColumn, Tokens
 
-app = typer.Typer()
+app = App()
 
 Trained = Annotated[
     str, typer.Argument(metavar="MODEL", help="a folder of finetune, an adapter, or a checkpoint that classifies")

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minibeft.cli.console import TRAIN, Model, err, tell
+from minibeft.cli.console import TRAIN, App, Model, err, tell
 from minibeft.errors import BadInput
 
 if TYPE_CHECKING:
     from minibeft.training.settings import Settings
 
-app = typer.Typer()
+app = App()
 
 Data = Annotated[
     str | None,
@@ -57,7 +57,7 @@ def finetune(
     held_out: Annotated[int, typer.Option(help="evaluate on this many other training examples, not on dev")] = 0,
     evaluated: Evaluated = None,
     data_seed: Annotated[int, typer.Option(help="draws the training subset")] = 0,
-    seeds: Annotated[str, typer.Option(help="of head, order and dropout: 0, 0-4, 0,3")] = "0",
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="of head, order and dropout: 0, 0-4, 0,3")] = "0",
     learning_rate: Annotated[float | None, typer.Option(help="default: the protocol's for the task")] = None,
     rates: Annotated[str | None, typer.Option(help="several learning rates, each with every seed: 1e-3,4e-3")] = None,
     epochs: Epochs = None,
@@ -165,7 +165,7 @@ def reproduce(
     model: Annotated[str, typer.Option(help="a Hugging Face folder, a hub id, or minilm")] = "minilm",
     task: Task = "sst2",
     data: Data = None,
-    seeds: Annotated[str, typer.Option(help="of head, order and dropout")] = "0-4",
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="of head, order and dropout")] = "0-4",
     rates: Annotated[str, typer.Option(help="searched for each row's own; none: the protocol's rate only")] = RATES,
     judges: Annotated[int, typer.Option("--held-out", min=1, help="training examples that judge the search")] = 1000,
     regime: Regime = "low",

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.errors import BadInput
+from minibeft.proofs.formal.trust import theorem_in
 from minibeft.show.files import MARK
 from minibeft.theory.attention import HeadNorm
 from minibeft.theory.draws import Draws
@@ -167,12 +168,14 @@ def packed(x: Tensor) -> dict[str, Any]:
 
 
 def words() -> dict[str, Any]:
-    """What the page says: each statement with the places of its proofs and test, and why each switch wakes b_k."""
+    """What the page says: each statement with its theorems in Coq and the places of its proofs and test, and why each
+    switch wakes b_k."""
     theorems = {
         name: {
             "title": THEOREMS[name].title,
             "claim": THEOREMS[name].claim,
             "places": [str(p) for p in THEOREMS[name].evidence.places()],
+            "coq": [theorem_in(one) for one in THEOREMS[name].evidence.theorems(name)],
         }
         for name in SHOWN
     }

@@ -201,6 +201,8 @@ for (const name of BIASES) {
 for (const name of SWITCHES) $(`input[name=${name}]`).addEventListener("change", event => { state.on[name] = event.target.checked; show(); });
 for (const place of document.querySelectorAll(".statement"))
   place.append(...place.dataset.theorems.split(" ").flatMap(name => [element("a", { href: `#${name}` }, `${name}: ${model.theorems[name].title}`), " · "]).slice(0, -1));
-$("#statements").append(element("h2", {}, "The statements, and where each is proved and tested"), element("dl", {}, ...Object.entries(model.theorems).flatMap(([name, { title, claim, places }]) => [
-  element("dt", { id: name }, `${name}: ${title}`), element("dd", {}, claim, element("br"), element("code", {}, places.join("  ")))])));
+$("#statements").append(element("h2", {}, "The statements, and how each is proved and tested"), element("dl", {}, ...Object.entries(model.theorems).flatMap(([name, { title, claim, places, coq }]) => [
+  element("dt", { id: name }, `${name}: ${title}`), element("dd", {}, claim,
+    element("p", {}, "Derived step by step by ", element("code", {}, `minibeft prove ${name}`), "; the files: ", element("code", {}, places.join("  "))),
+    element("details", {}, element("summary", {}, `${name} in Coq, checked by make formal`), ...coq.flatMap(([sentence, statement]) => [element("p", {}, sentence), element("pre", {}, statement)])))])));
 choose("the model's own biases");

@@ -1,6 +1,8 @@
-"""What inspect, simplify, merge and quantkeys found, for the terminal."""
+"""What inspect, simplify, merge and quantkeys found, for the terminal, and quantkeys as a picture."""
 
 from collections.abc import Iterator
+from textwrap import wrap
+from typing import TYPE_CHECKING
 
 from minibeft.show.grid import Grid
 from minibeft.surgery.equivalence import Agreement
@@ -8,6 +10,9 @@ from minibeft.surgery.inspect import Biases, Inspection
 from minibeft.surgery.merge import Merged
 from minibeft.surgery.quantkeys import Study
 from minibeft.surgery.simplify import Simplified
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Lines = Iterator[Grid | str]
 
@@ -68,6 +73,25 @@ def render_study(study: Study) -> Lines:
         rows.append((row.quantiser, str(row.bits), row.shift, *numbers))
     title = f"{study.model}: shifts found on {study.calibration} sentences, measured on {study.evaluation} others"
     yield Grid(title, ("quantiser", "bits", "shift", "error K", "TV of P", "error O", "gain"), rows)
+
+
+def draw_study(study: Study, figure: "Figure") -> None:
+    """For each quantiser and width the error of the output that each shift leaves, as a share of that without one."""
+    axes = figure.subplots()
+    error = {(row.quantiser, row.bits, row.shift): row.output for row in study.rows}
+    groups = [key[:2] for key, was in error.items() if key[2] == "zero" and was]
+    shifts = list(dict.fromkeys(key[2] for key in error if key[2] != "zero"))
+    for at, shift in enumerate(shifts):
+        shares = [error[(*group, shift)] / error[(*group, "zero")] for group in groups]
+        axes.bar([n + 0.25 * (at - (len(shifts) - 1) / 2) for n in range(len(groups))], shares, 0.22, label=shift)
+    axes.axhline(1, color="grey", lw=1)
+    axes.set_xticks(
+        range(len(groups)), [f"{name}\n{bits} bits".replace(", ", "\n") for name, bits in groups], fontsize=8
+    )
+    axes.set_ylabel("error of O, as a share of that without a shift", fontsize=8)
+    axes.set_title("\n".join(wrap(finding(study), 100)), fontsize=9, loc="left")
+    where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": len(shifts)}
+    axes.legend(title="shift of the cached keys", fontsize=8, title_fontsize=8, **where)
 
 
 def finding(study: Study) -> str:

@@ -1,9 +1,14 @@
-"""What verify found, for the terminal."""
+"""What verify found, for the terminal and as a picture."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from minibeft.errors import cut
 from minibeft.show.grid import Grid
 from minibeft.verification.findings import Check, Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {"holds": "green", "VIOLATED": "bold red", "fails, as it must": "yellow", "not seen to fail": "yellow"}
 
@@ -17,11 +22,15 @@ def render(report: Report) -> Iterator[Grid | str]:
         yield "The model has no attention biases; zero ones were added for the checks."
     yield checks_grid(report)
     yield report.reason
+    yield finding(report)
+
+
+def finding(report: Report) -> str:
+    """How the checks came out, in a sentence."""
     violated = sum(check.verdict == "VIOLATED" for check in report.checks)
     if violated:
-        yield f"{violated} of {len(report.checks)} checks are violated."
-    else:
-        yield f"All {len(report.checks)} checks came out as the theory says."
+        return f"{violated} of {len(report.checks)} checks are violated."
+    return f"All {len(report.checks)} checks came out as the theory says."
 
 
 def norms_grid(report: Report) -> Grid:
@@ -46,3 +55,33 @@ def row_of(check: Check) -> tuple[str, ...]:
     note = f"\n{check.note}" if check.note else ""
     numbers = (f"{worst.value:.1e}", f"{worst.allowed:.1e}", f"{worst.ratio:.2g}")
     return check.theorem, f"{check.what}{where}{note}", *numbers, check.verdict
+
+
+# By verdict: the marker and its colour, and what it means.
+MARKS = {
+    "holds": ("o", "#0072B2", "measured, within what is allowed"),
+    "fails, as it must": ("^", "#E69F00", "above it, where the theorem stops"),
+    "not seen to fail": ("v", "#CC79A7", "within it, where the theorem stops"),
+    "VIOLATED": ("X", "#D55E00", "VIOLATED"),
+}
+FLOOR = 1e-18  # where an exact zero is drawn
+
+
+def draw(report: Report, figure: "Figure") -> None:
+    """Each check on a line: a mark for the measured number, a bar for what the theorem and rounding allow; logarithmic,
+    exact zeros at the left edge."""
+    axes = figure.subplots()
+    axes.set_title(f"{cut(report.model, 60)}: {finding(report)}", fontsize=10, loc="left")
+    worst = [check.worst for check in report.checks]
+    rows = range(len(worst))
+    axes.plot([max(w.allowed, FLOOR) for w in worst], rows, "|", ms=9, color="grey", label="allowed")
+    for verdict, (marker, colour, meaning) in MARKS.items():
+        here = [row for row in rows if report.checks[row].verdict == verdict]
+        if here:
+            values = [max(worst[row].value, FLOOR) for row in here]
+            axes.plot(values, here, marker, ls="", ms=5, color=colour, label=meaning)
+    axes.set_xscale("log")
+    axes.set_yticks(rows, [f"{check.theorem}  {cut(check.what, 60)}" for check in report.checks], fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=2, fontsize=8)

@@ -183,7 +183,7 @@ def test_report_and_json(config):
     for part in render(c):
         console.print(part)
     text = out.getvalue()
-    assert c.model_type in text
+    assert text.startswith(f"In this {c.model_type} model ")
     for bias in "qkv":
         assert f"b_{bias}" in text
         assert c.verdict(bias).status in text
@@ -192,6 +192,16 @@ def test_report_and_json(config):
     if config is GPTJ:
         assert "null on dims 64 to 255 of each head" in text
         assert written["findings"][0]["verdicts"]["k"]["dims"][1] == {"first": 64, "last": 255, "status": "null"}
+
+
+def test_the_first_sentence_says_what_each_bias_does_and_where():
+    assert next(render(certify(BERT))) == (
+        "In this bert model b_k does nothing; b_v only shifts the output, so the bias after W_o can carry it; "
+        "b_q has a bounded effect."
+    )
+    assert "b_k has an effect on some entries of each head" in str(next(render(certify(GPTJ))))
+    mixed = str(next(render(certify({"model_type": "smollm3"}))))
+    assert "b_k has an effect (self-attention, 27 layers), b_k does nothing (self-attention without" in mixed
 
 
 def test_layer_range():

@@ -37,6 +37,22 @@ def test_a_wrong_command_is_refused():
     assert CliRunner().invoke(app, ["verfy"]).exit_code == 2
 
 
+@pytest.mark.parametrize("command", ["certify", "inspect"])
+def test_a_model_may_be_an_option_everywhere(command):
+    """As where another argument comes first; twice is too often."""
+    plain = CliRunner().invoke(app, [command, "minilm"])
+    assert plain.exit_code == 0
+    for words in (["--model", "minilm"], ["--model=minilm"]):
+        assert CliRunner().invoke(app, [command, *words]).output == plain.output
+        assert CliRunner().invoke(app, [command, *words, "minilm"]).exit_code == 2
+
+
+def test_one_seed_or_several_have_the_same_option():
+    for word in ("--seed", "--seeds"):
+        done = CliRunner().invoke(app, ["finetune", "minilm", word, "x"])
+        assert "seeds: x" in str(done.exception) or "--seeds x" in str(done.exception), done.exception
+
+
 @pytest.mark.parametrize("words", [["--version"], []])
 def test_the_module_is_the_command(words):
     done = subprocess.run([sys.executable, "-m", "minibeft", *words], capture_output=True, text=True, check=True)

@@ -46,11 +46,13 @@ def named(bert: Path, out: Path, adapter: Path) -> dict[str, list[str | Path]]:
     """Every option that names a file, with a command that has it."""
     return {
         "verify --json": ["verify", bert, "--json"],
+        "verify --png": ["verify", bert, "--png"],
         "certify --json": ["certify", bert, "--json"],
         "inspect --json": ["inspect", bert, "--json"],
         "simplify --json": ["simplify", bert, out, "--json"],
         "merge --json": ["merge", adapter, bert, out, "--json"],
         "quantkeys --json": ["quantkeys", bert, "--json"],
+        "quantkeys --png": ["quantkeys", bert, "--png"],
         "quantkeys --export": ["quantkeys", bert, "--export"],
         "prove --json": ["prove", "I2", "--json"],
         "prove --latex": ["prove", "I2", "--latex"],

@@ -13,6 +13,7 @@ from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
 from minibeft.surgery import quantkeys as module
 from minibeft.surgery.quantkeys import BITS, QUANTISERS, Quantiser, best_shift, mean_shift, quantkeys, require_freedom
+from minibeft.surgery.report import draw_study
 from minibeft.theory.draws import Draws
 from minibeft.verification.probe import probe
 
@@ -168,6 +169,20 @@ def test_the_exported_shifts_are_the_mean_keys(tmp_path):
     found = load_file(tmp_path / "shifts.safetensors")
     assert sorted(found) == ["layers.0.key_shift", "layers.1.key_shift"]
     assert all(torch.equal(found[f"layers.{i}.key_shift"], shift) for i, shift in enumerate(study.shifts))
+
+
+def test_the_picture_shows_each_shift_beside_none(tmp_path, monkeypatch):
+    """A bar for each quantiser, width and shift: the error that it leaves, as a share of that without."""
+    monkeypatch.setattr(module, "STEPS", 2)
+    study = quantkeys(write_checkpoint(tmp_path / "bert", "bert"))
+    draw_study(study, figure := pytest.importorskip("matplotlib.figure").Figure())
+    (axes,) = figure.axes
+    found = {(r.quantiser, r.bits, r.shift): r.output for r in study.rows}
+    bars = {box.get_label(): [bar.get_height() for bar in box] for box in axes.containers}
+    assert bars == {
+        shift: [found[q, bits, shift] / was for (q, bits, other), was in found.items() if other == "zero"]
+        for shift in ("mean", "best", "b_k")
+    }
 
 
 def test_one_sentence_is_too_few(tmp_path):

@@ -15,6 +15,7 @@ from minibeft.theory import attention, instance
 from minibeft.theory.draws import Draws
 from minibeft.verification import probe
 from minibeft.verification.findings import Report
+from minibeft.verification.report import FLOOR, MARKS, draw
 from minibeft.verification.verify import STEPS, verify
 
 SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
@@ -128,7 +129,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.mark.parametrize("folder", ["bert"], indirect=True)
 def test_the_command_writes_every_number(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    assert run(monkeypatch, "verify", str(folder), "--json", str(tmp_path / "v.json")) == 0
+    files = "--json", str(tmp_path / "v.json"), "--png", str(tmp_path / "v.png")
+    assert run(monkeypatch, "verify", str(folder), *files) == 0
+    assert (tmp_path / "v.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
     assert record["ok"] is True
     assert {"command", "date", "versions", "machine", "settings", "norms"} <= record.keys()
@@ -137,6 +140,24 @@ def test_the_command_writes_every_number(folder: Path, tmp_path: Path, monkeypat
     shown = capsys.readouterr().out
     assert "run on random tokens, for want of a tokenizer" in shown
     assert "came out as the theory says" in shown
+
+
+@pytest.mark.parametrize("folder", ["llama"], indirect=True)
+def test_the_picture_shows_every_check_under_its_verdict(folder: Path):
+    """Where it was measured and what is allowed, on a line each; an exact zero at the edge."""
+    report = verify(folder)
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    draw(report, figure)
+    (axes,) = figure.axes
+    allowed, *marks = axes.lines
+    assert [label.get_text().split()[0] for label in axes.get_yticklabels()] == [c.theorem for c in report.checks]
+    assert list(allowed.get_xdata()) == [max(c.worst.allowed, FLOOR) for c in report.checks]
+    shown = {(MEANT[m.get_label()], y, x) for m in marks for x, y in zip(m.get_xdata(), m.get_ydata(), strict=True)}
+    assert shown == {(c.verdict, y, max(c.worst.value, FLOOR)) for y, c in enumerate(report.checks)}
+    assert {"holds", "fails, as it must"} <= {verdict for verdict, _, _ in shown}
+
+
+MEANT = {meaning: verdict for verdict, (_, _, meaning) in MARKS.items()}
 
 
 @pytest.mark.parametrize("folder", ["bert"], indirect=True)
