@@ -133,16 +133,21 @@ def compile_one(folder: Path, file: str) -> subprocess.CompletedProcess[str]:
 
 
 def assumed(folder: Path, theorems: Iterable[str]) -> Iterator[str]:
-    """Print Assumptions of every theorem names nothing but AXIOMS; half of the theorems on each of two cores."""
+    """Print Assumptions of every theorem names nothing but AXIOMS.
+
+    All theorems are asked about as one tuple, for Coq then goes through the library once; one by one only if that tuple
+    rests on more, to name which does."""
     names = list(theorems)
-    with ThreadPoolExecutor(2) as pool:
-        for found in pool.map(lambda half: assumptions(folder, f"Assumptions{half}", names[half::2]), range(2)):
-            yield from found
+    if names and assumptions(folder, "Together", names, together=True):
+        yield from assumptions(folder, "OneByOne", names)
 
 
-def assumptions(folder: Path, file: str, names: list[str]) -> list[str]:
-    """What is wrong with what these theorems rest on."""
-    lines = [f"From Minibeft Require {' '.join(sorted({name.partition('.')[0] for name in names}))}."] * bool(names)
+def assumptions(folder: Path, file: str, names: list[str], *, together: bool = False) -> list[str]:
+    """What is wrong with what these theorems, or the tuple of them, rest on."""
+    lines = [f"From Minibeft Require {' '.join(sorted({name.partition('.')[0] for name in names}))}."]
+    if together:
+        lines += [f"Definition together := ({', '.join(f'@{name}' for name in names)}, tt)."]
+        names = ["together"]
     lines += [f'Goal True. idtac "== {name}". Abort. Print Assumptions {name}.' for name in names]
     (folder / f"{file}.v").write_text("\n".join(lines), encoding="utf-8")
     said = compile_one(folder, file)
