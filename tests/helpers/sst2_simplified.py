@@ -31,13 +31,15 @@ def make_classifier(data: str, folder: Path, **settings: Any) -> Path:
 
 @torch.inference_mode()
 def logits_in_transformers(folder: Path, sentences: list[str]) -> torch.Tensor:
-    """The classifier's logits by transformers' own model and tokenizer, in batches of 64."""
+    """The classifier's logits by transformers' own model and tokenizer, in batches of 64 of about one length."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    batches = [sentences[i : i + 64] for i in range(0, len(sentences), 64)]
-    return torch.cat(
-        [model(**tokenizer(b, padding=True, truncation=True, return_tensors="pt")).logits for b in batches]
-    )
+    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+    logits = torch.empty(len(sentences), 2)
+    for places in (order[i : i + 64] for i in range(0, len(order), 64)):
+        batch = tokenizer([sentences[i] for i in places], padding=True, truncation=True, return_tensors="pt")
+        logits[places] = model(**batch).logits
+    return logits
 
 
 def measure(data: str, folder: Path, **settings: Any) -> dict[str, Any]:

@@ -288,7 +288,7 @@ def main(count: int, record: Path) -> None:
     everything, total = everything[:count], len(everything)
     results, texts = KEEP / "results.jsonl", {f: digest([f]) for f in files}
     known = results_of(results, texts)
-    todo = [m for m in everything if not known.get(m.key)]
+    todo = sorted((m for m in everything if not known.get(m.key)), key=lambda m: m.key in known)  # new ones first
     print(f"{len(everything)} of {total} mutants, {len(todo)} to judge, {len(covered)} tests", flush=True)
 
     def tell(mutant: Mutant, by: str) -> None:
