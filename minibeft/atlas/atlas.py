@@ -6,6 +6,7 @@ imported transformers, for the imports take longer than an audit.
 
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -76,6 +77,12 @@ def forked(file: Path, kind: str, seed: int, seconds: int, gigabytes: float) -> 
         os._exit(status)
 
 
+# Why there is nothing to audit, and the words that say so.
+REASONS = {
+    "no_softmax": "computes no softmax|no softmax in it",
+    "no_model": "transformers has no model for it",
+    "not_installed": "requires the .* librar|No module named",
+}
 PATIENCE = 10
 LINUX = sys.platform == "linux"
 
@@ -96,6 +103,10 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     return {
         "types": len(rows),
         "audited": len(audited),
+        **{
+            kind: sum(bool(re.search(words, r["unaudited"])) for r in rows if "unaudited" in r)
+            for kind, words in REASONS.items()
+        },
         "null": sum(r["k"] == "null" for r in audited),
         "partly_null": sum(r["k"] == "partly null" for r in audited),
         "active": sum(r["k"] == "active" for r in audited),

@@ -64,13 +64,16 @@ search();
 
 
 def finding(record: dict[str, Any]) -> str:
-    """The atlas in three sentences."""
+    """The atlas in a few sentences."""
     s, version = record["summary"], record["versions"]["transformers"]
+    left = s["types"] - s["audited"] - s["no_softmax"] - s["no_model"] - s["not_installed"]
     parts = [
         f"Of {s['types']} model types of transformers {version}, {s['audited']} were audited: "
         f"b_k does nothing in {s['null']}, nothing in part in {s['partly_null']}, and something in {s['active']}.",
         f"{s['shipped_dead']} ship a key bias of which entries do nothing; b_v folds into the output bias in "
         f"{s['foldable']}.",
+        f"Of those not audited {s['no_softmax']} have no softmax over keys, {s['no_model']} are parts without a model "
+        f"of their own, {s['not_installed']} need a package that was not there; {left} could not be made small or run.",
         f"certify says the same for {s['compared'] - len(s['disagreements'])} of the {s['compared']} that it knows.",
     ]
     if s["largest_null"] and s["smallest_active"]:
