@@ -2,13 +2,15 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import typer.core
 import typer.main
-from checkpoints import write_adapter
+from checkpoints import as_pickle, write_adapter
 from evidence import BLOCK, PAGES, ROOT, TABLES, filled
+from safetensors.torch import load_file
 from small_run import make_data, make_model
 from typer.testing import CliRunner
 
@@ -77,7 +79,9 @@ def readme_commands() -> list[list[str]]:
 def test_every_command_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """On a small model and small data for the README's capitals; each with status 0."""
     monkeypatch.chdir(tmp_path)
-    make_model(Path("small"))
+    shutil.copytree(make_model(Path("pickles")), Path("small"))
+    as_pickle(Path("pickles"), load_file("pickles/model.safetensors"))
+    Path("pickles/model.safetensors").unlink()
     make_data(Path("data"))
     write_adapter(Path("adapter"), Path("small"))
     table = "\n".join(["words,label", *(f"w{i % 30} w{i % 7},{'odd' if i % 2 else 'even'}" for i in range(60))])
@@ -86,7 +90,14 @@ def test_every_command_runs_as_printed(tmp_path: Path, monkeypatch: pytest.Monke
         if words[0] in ELSEWHERE:
             assert f'["{words[0]}", ' in (ROOT / "tests" / ELSEWHERE[words[0]]).read_text(encoding="utf-8")
             continue
-        places = {"MODEL": "small", "minilm": "small", "ADAPTER": "adapter", "DIR": "data", "FILE": "own.csv"}
+        places = {
+            "MODEL": "small",
+            "minilm": "small",
+            "ADAPTER": "adapter",
+            "DIR": "data",
+            "FILE": "own.csv",
+            "PICKLES": "pickles",
+        }
         places |= {"TEXT": "words", "RUN": "runs/own", "OUT": f"out-{words[0]}", "BACK": "back"}
         places |= {"OUT": "out-merge"} if words[0] == "unmerge" else {}
         words += ["--out", "runs/own"] if "FILE" in words and words[0] == "finetune" else []
