@@ -72,10 +72,15 @@ def finding(record: dict[str, Any]) -> str:
         f"b_k does nothing in {s['null']}, nothing in part in {s['partly_null']}, and something in {s['active']}.",
         f"{s['shipped_dead']} ship a key bias of which entries do nothing; b_v folds into the output bias in "
         f"{s['foldable']}.",
-        f"Of those not audited {s['no_softmax']} have no softmax over keys, {s['no_model']} are parts without a model "
-        f"of their own, {s['not_installed']} need a package that was not there; {left} could not be made small or run.",
         f"certify says the same for {s['compared'] - len(s['disagreements'])} of the {s['compared']} that it knows.",
     ]
+    if s["audited"] < s["types"]:
+        parts.insert(
+            2,
+            f"Of those not audited {s['no_softmax']} have no softmax over keys, {s['no_model']} are parts without a "
+            f"model of their own, {s['not_installed']} need a package that was not there; {left} could not be made "
+            "small or run.",
+        )
     if s["largest_null"] and s["smallest_active"]:
         parts.append(
             f"The largest sum that counts as zero is {s['largest_null']:.1e} of its terms, the smallest that does not "

@@ -28,9 +28,7 @@ CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, Tensor.mm, Tensor.bmm)
 PRODUCTS: dict[Any, Split] = {
     **dict.fromkeys((F.linear, *CONVOLUTIONS), LINEAR),
-    **dict.fromkeys(
-        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, Tensor.mm, Tensor.bmm), MATMUL
-    ),
+    **dict.fromkeys(MATMULS, MATMUL),
     **dict.fromkeys((torch.addmm, torch.baddbmm), ADDMM),
 }
 SOFTMAXES = (torch.softmax, Tensor.softmax)
