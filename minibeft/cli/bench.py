@@ -1,4 +1,4 @@
-"""Commands that measure: bench kernels, train and memory."""
+"""Commands that measure: bench kernels, train, stack and memory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +50,26 @@ def train(
     if png is not None:
         write(png, as_png(lambda figure: chart(figure, record), size=(13, 4)))
         tell(f"wrote {png}")
+    save(json_file, record)
+
+
+@app.command()
+def stack(
+    model: Model = "minilm",
+    data: Data = None,
+    examples: Annotated[int, typer.Option(min=64, help="of each run in a round; a multiple of 64")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="in which both take their turn")] = 5,
+    json_file: Json = None,
+) -> None:
+    """Time runs of b_v for SST-2 trained as one packed batch (finetune --stack) against one after the other."""
+    from minibeft.benchmarks.stack import SHAPES, bench, render
+    from minibeft.show.progress import steps
+    from minibeft.training.settings import Settings
+
+    settings = Settings(model, "sst2", data=data, examples=examples, evaluated=16, device="cpu")
+    with steps("bench stack", len(SHAPES) + 1) as begin:
+        record = bench(settings, rounds, begin)
+    tell(*render(record))
     save(json_file, record)
 
 
