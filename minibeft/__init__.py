@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from minibeft.certificate.certify import certify
     from minibeft.checkpoints.load import build_model, load_model
     from minibeft.checkpoints.save import save_model
+    from minibeft.checkpoints.serve import load_adapters
     from minibeft.checkpoints.tokenizer import encode, load_tokenizer
     from minibeft.errors import BadInput
     from minibeft.models.generate import generate
@@ -35,6 +36,7 @@ HOMES = {
     "encode": "checkpoints.tokenizer",
     "finetune": "training.runs",
     "generate": "models.generate",
+    "load_adapters": "checkpoints.serve",
     "load_model": "checkpoints.load",
     "load_tokenizer": "checkpoints.tokenizer",
     "merge": "surgery.merge",
@@ -53,6 +55,7 @@ __all__ = [
     "encode",
     "finetune",
     "generate",
+    "load_adapters",
     "load_model",
     "load_tokenizer",
     "merge",

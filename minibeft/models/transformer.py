@@ -15,7 +15,7 @@ from minibeft.models.layers import MLP, Linear, RMSNorm, Scale, make_norm
 from minibeft.models.packed.dropout import make_dropout
 from minibeft.models.packed.frozen import frozen_linear
 from minibeft.models.packed.packing import Packing, Packings
-from minibeft.models.packed.sets import side_by_side
+from minibeft.models.packed.sets import Rows, Served, in_sets, side_by_side
 from minibeft.theory.attention import HeadNorm, Mask, attend, linear, mix
 from minibeft.theory.mechanisms import broken
 from minibeft.theory.rotary import Rotation
@@ -188,6 +188,7 @@ class Transformer(nn.Module):
     """
 
     fresh: frozenset[str] = frozenset()
+    served: Served | None = None
 
     def __init__(self, config: ModelConfig, backend: Backend = "fused"):
         super().__init__()
@@ -242,21 +243,48 @@ class Transformer(nn.Module):
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
         token_type_ids: Int[Tensor, "B T"] | None = None,
+        adapters: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B labels"]:
         """model(...).logits of a classifier, for padding on the right, from what the logits depend on and no more.
 
         For an encoder the backend "fused" computes the real tokens without the padding, and in the last block the first
         tokens, which are all that the head reads; decoders and the other backends take the way of forward().
+
+        adapters  the number of each sequence's adapter, of those that load_adapters put beside each other
         """
         if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
             logits = self(input_ids, attention_mask, token_type_ids).logits
             assert logits is not None
             return logits
         packing = Packing(attention_mask, self.config.heads)
+        if adapters is not None:
+            return self.classify_mixed(input_ids, attention_mask, token_type_ids, packing, adapters)
         x = self.first_states(input_ids, attention_mask, token_type_ids, packing)
         logits = self.head(x[:, None], self.token_vectors)
         assert logits is not None
         return logits
+
+    def classify_mixed(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        token_type_ids: Int[Tensor, "B T"] | None,
+        packing: Packing,
+        adapters: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B labels"]:
+        """The same, each sequence with the biases and the head of its own adapter."""
+        if self.served is None or not all(0 <= number < len(self.served.heads) for number in adapters.tolist()):
+            loaded = 0 if self.served is None else len(self.served.heads)
+            raise ValueError(f"adapters names one that is not loaded; there are {loaded}, numbered from 0")
+        rows = Rows(adapters, packing.filled.sum(1).tolist(), [1] * len(adapters))
+        with in_sets(self, self.served.tables, rows):
+            x = self.first_states(input_ids, attention_mask, token_type_ids, packing)
+        found: dict[int, Tensor] = {}
+        for number in adapters.unique().tolist():
+            places = (adapters == number).nonzero()[:, 0]
+            logits = self.served.heads[number](x[places, None], self.embed.tokens.weight)
+            found |= zip(places.tolist(), logits, strict=True)
+        return torch.stack([found[place] for place in range(len(adapters))])
 
     def first_states(
         self,

@@ -79,6 +79,13 @@ class Sets(NamedTuple):
         return (product + bias).to(product.dtype)
 
 
+class Served(NamedTuple):
+    """Adapters side by side: their biases by name, and their heads."""
+
+    tables: dict[str, Float[Tensor, "R n"]]
+    heads: list[nn.Module]
+
+
 def side_by_side(biases: Sequence[Tensor | None], sets: Sequence[Sets | None], sizes: Sequence[int]) -> Sets:
     """The biases of maps whose outputs stand side by side; a map without sets has its one bias in each, or none."""
     found = next(each for each in sets if each is not None)

@@ -1,0 +1,92 @@
+"""Many models in one: the adapters of one frozen classifier side by side, one for each sequence of a batch.
+
+    model = minibeft.load_model("minilm", task="classification")
+    minibeft.load_adapters(model, ["first", "second"])
+    model.classify(ids, mask, adapters=torch.tensor([0, 1, 1, 0]))
+
+An adapter is a row in a table of each bias, and a head. Where V2 holds its b_v is kept as W_o b_v, one vector a layer
+that is added after attention: a fixed shift of the residual stream.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minibeft.checkpoints.adapters import changed, load_adapter
+from minibeft.errors import BadInput
+from minibeft.models.heads import ClassificationHead
+from minibeft.models.packed.sets import Served
+from minibeft.models.transformer import Attention, Transformer
+from minibeft.theory.mechanisms import broken
+
+
+def load_adapters(model: Transformer, folders: Sequence[str | Path]) -> Transformer:
+    """Put these adapters beside each other in the model, in place; number i is that of folders[i].
+
+    BadInput for a model that is no encoder's classifier on the backend "fused", for an adapter that changes more than
+    biases and the head, and for heads of different numbers of classes.
+    """
+    if model.backend != "fused" or not isinstance(model.head, ClassificationHead) or model.head.out is None:
+        raise BadInput("adapters side by side need an encoder's classifier: load_model(…, task='classification')")
+    found = [read_values(model, folder) for folder in folders]
+    heads = nn.ModuleList(head_with(model.head, values) for values in found)
+    if len({len(head.out.bias) for head in heads}) > 1:  # type: ignore[union-attr, arg-type]
+        raise BadInput("the adapters have heads of different numbers of classes; serve those of one number together")
+    names = dict.fromkeys(name for values in found for name in values if not name.startswith("head."))
+    tables = {name: torch.stack([row(model, name, values) for values in found]) for name in names}
+    model.served = Served(tables, list(heads))
+    return model
+
+
+def read_values(model: Transformer, folder: str | Path) -> dict[str, Tensor]:
+    """An adapter's biases, b_v folded, and its head, by our names. A norm that it holds whole must be the model's own
+    but for the bias."""
+    values = changed(model, load_adapter(folder))
+    for name in [name for name in values if not name.startswith("head.") and not name.endswith(".bias")]:
+        mine = model.get_parameter(name).detach()
+        if not torch.equal(values.pop(name).to(mine), mine):
+            raise BadInput(f"{folder}: changes {name}, more than biases and the head; merge it into its model")
+    fold_values(model, values)
+    return values
+
+
+def fold_values(model: Transformer, values: dict[str, Tensor]) -> None:
+    """Where V2 holds, a layer's new b_v as what it adds to the attention's output bias, in place, in float64."""
+    for number in range(len(model.blocks)):
+        attention, b_v, b_o = (f"blocks.{number}.attention{part}" for part in ("", ".v.bias", ".o.bias"))
+        if b_v not in values or broken(model.config.attention[number], "v"):
+            continue
+        module = model.get_submodule(attention)
+        assert isinstance(module, Attention)
+        shift = values.pop(b_v).double() - own(module.v)
+        spread = shift.view(module.kv_heads, -1).repeat_interleave(module.heads // module.kv_heads, 0).flatten()
+        values[b_o] = values.get(b_o, own(module.o)).double() + module.o.weight.detach().double() @ spread
+
+
+def own(module: nn.Linear | nn.LayerNorm) -> Tensor:
+    """The module's bias in float64; zero where it has none."""
+    bias = module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias
+    return bias.detach().double()
+
+
+def row(model: Transformer, name: str, values: dict[str, Tensor]) -> Tensor:
+    """An adapter's bias of this name, or the model's own where it leaves that as it is."""
+    module = model.get_submodule(name.removesuffix(".bias"))
+    assert isinstance(module, nn.Linear | nn.LayerNorm)
+    found = values[name] if name in values else own(module)
+    return found.to(module.weight.device, torch.promote_types(module.weight.dtype, torch.float32))
+
+
+def head_with(head: ClassificationHead, values: dict[str, Tensor]) -> ClassificationHead:
+    """A head with the adapter's tensors in place of the model's; all share what it leaves as it is."""
+    replaced = {name.removeprefix("head."): value for name, value in values.items() if name.startswith("head.")}
+    shared = {id(value): value for name, value in head.named_parameters() if name not in replaced}
+    found = deepcopy(head, shared)
+    for name, value in replaced.items():
+        place, _, kind = name.rpartition(".")
+        like = head.get_parameter(name)
+        setattr(found.get_submodule(place), kind, nn.Parameter(value.to(like), requires_grad=False))
+    return found

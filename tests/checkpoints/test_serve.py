@@ -1,0 +1,101 @@
+"""Adapters side by side answer as each does in a model of its own, in one batch, with b_v folded where V2 holds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import make_model
+from tolerance import assert_agrees, samples
+from torch import Tensor
+
+from minibeft.checkpoints import serve
+from minibeft.checkpoints.adapters import Adapter, load_adapted, load_adapter, make_adapter, save_adapter
+from minibeft.checkpoints.load import load_model
+from minibeft.checkpoints.serve import load_adapters
+from minibeft.errors import BadInput
+from minibeft.models.biases import freeze_except
+from minibeft.models.packed.sets import Rows
+from minibeft.models.transformer import Transformer
+from minibeft.theory.draws import Draws
+
+IDS = Draws(3).integers(4, 34, 6, 9)
+MASK = (torch.arange(9) < torch.tensor([5, 9, 1, 8, 3, 9])[:, None]).long()
+WHO = torch.tensor([2, 0, 1, 1, 2, 0])
+
+
+@pytest.fixture
+def places(tmp_path) -> tuple[Path, list[Path]]:
+    """A model, and adapters of b_v, of b_q, and of every bias, each with a head."""
+    base, folders = make_model(tmp_path / "model"), []
+    for number, terms in enumerate(("v", "q", "all")):
+        model, draws = load_model(base, task="classification", dtype=torch.float32), Draws(number)
+        trained = freeze_except(model, terms, head=True)
+        before = {name: value.detach().clone() for name, value in trained.items()}
+        for value in trained.values():
+            value.data.copy_(draws.normal(*value.shape, std=0.5))
+        folders.append(tmp_path / terms)
+        save_adapter(make_adapter(model, before, base=str(base)), folders[-1])
+    return base, folders
+
+
+def apart(models: list[Transformer]) -> Tensor:
+    """Each sequence by the model with its adapter alone."""
+    with torch.no_grad():
+        rows = [models[n].eval().classify(IDS[i : i + 1], MASK[i : i + 1]) for i, n in enumerate(WHO.tolist())]
+    return torch.cat(rows)
+
+
+def mixed(base: Path, folders: list[Path]) -> Tensor:
+    model = load_adapters(load_model(base, task="classification", dtype=torch.float64), folders)
+    with torch.no_grad():
+        return model.eval().classify(IDS, MASK, adapters=WHO)
+
+
+def compare(base: Path, folders: list[Path]) -> None:
+    models = [load_adapted(base, folder, dtype=torch.float64) for folder in folders]
+    assert_agrees(mixed(base, folders), samples(apart, models, torch.float64), apart(models), what="logits")
+
+
+def test_each_sequence_is_answered_by_its_adapter(places):
+    compare(*places)
+
+
+def test_the_value_bias_is_served_after_attention(places):
+    base, folders = places
+    served = load_adapters(load_model(base, task="classification"), folders).served
+    assert served is not None
+    assert not any("attention.v" in name for name in served.tables)
+    assert sum("attention.o" in name for name in served.tables) == 2
+    dense = {id(head.get_parameter("dense.weight")) for head in served.heads}
+    assert len(dense) == 1, "heads share what no adapter changes"
+
+
+@pytest.mark.parametrize("bug", ["another's bias", "b_v is not folded"])
+def test_the_comparison_sees(bug, places, monkeypatch):
+    if bug == "another's bias":
+        pick = Rows.pick
+        monkeypatch.setattr(Rows, "pick", lambda rows, count: (pick(rows, count) + 1) % 3)
+    else:
+        monkeypatch.setattr(
+            serve, "fold_values", lambda model, values: [values.pop(n) for n in [*values] if ".v." in n]
+        )
+    with pytest.raises(AssertionError, match="logits: error"):
+        compare(*places)
+
+
+def test_what_cannot_be_served_together_is_refused(places, tmp_path):
+    base, folders = places
+    with pytest.raises(BadInput, match="need an encoder's classifier"):
+        load_adapters(load_model(base, task="hidden"), folders)
+    model = load_model(base, task="classification")
+    with pytest.raises(ValueError, match="names one that is not loaded; there are 0"):
+        model.classify(IDS, MASK, adapters=WHO)
+    with pytest.raises(ValueError, match="names one that is not loaded; there are 2"):
+        load_adapters(model, folders[:2]).classify(IDS, MASK, adapters=WHO)
+    one = load_adapter(folders[0])
+    saved = {
+        name: torch.cat([value, value[:1]]) if "classifier" in name else value for name, value in one.saved.items()
+    }
+    save_adapter(Adapter(one.biases, saved, one.config, ("a", "b", "c")), tmp_path / "three")
+    with pytest.raises(BadInput, match="different numbers of classes"):
+        load_adapters(model, [folders[0], tmp_path / "three"])
