@@ -80,7 +80,8 @@ class Stack:
     def logits(self, numbers: list[int], batches: Sequence[Scorable]) -> list[Float[Tensor, "B K"]]:
         """Of each run on its own batch, in float32 at least, by the matrix products of all."""
         settings, found = self.runs[0].settings, []
-        self.model.train(settings.dropout)
+        for module in (self.model, *(self.heads[i] for i in numbers)):
+            module.train(settings.dropout)
         own = [batch for batch in batches if isinstance(batch, Batch)]
         parts = zip(own, numbers, strict=True)
         packings = Packings([Packing(b.attention_mask, self.model.config.heads, self.runs[i].stream) for b, i in parts])
@@ -184,13 +185,14 @@ def finetune_held(
     first = load(work[0][0])
     stack, left = Stack(first.model), list[tuple[int, Lessons]]()
     found: list[Any] = [None] * len(work)
+    heads = [head_like(first, settings) for settings, _ in work]  # before the model's own becomes a run's
     for number, (settings, folder) in enumerate(work):
         loaded = load_like(first, settings)
         record = runs.record_of(loaded)
         if (done := runs.finished(folder, record, runs.scored(loaded))) is not None:
             found[number] = done
             continue
-        run = stack.begin(loaded, head_like(first, settings))
+        run = stack.begin(loaded, heads[number])
         record |= runs.opened(run, folder, record)
         if not left:
             announce(run)
