@@ -1,11 +1,13 @@
 """A checkpoint without the biases that do nothing: b_k set to zero (K1), b_v folded into b_o (V2), and then verified.
 
-Each step needs its verdict from certify; where a hypothesis is broken the step is refused, with the hypothesis named.
+Each step needs its verdict from certify; where a hypothesis is broken the step is refused, with the hypothesis named,
+but for the layers and the entries of each head where b_k is null all the same.
 A format that has a bias at all wants its tensor (BERT, OPT, LLaMA with attention_bias), so b_k and b_v become zeros;
 where a switch of config.json governs biases that are then all zero, they are dropped and the switch is turned off.
 Nothing is written unless the old and the new model agree on sentences within rounding (equivalence.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,8 @@ from minibeft.show.files import new_folder, write_json
 from minibeft.show.record import provenance
 from minibeft.surgery.equivalence import Agreement
 from minibeft.surgery.source import Source, fold, shapes, write_verified
+from minibeft.theory.mechanisms import broken, null_dims
+from minibeft.verification.probe import null_part, where
 
 DONE = {"zero": "set to zero", "fold": "folded into b_o", "refused": "stays", "nothing": "nothing to do"}
 
@@ -77,12 +81,31 @@ def step(verdict: Verdict, source: Source | None, unable: str) -> Step:
     if source is not None and all(is_zero(source, i, bias) for i in range(source.config.layers)):
         return Step(bias, "nothing", theorem, "it is zero already")
     if verdict.broken:
-        return Step(bias, "refused", theorem, f"{', '.join(verdict.broken)}: {verdict.reason}")
+        why = f"{', '.join(verdict.broken)}: {verdict.reason}"
+        if bias == "k" and source is not None and (place := free_part(source, verdict.broken)):
+            return Step(bias, "zero", theorem, f"on {place}, where nothing turns k; elsewhere it stays, {why}")
+        return Step(bias, "refused", theorem, why)
     if source is None:
         return Step(bias, "refused", theorem, unable)
     if bias == "v" and "o" not in source.config.biases:
         return Step(bias, "refused", theorem, "foldable, but this format has no bias after W_o that could hold W_o b_v")
     return Step(bias, "zero" if bias == "k" else "fold", theorem, verdict.reason)
+
+
+def free_part(source: Source, hypotheses: Sequence[str]) -> str:
+    """Where b_k is null although not everywhere, and not zero yet: layers without positions, or entries of each head
+    that rotary positions leave alone; empty where it is nowhere, or where more is broken than the layers' own."""
+    specs = dict(enumerate(source.config.attention))
+    if {each for spec in specs.values() for each in broken(spec, "k")} != set(hypotheses):
+        return ""
+    parts = {i: part for i, spec in specs.items() if (part := null_part(spec)) is not None}
+    live = any(by_head(source, i)[:, part.start : part.stop].any() for i, part in parts.items())
+    return where(specs, parts).removeprefix(", ") if live else ""
+
+
+def by_head(source: Source, layer: int) -> Tensor:
+    """One layer's b_k, (G, D)."""
+    return source[f"blocks.{layer}.attention.k.bias"].view(source.config.kv_heads, -1)
 
 
 def is_zero(source: Source, layer: int, module: str) -> bool:
@@ -125,7 +148,7 @@ def write_simplified(folder: Path, ready: Path, text: Path | None) -> Simplified
     rounding = [(value - edit.tensors[source.name(name)].double()).abs().max().item() for name, value in kept.items()]
     return Simplified(
         steps,
-        sum(before[name].numel() for name, value in kept.items() if not value.any()),
+        sum(int(((value == 0) & (before[name] != 0)).sum()) for name, value in kept.items()),
         sum(source[name].numel() for name in gone),
         weight_bytes(folder) - weight_bytes(ready),
         max(rounding, default=0.0),
@@ -139,7 +162,9 @@ def changes(source: Source, actions: dict[str, str]) -> dict[str, Tensor]:
     for i in range(source.config.layers):
         b_k, b_v, b_o = (f"blocks.{i}.attention.{module}.bias" for module in "kvo")
         if actions["k"] == "zero":
-            values[b_k] = torch.zeros_like(source[b_k], dtype=torch.float64)
+            values[b_k] = by_head(source, i).double().clone()
+            values[b_k][:, list(null_dims(source.config.attention[i]))] = 0.0
+            values[b_k] = values[b_k].flatten()
         if actions["v"] == "fold":
             values[b_v] = torch.zeros_like(source[b_v], dtype=torch.float64)
             values[b_o] = fold(source[b_o], source[f"blocks.{i}.attention.o.weight"], source[b_v], source.config)

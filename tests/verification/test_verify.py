@@ -171,7 +171,7 @@ def test_a_violation_ends_in_status_1(folder: Path, monkeypatch: pytest.MonkeyPa
     ("arguments", "says"),
     [
         (["nowhere/at/all"], "no such folder"),
-        (["--task", "chess"], "--task chess: must be hidden, classification or lm"),
+        (["--task", "chess"], "--task chess: must be hidden, classification, tokens or lm"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys):
