@@ -37,14 +37,7 @@ def task_of(family: str) -> Task:
     return "lm" if BODIES[family].decodes else "classification" if "classification" in heads else "hidden"
 
 
-# One of each kind of layout; `make test-all` takes the others too.
-QUICK = ("bert", "gpt2", "gpt_neox", "smollm3", "gemma3_text", "vit", "dinov2", "whisper")
-
-
-@pytest.fixture(
-    scope="module",
-    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BODIES],
-)
+@pytest.fixture(scope="module", params=BODIES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with every parameter redrawn, with biases where its format can have them, and a tokenizer."""
     folder = tmp_path_factory.mktemp("every") / request.param
@@ -64,6 +57,7 @@ def given(folder: Path) -> Path | None:
     return folder / "texts.txt" if folder.name in TEXTS else None
 
 
+@pytest.mark.slow
 def test_verify(folder: Path):
     report = verify(folder, inputs=given(folder))
     assert report.ok, [check for check in report.checks if check.verdict == "VIOLATED"]
