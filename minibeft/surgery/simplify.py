@@ -29,7 +29,13 @@ from minibeft.surgery.source import Source, fold, shapes, write_verified
 from minibeft.theory.mechanisms import broken, null_dims
 from minibeft.verification.probe import null_part, where
 
-DONE = {"zero": "set to zero", "fold": "folded into b_o", "refused": "stays", "nothing": "nothing to do"}
+DONE = {
+    "zero": "set to zero",
+    "part": "set to zero in part",
+    "fold": "folded into b_o",
+    "refused": "stays",
+    "nothing": "nothing to do",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Step:
     """What happens to one bias in every layer, and the theorem that allows or forbids it."""
 
     bias: str
-    action: Literal["zero", "fold", "refused", "nothing"]
+    action: Literal["zero", "part", "fold", "refused", "nothing"]
     theorem: str
     reason: str
 
@@ -83,7 +89,7 @@ def step(verdict: Verdict, source: Source | None, unable: str) -> Step:
     if verdict.broken:
         why = f"{', '.join(verdict.broken)}: {verdict.reason}"
         if bias == "k" and source is not None and (place := free_part(source, verdict.broken)):
-            return Step(bias, "zero", theorem, f"on {place}, where nothing turns k; elsewhere it stays, {why}")
+            return Step(bias, "part", theorem, f"on {place}, where nothing turns k; elsewhere it stays, {why}")
         return Step(bias, "refused", theorem, why)
     if source is None:
         return Step(bias, "refused", theorem, unable)
@@ -132,7 +138,7 @@ def write_simplified(folder: Path, ready: Path, text: Path | None) -> Simplified
     steps = plan(folder)
     actions = {step.bias: step.action for step in steps}
     nothing = f"{folder}: nothing to simplify, nothing was written; " + "; ".join(map(str, steps))
-    if "refused" in actions.values() and not {"zero", "fold"} & set(actions.values()):
+    if "refused" in actions.values() and not {"zero", "part", "fold"} & set(actions.values()):
         raise BadInput(nothing)
     source = Source.open(folder)
     exact = changes(source, actions)
@@ -162,9 +168,11 @@ def changes(source: Source, actions: dict[str, str]) -> dict[str, Tensor]:
     for i in range(source.config.layers):
         b_k, b_v, b_o = (f"blocks.{i}.attention.{module}.bias" for module in "kvo")
         if actions["k"] == "zero":
-            values[b_k] = by_head(source, i).double().clone()
-            values[b_k][:, list(null_dims(source.config.attention[i]))] = 0.0
-            values[b_k] = values[b_k].flatten()
+            values[b_k] = torch.zeros_like(source[b_k], dtype=torch.float64)
+        if actions["k"] == "part":
+            kept = by_head(source, i).double().clone()
+            kept[:, list(null_dims(source.config.attention[i]))] = 0.0
+            values[b_k] = kept.flatten()
         if actions["v"] == "fold":
             values[b_v] = torch.zeros_like(source[b_v], dtype=torch.float64)
             values[b_o] = fold(source[b_o], source[f"blocks.{i}.attention.o.weight"], source[b_v], source.config)
