@@ -156,6 +156,10 @@ def test_a_stack_that_was_stopped_ends_with_the_same_bits(tmp_path):
     assert [outcome(record) for record in resumed] == [outcome(record) for record in whole]
     one, other = (load_file(tmp_path / name / "1" / "trained.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    whole_adapter, adapter = (
+        tmp_path / n / "1" / "adapter" / "adapter_model.safetensors" for n in ("whole", "stopped")
+    )
+    assert whole_adapter.read_bytes() == adapter.read_bytes()
     settings, folder = work("apart")[1]
     assert (
         finetune(settings, folder, progress=quiet)["epochs"][-1]["validation"] == whole[1]["epochs"][-1]["validation"]
