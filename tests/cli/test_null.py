@@ -45,7 +45,7 @@ def outcome(name: str) -> Any:
 
 @pytest.mark.parametrize("family", KEYS)
 def test_null_is_absent_to_every_command(family, tmp_path, monkeypatch):
-    biases = {"attention_bias": True} if family == "llama" else {}
+    biases: dict[str, Any] = {"attention_bias": True} if family == "llama" else {}
     model = write_checkpoint(tmp_path / "model", family, shard="1GB", **biases)
     write_adapter(tmp_path / "adapter", model)
     (tmp_path / "table.csv").write_text("words\nthe cat\n")
