@@ -21,6 +21,7 @@ from minibeft.errors import BadInput
 from minibeft.reproduce.same import compare
 from minibeft.reproduce.series import open_series
 from minibeft.show.files import held
+from minibeft.training.records import digest
 
 pytestmark = pytest.mark.slow
 SEEDS, ROWS = (0, 1), ("v", "q", "k", "none", "all")
@@ -94,15 +95,18 @@ def test_a_head_that_differs_fails_the_command(done):
     """Planted: the head-only run ends a thousandth elsewhere in one number."""
     root, folder, _ = done
     file = folder / "runs" / "none-plain-low-0.0004-seed-1" / "trained.safetensors"
-    before = file.read_bytes()
+    record = file.with_name("run.json")
+    before = {each: each.read_bytes() for each in (file, record)}
     tensors = load_file(file)
     tensors["classifier.weight"][0, 0] += 1e-3
     save_file(tensors, file)
+    record.write_text(json.dumps(read_json(record) | {"written": digest([file])}))
     try:
         result = run(root, "biases", folder)
         wrong = [(s["learning_rate"], s["seed"]) for s in read_json(folder / "biases.json")["same"] if not s["ok"]]
     finally:
-        file.write_bytes(before)
+        for each, content in before.items():
+            each.write_bytes(content)
     assert result.exit_code == 1
     assert wrong == [(4e-4, 1)]
     assert " NO " in result.output
