@@ -282,7 +282,7 @@ class Transformer(nn.Module):
         found: dict[int, Tensor] = {}
         for number in adapters.unique().tolist():
             places = (adapters == number).nonzero()[:, 0]
-            logits = self.served.heads[number](x[places, None], self.embed.tokens.weight)
+            logits = self.served.heads[number](x[places, None], self.token_vectors)
             found |= zip(places.tolist(), logits, strict=True)
         return torch.stack([found[place] for place in range(len(adapters))])
 
