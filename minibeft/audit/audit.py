@@ -89,7 +89,7 @@ def audited(
     name: str, subjects: Iterator[Subject], failed: list[str], seed: int, progress: Begin
 ) -> tuple[Subject, list[tuple[Audit, LayerReport]]]:
     """The first subject in which attention is found, and its layers."""
-    for subject in subjects:
+    for subject in built(subjects, failed):
         try:
             found = list(measured(subject, Draws(seed), progress))
         except Exception as error:
@@ -99,6 +99,17 @@ def audited(
             return subject, found
         failed.append("no softmax in it has queries and keys")
     raise BadInput(f"{name}: cannot be audited: {failed[-1] if failed else 'transformers has no model for it'}")
+
+
+def built(subjects: Iterator[Subject], failed: list[str]) -> Iterator[Subject]:
+    """The subjects, as far as transformers can build them: its classes raise what they like on a value of the wrong
+    type."""
+    try:
+        yield from subjects
+    except BadInput:
+        raise
+    except Exception as error:
+        failed.append(f"{type(error).__name__}: {error}"[:160])
 
 
 def measured(subject: Subject, draws: Draws, progress: Begin) -> Iterator[tuple[Audit, LayerReport]]:

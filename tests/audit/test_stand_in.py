@@ -48,3 +48,10 @@ def test_a_type_that_transformers_lacks_stays_unknown(tmp_path: Path):
 def test_without_transformers_it_stays_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stand_in, "find_spec", lambda name: importlib.util.find_spec("no_such_module"))
     assert "measurement" not in certified(tmp_path, CODEGEN)[0]
+
+
+def test_what_transformers_cannot_read_stays_unknown(tmp_path: Path):
+    """Its classes raise what they like on a value of the wrong type."""
+    said, record = certified(tmp_path, {"model_type": "roberta", "num_hidden_layers": True})
+    assert "unknown" in said
+    assert "measured" not in record
