@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -147,7 +148,10 @@ Loaded = dict[str, dict[str, list[FunctionType]]]  # file → qualified name →
 
 
 def loaded(files: list[str]) -> Loaded:
-    """The functions of these modules, wherever they are held; kernels/ is a link in the package."""
+    """The functions of these modules, wherever they are held, imported if no test has; kernels/ is a link in the
+    package."""
+    for file in files:
+        import_module("minibeft." + file.removeprefix("minibeft/").removesuffix(".py").replace("/", "."))
     found: Loaded = {file: defaultdict(list) for file in files}
     paths = {str(ROOT / file): file for file in files}
     named = {name: paths.get(os.path.realpath(name)) for name in {f.__code__.co_filename for f in every_function()}}
