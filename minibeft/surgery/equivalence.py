@@ -3,10 +3,11 @@
 Two comparisons with the old model in float64, by agreement.py. In float64, with the changed parameters unrounded: the
 difference may be FACTOR times the float32 error of the same computation, times u64/u32, because rounding errors are
 linear in u. This shows the theorem on this checkpoint. In the type of the file, with what was really written: the new
-model may err FACTOR times as much as the old one does, and one rounding more.
+model may err FACTOR times as much as the old one does, and one rounding more. A file of several types is computed in
+the finest; where each changed parameter is its exact value, rounded to one of them, that rounding's effect is allowed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -103,23 +104,33 @@ def outputs(model: Transformer, batch: Batch, dtype: torch.dtype | None = None) 
     return found[batch["attention_mask"].bool()] if found.ndim == 3 else found
 
 
-def compare(intended: Transformer, written: Transformer, exact: Mapping[str, Tensor], batch: Batch) -> Agreement:
+def compare(
+    intended: Transformer,
+    written: Transformer,
+    exact: Mapping[str, Tensor],
+    batch: Batch,
+    types: Collection[torch.dtype] = (),
+) -> Agreement:
     """Whether the model that was written computes what is intended.
 
     intended  the model before, or with its adapter added
     written   the model after, as loaded from its files; it is changed here
     exact     the parameters that were changed, by our names, in float64 before they were rounded to the file's type
+    types     those of the file's tensors
     """
     dtype = next(written.parameters()).dtype  # the file's; what an adapter changed is float64 in `intended`
     gold, single = outputs(intended, batch, torch.float64), outputs(intended, batch, torch.float32)
     plain = single if dtype == torch.float32 else outputs(intended, batch, dtype)
     candidate = outputs(written, batch)
+    stored = gold
+    if len(types) > 1 and all(is_rounded(written.get_parameter(name), value, types) for name, value in exact.items()):
+        stored = outputs(written, batch, torch.float64)
     for name, value in exact.items():
         written.get_parameter(name).data = value.double()
     unrounded = outputs(written, batch, torch.float64)
     largest = gold.abs().max().item()
     allowed = explained(distance(single, gold), largest, torch.float64, sampled_in=torch.float32, roundings=2)
-    rounded = explained(distance(plain, gold), largest, dtype)
+    rounded = explained(distance(plain, gold), largest, dtype) + distance(stored, gold)
     return Agreement(
         len(batch["attention_mask"]),
         largest,
@@ -127,3 +138,8 @@ def compare(intended: Transformer, written: Transformer, exact: Mapping[str, Ten
         Difference(str(dtype).removeprefix("torch."), distance(candidate, gold), rounded),
         "sentences" if intended.config.features is None else intended.config.features.plural,
     )
+
+
+def is_rounded(value: Tensor, exact: Tensor, types: Collection[torch.dtype]) -> bool:
+    """Whether these are the exact numbers, rounded to one of these types."""
+    return any(torch.equal(exact.to(kind).double(), value.double()) for kind in types)

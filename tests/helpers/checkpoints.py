@@ -1,6 +1,7 @@
 """Small checkpoints on disk, in shards: transformers' models with every parameter redrawn, and a tokenizer."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from minibeft.checkpoints.adapters import make_adapter, save_adapter
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.tensors import open_tensors
 from minibeft.checkpoints.tokenizer import encode, load_tokenizer
+from minibeft.families.tokenizers import CLASSES, FIXED
 from minibeft.models.biases import add_bias, freeze_except, terms_of
 from minibeft.models.config import Task
 from minibeft.theory.draws import Draws
@@ -24,8 +26,15 @@ VOCABULARY = {word: i for i, word in enumerate(("[UNK]", "[PAD]", *WORDS))}
 PAD = VOCABULARY["[PAD]"]
 
 
-def write_tokenizer(folder: Path) -> None:
-    """A tokenizer of whole words, those of the built-in sentences."""
+def write_tokenizer(folder: Path, family: str = "") -> None:
+    """A tokenizer of whole words, those of the built-in sentences; of letters where transformers fixes the class."""
+    if FIXED.get(family) in CLASSES:
+        letters = sorted({letter for line in SENTENCES for letter in line.replace(" ", "Ġ")})
+        vocabulary = {letter: i for i, letter in enumerate(("[UNK]", "[PAD]", *letters))}
+        Tokenizer(models.BPE(vocabulary, [])).save(str(folder / "tokenizer.json"))
+        named = {"unk_token": "[UNK]", "eos_token": "[PAD]", "pad_token": "[PAD]"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(named))
+        return
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -39,7 +48,7 @@ def write_checkpoint(
     common = {"model_type": family, "vocab_size": len(VOCABULARY), "pad_token_id": PAD}
     model = reference(common | CONFIGS[family] | changes, seed=0)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
-    write_tokenizer(folder)
+    write_tokenizer(folder, family)
     return folder
 
 

@@ -107,6 +107,40 @@ def test_half_precision_files_round_once(family, dtype, tmp_path):
     assert done.agreement.written.dtype == str(dtype).removeprefix("torch.")
 
 
+def two_types(folder: Path) -> Path:
+    """A BERT whose attention is stored in bfloat16, the rest in float32, in one file."""
+    model = write_checkpoint(folder / "bert", "bert", shard="1GB")
+    mixed = {n: v.bfloat16() if ".attention." in n else v for n, v in tensors(model).items()}
+    save_file(mixed, model / "model.safetensors", {"format": "pt"})
+    return model
+
+
+def test_a_file_of_two_types_keeps_them(tmp_path, caplog):
+    """It is computed in float32, and b_o' is rounded to bfloat16: that is allowed, and nothing more."""
+    model = two_types(tmp_path)
+    done = simplify(model, tmp_path / "out")
+    old, new = tensors(model), tensors(tmp_path / "out")
+    assert {n: v.dtype for n, v in old.items()} == {n: v.dtype for n, v in new.items()}
+    assert done.agreement.written.dtype == "float32"
+    assert min(done.rounding, done.agreement.written.value) > 1e-5
+    assert "bfloat16 and float32" in caplog.text
+
+
+def test_of_two_types_a_number_one_step_off_is_refused(tmp_path, monkeypatch):
+    """Planted: what is stored is the neighbour of the rounded number."""
+    honest = surgery.rewrite_folder
+
+    def careless(source, target, edit):
+        for name, value in edit.tensors.items():
+            if name.endswith("output.dense.bias"):
+                edit.tensors[name] = torch.nextafter(value, value + 1)
+        honest(source, target, edit)
+
+    monkeypatch.setattr(surgery, "rewrite_folder", careless)
+    with pytest.raises(BadInput, match="in float32 the new outputs differ by"):
+        simplify(two_types(tmp_path), tmp_path / "out")
+
+
 def test_one_file_instead_of_shards_and_a_text(tmp_path):
     model = write_checkpoint(tmp_path / "opt", "opt", shard="1GB")
     (tmp_path / "text").write_text("It was dull .\n\nA very good dog .\n")
