@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import write_letters
 from families import drawn
 from safetensors.torch import load_file
 from small_decoder import PROMPT_WORDS, SPECIAL, make_tokenizer
@@ -14,6 +15,7 @@ from minibeft.checkpoints.adapters import make_adapter, save_adapter
 from minibeft.checkpoints.load import load_model
 from minibeft.errors import BadInput
 from minibeft.families import BODIES, read_config
+from minibeft.families.tokenizers import CLASSES, FIXED
 from minibeft.models.biases import add_missing, select
 from minibeft.models.config import Task
 from minibeft.surgery.inspect import inspect
@@ -46,8 +48,11 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     raw |= {"vocab_size": len(VOCABULARY)} if "vocab_size" in raw else {}
     raw |= {"max_position_embeddings": 40} if "max_position_embeddings" in raw else {}
     reference(raw, 3).save_pretrained(folder)
-    make_tokenizer(VOCABULARY).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    if FIXED.get(request.param) in CLASSES:
+        write_letters(folder, ["<unk>", "<pad>"], [*PROMPT_WORDS, " ".join(WORDS)])
+    else:
+        make_tokenizer(VOCABULARY).save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     (folder / "texts.txt").write_text("w0 w3 w5\nIt was w4 w3 w9\n")
     return folder
 

@@ -26,14 +26,19 @@ VOCABULARY = {word: i for i, word in enumerate(("[UNK]", "[PAD]", *WORDS))}
 PAD = VOCABULARY["[PAD]"]
 
 
+def write_letters(folder: Path, special: list[str], texts: list[str]) -> None:
+    """A tokenizer of the letters of these texts, for classes that take byte pairs alone. special: unknown, padding."""
+    letters = sorted({letter for text in texts for letter in text.replace(" ", "Ġ")})
+    vocabulary = {letter: i for i, letter in enumerate((*special, *letters))}
+    Tokenizer(models.BPE(vocabulary, [])).save(str(folder / "tokenizer.json"))
+    named = dict(zip(("unk_token", "pad_token"), special, strict=True)) | {"eos_token": special[1]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+
+
 def write_tokenizer(folder: Path, family: str = "") -> None:
     """A tokenizer of whole words, those of the built-in sentences; of letters where transformers fixes the class."""
     if FIXED.get(family) in CLASSES:
-        letters = sorted({letter for line in SENTENCES for letter in line.replace(" ", "Ġ")})
-        vocabulary = {letter: i for i, letter in enumerate(("[UNK]", "[PAD]", *letters))}
-        Tokenizer(models.BPE(vocabulary, [])).save(str(folder / "tokenizer.json"))
-        named = {"unk_token": "[UNK]", "eos_token": "[PAD]", "pad_token": "[PAD]"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(named))
+        write_letters(folder, ["[UNK]", "[PAD]"], list(SENTENCES))
         return
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]

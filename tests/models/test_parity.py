@@ -39,6 +39,8 @@ def test_agrees_with_transformers(family: str, task: Task):
     @EXAMPLES
     @given(configurations(family, task), seeds, paddings, st.integers(2, 12), st.sampled_from(["fused", "plain"]))
     def agrees(raw: dict[str, Any], seed: int, padding: str, length: int, backend: Backend):
+        if task == "classification":
+            raw = {"pad_token_id": 1} | raw  # without one transformers' decoders take one text at a time
         theirs, b = reference(raw, seed), batch(raw, seed, rows=4, length=length, padding=padding)
         ours, ours64 = (load(theirs, dtype, backend) for dtype in (torch.float32, torch.float64))
         assert_same_runs(run_ours(ours, b), run_ours(ours64, b), *runs(theirs, b, ours))
@@ -70,7 +72,11 @@ DROPOUTS: dict[str, dict[str, float]] = {
 }
 
 
-@pytest.mark.parametrize(("family", "task"), CASES)
+# Nothing here trains a head that labels tokens, so that one has no dropout.
+TRAINED = [(family, task) for family, task in CASES if task != "tokens"]
+
+
+@pytest.mark.parametrize(("family", "task"), TRAINED)
 def test_training_draws_the_same_dropout(family: str, task: Task):
     """With the same seed, backend "plain" drops what transformers drops: embeddings, P, after o and MLP, the head."""
     raw = typical(family, task, **DROPOUTS[family])
