@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from minibeft.cli.console import App, Json, Model, picture, save, tell
+from minibeft.cli.console import App, Json, Model, picture, plot, save, tell
 from minibeft.cli.training import Data
 
 app = App(help="Measure against the real peers, in one run.")
@@ -39,17 +39,13 @@ def train(
     peak memory. Nothing is reported when the contestants' losses differ by more than rounding."""
     from minibeft.benchmarks.report import chart, render
     from minibeft.benchmarks.train import bench, plan, steps_of
-    from minibeft.show.files import write
-    from minibeft.show.plot import as_png
     from minibeft.show.progress import steps
 
     asked = plan(model, data, examples=examples, rounds=rounds, dtypes=dtypes.split(","))
     with steps("bench train", steps_of(asked)) as begin:
         record = bench(asked, begin)
     tell(*render(record))
-    if png is not None:
-        write(png, as_png(lambda figure: chart(figure, record), size=(13, 4)))
-        tell(f"wrote {png}")
+    plot(png, lambda figure: chart(figure, record), (13, 4))
     save(json_file, record)
 
 

@@ -252,6 +252,9 @@ class Transformer(nn.Module):
 
         adapters  the number of each sequence's adapter, of those that load_adapters put beside each other
         """
+        loaded = 0 if self.served is None else len(self.served.heads)
+        if adapters is not None and not all(0 <= number < loaded for number in adapters.tolist()):
+            raise ValueError(f"adapters names one that is not loaded; there are {loaded}, numbered from 0")
         if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
             logits = self(input_ids, attention_mask, token_type_ids).logits
             assert logits is not None
@@ -273,9 +276,7 @@ class Transformer(nn.Module):
         adapters: Int[Tensor, " B"],
     ) -> Float[Tensor, "B labels"]:
         """The same, each sequence with the biases and the head of its own adapter."""
-        if self.served is None or not all(0 <= number < len(self.served.heads) for number in adapters.tolist()):
-            loaded = 0 if self.served is None else len(self.served.heads)
-            raise ValueError(f"adapters names one that is not loaded; there are {loaded}, numbered from 0")
+        assert self.served is not None
         rows = Rows(adapters, packing.filled.sum(1).tolist(), [1] * len(adapters))
         with in_sets(self, self.served.tables, rows):
             x = self.first_states(input_ids, attention_mask, token_type_ids, packing)

@@ -87,9 +87,10 @@ def test_what_cannot_be_served_together_is_refused(places, tmp_path):
     base, folders = places
     with pytest.raises(BadInput, match="need an encoder's classifier"):
         load_adapters(load_model(base, task="hidden"), folders)
-    model = load_model(base, task="classification")
-    with pytest.raises(ValueError, match="names one that is not loaded; there are 0"):
-        model.classify(IDS, MASK, adapters=WHO)
+    for backend in ("plain", "fused"):
+        model = load_model(base, task="classification", backend=backend)
+        with pytest.raises(ValueError, match="names one that is not loaded; there are 0"):
+            model.classify(IDS, MASK, adapters=WHO)
     with pytest.raises(ValueError, match="names one that is not loaded; there are 2"):
         load_adapters(model, folders[:2]).classify(IDS, MASK, adapters=WHO)
     one = load_adapter(folders[0])
