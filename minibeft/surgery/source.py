@@ -44,8 +44,8 @@ class Source:
             first = named[0] if isinstance(named, list) and named else None
             task = body.architectures.get(first, "hidden") if isinstance(first, str) else "hidden"
         tensors = open_tensors(folder)
-        if lead := wrapper(tensors):
-            raise BadInput(f"{folder}: the names of the tensors begin with {lead}; minibeft convert takes it off")
+        lead = wrapper(tensors)  # which convert takes off before anything is written
+        tensors = {name.removeprefix(lead): lazy for name, lazy in tensors.items()}
         if (folder / RESIDUAL).exists():
             raise BadInput(f"{folder}: carries the residual of a merge, which would be lost; unmerge it first")
         config = read_config(raw, task, str(file))

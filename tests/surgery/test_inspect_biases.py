@@ -42,6 +42,14 @@ def test_what_certify_and_simplify_say_is_part_of_it(tmp_path):
     assert [step.action for step in found.steps] == ["refused", "fold"]
 
 
+def test_a_prefix_of_all_names_changes_no_plan(tmp_path):
+    """simplify takes it off before it begins."""
+    model = write_checkpoint(tmp_path / "bert", "bert", shard="1GB")
+    plain = inspect(model).steps
+    save_file({f"module.{n}": v for n, v in tensors(model).items()}, model / "model.safetensors", {"format": "pt"})
+    assert inspect(model).steps == plain
+
+
 def test_a_family_that_cannot_be_run_is_listed_by_its_files(tmp_path):
     config = {"model_type": "deit", "hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))
