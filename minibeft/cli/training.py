@@ -13,29 +13,48 @@ if TYPE_CHECKING:
 
 app = App()
 
+# What the options are about, as --help groups them.
+DATA, TRAINED, OPTIMISER, RUNNING = "Data", "What trains", "Optimiser", "How it runs"
+
 Data = Annotated[
     str | None,
     typer.Option(
-        envvar="MINIBEFT_DATA", help="GLUE's folder, or your own CSV, TSV, JSON lines, Parquet; default: the hub"
+        envvar="MINIBEFT_DATA",
+        help="GLUE's folder, or your own CSV, TSV, JSON lines, Parquet; default: the hub",
+        rich_help_panel=DATA,
     ),
 ]
-TextColumn = Annotated[str | None, typer.Option(metavar="NAME", help="the column of the texts, of your own table")]
-PairColumn = Annotated[
-    str | None, typer.Option(metavar="NAME", help="the column of second texts, where there are pairs")
+TextColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="the column of the texts, of your own table", rich_help_panel=DATA)
 ]
-LabelColumn = Annotated[str, typer.Option(metavar="NAME", help="the column of the classes, of your own table")]
+PairColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="the column of second texts, where there are pairs", rich_help_panel=DATA),
+]
+LabelColumn = Annotated[
+    str, typer.Option(metavar="NAME", help="the column of the classes, of your own table", rich_help_panel=DATA)
+]
 TASKS = "sst2, rte, mrpc, cola, qqp, qnli, mnli, stsb, wnli, cb, wic; a decoder: sst2, rte, cb, boolq"
-Task = Annotated[str, typer.Option(help=TASKS)]
-Regime = Annotated[str, typer.Option(help="low, medium or high: how many training examples")]
-Examples = Annotated[int | None, typer.Option(help="training examples, instead of the regime's")]
-Evaluated = Annotated[int | None, typer.Option(help="validation examples at most; default: all, for decoders 1000")]
-Epochs = Annotated[int | None, typer.Option(help="default: the protocol's for the task")]
-Batch = Annotated[int | None, typer.Option(help="examples an update; default: the protocol's, 16, decoders 8")]
-Pad = Annotated[str, typer.Option(help="bucket, longest, or a number of tokens (official: 128)")]
-Tokens = Annotated[int | None, typer.Option(help="tokens; longer texts are cut; default: 128, decoders 2048")]
-Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")]
-Backend = Annotated[str, typer.Option(help="fused, plain or triton")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Task = Annotated[str, typer.Option(help=TASKS, rich_help_panel=DATA)]
+Regime = Annotated[str, typer.Option(help="low, medium or high: how many training examples", rich_help_panel=DATA)]
+Examples = Annotated[int | None, typer.Option(help="training examples, instead of the regime's", rich_help_panel=DATA)]
+Evaluated = Annotated[
+    int | None, typer.Option(help="validation examples at most; default: all, for decoders 1000", rich_help_panel=DATA)
+]
+Epochs = Annotated[int | None, typer.Option(help="default: the protocol's for the task", rich_help_panel=OPTIMISER)]
+Batch = Annotated[
+    int | None,
+    typer.Option(help="examples an update; default: the protocol's, 16, decoders 8", rich_help_panel=OPTIMISER),
+]
+Pad = Annotated[
+    str, typer.Option(help="bucket, longest, or a number of tokens (official: 128)", rich_help_panel=RUNNING)
+]
+Tokens = Annotated[
+    int | None, typer.Option(help="tokens; longer texts are cut; default: 128, decoders 2048", rich_help_panel=DATA)
+]
+Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast", rich_help_panel=RUNNING)]
+Backend = Annotated[str, typer.Option(help="fused, plain or triton", rich_help_panel=RUNNING)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda", rich_help_panel=RUNNING)]
 # From a quarter of the protocol's rate for SST-2 to 25 times it.
 RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
 
@@ -43,42 +62,64 @@ RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
 @app.command(rich_help_panel=TRAIN)
 def finetune(
     model: Model = "minilm",
-    task: Annotated[str | None, typer.Option(help=f"{TASKS}; default: sst2, or your own data's")] = None,
+    task: Annotated[
+        str | None, typer.Option(help=f"{TASKS}; default: sst2, or your own data's", rich_help_panel=DATA)
+    ] = None,
     data: Data = None,
     text_column: TextColumn = None,
     pair_column: PairColumn = None,
     label_column: LabelColumn = "label",
-    terms: Annotated[str, typer.Option(help="q, k, v, m1, m2, m3, ln1, ln2 (some: q,v), or all, none, full")] = "v",
-    form: Annotated[str, typer.Option(help="plain, lora, vera, vera1d or dora")] = "plain",
-    rank: Annotated[int, typer.Option(help="of the form")] = 8,
-    scale: Annotated[float, typer.Option(help="of the form: alpha / rank")] = 1 / 8,
+    terms: Annotated[
+        str, typer.Option(help="q, k, v, m1, m2, m3, ln1, ln2 (some: q,v), or all, none, full", rich_help_panel=TRAINED)
+    ] = "v",
+    form: Annotated[str, typer.Option(help="plain, lora, vera, vera1d or dora", rich_help_panel=TRAINED)] = "plain",
+    rank: Annotated[int, typer.Option(help="of the form", rich_help_panel=TRAINED)] = 8,
+    scale: Annotated[float, typer.Option(help="of the form: alpha / rank", rich_help_panel=TRAINED)] = 1 / 8,
     regime: Regime = "low",
     examples: Examples = None,
-    held_out: Annotated[int, typer.Option(help="evaluate on this many other training examples, not on dev")] = 0,
+    held_out: Annotated[
+        int, typer.Option(help="evaluate on this many other training examples, not on dev", rich_help_panel=DATA)
+    ] = 0,
     evaluated: Evaluated = None,
-    data_seed: Annotated[int, typer.Option(help="draws the training subset")] = 0,
-    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="of head, order and dropout: 0, 0-4, 0,3")] = "0",
-    learning_rate: Annotated[float | None, typer.Option(help="default: the protocol's for the task")] = None,
-    rates: Annotated[str | None, typer.Option(help="several learning rates, each with every seed: 1e-3,4e-3")] = None,
+    data_seed: Annotated[int, typer.Option(help="draws the training subset", rich_help_panel=DATA)] = 0,
+    seeds: Annotated[
+        str, typer.Option("--seeds", "--seed", help="of head, order and dropout: 0, 0-4, 0,3", rich_help_panel=RUNNING)
+    ] = "0",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="default: the protocol's for the task", rich_help_panel=OPTIMISER)
+    ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(help="several learning rates, each with every seed: 1e-3,4e-3", rich_help_panel=OPTIMISER),
+    ] = None,
     epochs: Epochs = None,
     batch: Batch = None,
-    beta1: Annotated[float, typer.Option(help="of AdamW")] = 0.9,
-    beta2: Annotated[float, typer.Option(help="of AdamW")] = 0.999,
-    eps: Annotated[float, typer.Option(help="of AdamW")] = 1e-6,
-    weight_decay: Annotated[float, typer.Option(help="of AdamW")] = 0.0,
-    clip: Annotated[float, typer.Option(help="largest norm of the gradient")] = 1.0,
-    dropout: Annotated[bool, typer.Option("--dropout/--no-dropout", help="in training")] = True,
+    beta1: Annotated[float, typer.Option(help="of AdamW", rich_help_panel=OPTIMISER)] = 0.9,
+    beta2: Annotated[float, typer.Option(help="of AdamW", rich_help_panel=OPTIMISER)] = 0.999,
+    eps: Annotated[float, typer.Option(help="of AdamW", rich_help_panel=OPTIMISER)] = 1e-6,
+    weight_decay: Annotated[float, typer.Option(help="of AdamW", rich_help_panel=OPTIMISER)] = 0.0,
+    clip: Annotated[float, typer.Option(help="largest norm of the gradient", rich_help_panel=OPTIMISER)] = 1.0,
+    dropout: Annotated[
+        bool, typer.Option("--dropout/--no-dropout", help="in training", rich_help_panel=OPTIMISER)
+    ] = True,
     pad: Pad = "bucket",
     max_length: Tokens = None,
     dtype: Dtype = "float32",
     backend: Backend = "fused",
     device: Device = "auto",
-    jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="seeds that train at the same time", rich_help_panel=RUNNING)] = 1,
     stack: Annotated[
-        bool, typer.Option("--stack", help="train all together: they share every matrix product (classifiers)")
+        bool,
+        typer.Option(
+            "--stack", help="train all together: they share every matrix product (classifiers)", rich_help_panel=RUNNING
+        ),
     ] = False,
-    baseline: Annotated[bool, typer.Option("--baseline", help="run it with no bias term as well, to compare")] = False,
-    folder: Annotated[Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS")] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="run it with no bias term as well, to compare", rich_help_panel=RUNNING)
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="default: runs/MODEL-TASK-TERMS", rich_help_panel=RUNNING)
+    ] = None,
 ) -> None:
     """Train bias terms and the head by the protocol of BEFT; run it again to resume what was interrupted."""
     from contextlib import ExitStack
@@ -90,6 +131,7 @@ def finetune(
         are_complete,
         ending,
         finetune_all,
+        gain,
         read_seeds,
         save_seeds,
         seeds_in,
@@ -112,30 +154,29 @@ def finetune(
     given_rates = read_rates(rates or "none")
     by_rate = {folder / f"rate-{rate:g}": replace(settings, learning_rate=rate) for rate in given_rates}
     places, numbers = by_rate or {folder: settings}, read_seeds(seeds)
+    compared = places if baseline and terms != "none" else {}
+    bare = {place / "none": replace(each, terms="none", form="plain") for place, each in compared.items()}
+    every = places | bare
     runs = [
-        (f"{name} {place.name} seed {s}" if by_rate else f"{name} seed {s}", replace(each, seed=s), place / f"seed-{s}")
-        for place, each in places.items()
+        (" ".join([name, *place.relative_to(folder).parts, "seed", str(s)]), replace(each, seed=s), place / f"seed-{s}")
+        for place, each in every.items()
         for s in numbers
-    ]
-    without = [
-        (f"{label} without", replace(each, terms="none", form="plain"), place.parent / "none" / place.name)
-        for label, each, place in runs * (baseline and terms != "none")
     ]
     if stack:
         require_stackable(settings, jobs)
     with ExitStack() as held, progress() as lines:
-        for place, each in places.items():
+        for place, each in every.items():
             held.enter_context(seeds_in(place, each))
         complete = are_complete([place for _, _, place in runs])
         announce = lambda run: err.print(trainable(run))  # noqa: E731
-        records = finetune_all(runs + without, lines, jobs=jobs, announce=announce, stack=stack)
-        parts = [records[i : i + len(numbers)] for i in range(0, len(runs), len(numbers))]
-        for place, part in zip(places, parts, strict=True):
+        found = iter(finetune_all(runs, lines, jobs=jobs, announce=announce, stack=stack))
+        records = {place: [next(found) for _ in numbers] for place in every}
+        for place, part in records.items():
             save_seeds(place, part)
-    for place, part in zip(places, parts, strict=True):
-        tell(summary(part, place.name if by_rate else ""))
-    if without:
-        tell(summary(records[len(runs) :], "with no bias term: the head alone, or a decoder as it is"))
+    for place in places:
+        tell(summary(records[place], place.name if by_rate else ""))
+    for place in compared:
+        tell(gain(records[place], records[place / "none"]))
     for place in places:
         tell(ending(place, model, [path for path in complete if path.parent == place]))
 

@@ -3,30 +3,54 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from time import monotonic
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from minibeft.errors import one_line
 from minibeft.show.console import err, out
 
+# After so many seconds of work it is said how long the rest takes, if it is a minute or more.
+WATCHED, WORTH_SAYING = 5.0, 60.0
+
 
 class Lines:
-    """The lines on the screen, by name."""
+    """The lines on the screen, by name, and once, for a file or a pipe too, how long it all takes."""
 
     def __init__(self, bar: Progress):
         self.bar = bar
         self.lines: dict[str, TaskID] = {}
+        self.first: tuple[float, float] | None = None  # when all of it was first seen, and how far it was
+        self.estimated = False
 
-    def show(self, name: str, done: float, total: float, text: str = "") -> None:
-        """Bring a line up to date; a new name gets a line."""
+    def show(self, name: str, done: float, total: float, text: str = "", *, part: bool = False) -> None:
+        """Bring a line up to date; a new name gets a line. part: another line is that of all the work."""
         if name not in self.lines:
             self.lines[name] = self.bar.add_task(one_line(name), total=total, text="")
         self.bar.update(self.lines[name], completed=done, total=total, text=text)
+        if not part and not self.estimated:
+            self.estimate(done, total)
+
+    def estimate(self, done: float, total: float) -> None:
+        """Say once how long the rest takes at the speed so far."""
+        now = monotonic()
+        self.first = self.first or (now, done)
+        begun, before = self.first
+        if now - begun >= WATCHED and done > before:
+            self.estimated = True
+            seconds = (now - begun) * (total - done) / (done - before)
+            if seconds >= WORTH_SAYING and not out.quiet:
+                err.print(f"about {duration(seconds)} to go")
 
     def end(self, name: str) -> None:
         """Take a line away."""
         if name in self.lines:
             self.bar.remove_task(self.lines.pop(name))
+
+
+def duration(seconds: float) -> str:
+    """Minutes up to two hours, then hours."""
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def finetune_all(
 
     def notify(number: int, step: Step) -> None:
         shares[number] = step.share
-        lines.show(runs[number][0], step.share, 1.0, str(step))
+        lines.show(runs[number][0], step.share, 1.0, str(step), part=True)
         lines.show("runs", before + sum(shares), total, f"{before + sum(share == 1 for share in shares)} of {total}")
         if step.share == 1:
             lines.end(runs[number][0])
@@ -107,6 +107,16 @@ def summary(records: Sequence[dict[str, Any]], title: str = "") -> Grid:
     if len(last) > 1:
         rows.append(("mean ± std", *(f"{mean(scores):.4f} ± {stdev(scores):.4f}" for scores in columns.values())))
     return Grid(title, ("seed", *columns), rows)
+
+
+def gain(records: Sequence[dict[str, Any]], without: Sequence[dict[str, Any]]) -> str:
+    """What the bias terms bring over training without one: the means of the last epoch's first metric."""
+    last = records[0]["epochs"][-1]
+    split = next(name for name, value in last.items() if isinstance(value, dict))
+    metric = next(iter(last[split]))
+    with_it, bare = (mean(each["epochs"][-1][split][metric] for each in side) for side in (records, without))
+    terms = records[0]["settings"]["terms"]
+    return f"{split} {metric} with {terms}: {with_it:.4f}; with no bias term: {bare:.4f}"
 
 
 def ending(folder: Path, model: str, complete: Sequence[Path]) -> str:

@@ -126,7 +126,8 @@ def trained(tmp_path_factory, request) -> Path:
     write(root / "new.csv", table(40, seed=1))
     words = f"--text-column body --label-column mood --epochs 5 --batch 8 --device cpu --out {root / 'run'} --baseline"
     said = command("finetune", root / "model", "--data", root / "all.csv", "--learning-rate", "0.02", *words.split())
-    assert "with no bias term" in said
+    assert "; with no bias term: 0." in " ".join(said.split())
+    assert (root / "run" / "none" / "seeds.json").is_file()
     return root
 
 
