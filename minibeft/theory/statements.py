@@ -211,13 +211,13 @@ def query_variation(p: Instance) -> Gap:
 
 def nats(p: Instance) -> Gap:
     """Q9: the larger of KL(P(0)‖P(b_q)) and KL(P(b_q)‖P(0)) of each row, within osc(β)²/8. Weights below READABLE are
-    left out of the sums, which takes at most S·READABLE·osc(β) off what is not negative."""
+    left out of the sums: S·READABLE·osc(β) at most, where rounding alone is allowed more than u·osc(β)."""
     assert p.b_q is not None
     change, osc = log_change(p).nan_to_num(0.0), oscillation(p.shift(p.b_q), p.arithmetic.mask)
     spent = torch.stack([-(p.weights(b_q=None) * change).sum(-1), (p.weights() * change).sum(-1)]).amax(0)
     without, with_it = logit_errors(p, None), logit_errors(p, p.b_q)
     off = weights_error(*without) + weights_error(*with_it)
-    rounds = log_errors(p) + 2 * off * (osc + log_errors(p)) + 2 * osc * with_it[0] + change.shape[-1] * READABLE * osc
+    rounds = log_errors(p) + 2 * off * (osc + log_errors(p)) + 2 * osc * with_it[0]
     return Gap(spent, osc.square() / 8 + rounds)
 
 
@@ -275,7 +275,7 @@ def enough(p: Instance, rest: float) -> Float[Tensor, " H"]:
     seen = along.isfinite().sum(-1)
     lead = along.topk(min(2, along.shape[-1]), -1).values
     gap = lead[..., 0] - lead[..., -1]
-    price = (oscillation(logits, p.mask) + ((seen - 1) / rest).log()) / gap
+    price = (oscillation(logits, p.mask) + ((seen - 1).double() / rest).log()) / gap
     return price.masked_fill(seen < 2, 0.0).amax((0, 2))
 
 
