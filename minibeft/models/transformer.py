@@ -160,7 +160,7 @@ def additive_mask(
     alibi = None
     if spec.position_bias == "alibi":
         tokens = torch.ones(1, length, dtype=torch.long, device=like.device) if mask is None else mask
-        places = (tokens.cumsum(1) - 1) * tokens  # a key's own place: its distance, but for what its row shares
+        places = tokens.cumsum(1)  # a key's own place: its distance, but for what its row shares
         alibi = (alibi_slopes(spec.heads).to(like.device)[:, None, None] * places[:, None, None]).to(like.dtype)
     if mask is not None and bool(mask.all()):
         mask = None

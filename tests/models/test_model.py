@@ -1,6 +1,7 @@
 """What every model promises about its input: padding changes nothing, and what does not fit is named."""
 
 import inspect
+import itertools
 
 import pytest
 import torch
@@ -9,8 +10,12 @@ from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor
 
 import minibeft
-from minibeft.models.config import Task
-from minibeft.models.transformer import Transformer
+from minibeft.models.config import Backend, Task
+from minibeft.models.heads import LMHead
+from minibeft.models.layers import RMSNorm, make_norm
+from minibeft.models.packed.dropout import Dropout
+from minibeft.models.transformer import Transformer, additive_mask
+from minibeft.theory.variants import AttentionSpec, alibi_slopes
 
 
 def model_of(family: str, task: Task = "hidden", dtype: torch.dtype = torch.float32) -> Transformer:
@@ -93,6 +98,68 @@ def test_output(family: str, task: Task):
     shapes = {"hidden": None, "classification": (2, 2), "tokens": (2, 3, 2), "lm": (2, 3, 40)}
     assert (None if output.logits is None else tuple(output.logits.shape)) == shapes[task]
     assert not model.training
+
+
+SEEN = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("alibi", [False, True])
+def test_which_tokens_are_in_sight(causal, window, padded, alibi):
+    """Entry by entry; with ALiBi a key one place on counts a slope more. Nothing to hide and nothing to add: None."""
+    spec = AttentionSpec(2, 2, 4, 8, causal=causal, window=window, position_bias="alibi" if alibi else None)
+    like = torch.zeros(1, dtype=torch.float64)
+    mask = additive_mask(SEEN if padded else torch.ones_like(SEEN), 4, spec, like)
+    if not (causal or window or padded or alibi):
+        assert mask is None
+        assert additive_mask(None, 4, spec, like) is None
+        return
+    assert mask is not None
+    assert mask.dtype == like.dtype
+    full, slopes = mask.expand(2, 2, 4, 4), alibi_slopes(2).tolist()
+    for b, h, i in itertools.product(range(2), range(2), range(4)):
+        seen = [
+            j for j in range(4)
+            if not (causal and j > i) and not (window and i - j >= window) and not (padded and not SEEN[b, j])
+        ]  # fmt: skip
+        row = full[b, h, i].tolist()
+        assert [j for j in range(4) if row[j] > -torch.inf] == seen
+        for j in seen:
+            assert row[j] - row[seen[0]] == pytest.approx(slopes[h] * (j - seen[0]) if alibi else 0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["fused", "plain"])
+def test_the_plain_backend_drops_as_torch_does(backend: Backend):
+    """Its dropout draws the numbers that other implementations draw from the same seed."""
+    model = minibeft.build_model(typical("bert", "hidden"), backend=backend)
+    kinds = {type(module) for module in (model.embed.drop, *(block.drop for block in model.blocks))}
+    assert kinds == {torch.nn.Dropout if backend == "plain" else Dropout}
+
+
+def test_what_a_configuration_of_one_layer_says():
+    config = minibeft.build_model(typical("llama", "hidden", num_hidden_layers=1)).config
+    assert (config.layers, config.width, config.heads, config.kv_heads, config.head_size) == (1, 24, 4, 2, 6)
+    assert config.causal
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("rms", 1.0), ("rms+1", 0.0)])
+def test_a_new_norm_scales_by_one(kind, weight):
+    """Gemma's weight is what its gain differs from 1 by."""
+    norm = make_norm(kind, 3, 1e-6)
+    assert isinstance(norm, RMSNorm)
+    assert (norm.weight.tolist(), norm.gain.tolist()) == ([weight] * 3, [1.0] * 3)
+    norm.weight.data.fill_(0.25)
+    assert norm.gain.tolist() == [1.25 - weight] * 3
+
+
+def test_a_new_untied_head_is_drawn_as_small_as_the_rest():
+    torch.manual_seed(0)
+    head = minibeft.build_model(typical("llama", "lm", tie_word_embeddings=False), task="lm").head
+    assert isinstance(head, LMHead)
+    assert head.weight is not None
+    assert 0.015 < head.weight.std() < 0.025  # 960 numbers with std 0.02: a quarter of it is eleven deviations
 
 
 def test_generate_stops():

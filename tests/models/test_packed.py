@@ -157,6 +157,86 @@ def test_joined_weights_are_the_same_memory_under_the_same_names():
     assert model.classify(IDS, MASK).dtype == torch.float64
 
 
+def test_four_numbers_share_a_random_word():
+    """So many words are drawn, and no more: what comes after is what comes after them."""
+    for size, words in ((1, 1), (4, 1), (5, 2), (8, 2), (9, 3)):
+        ours, theirs = torch.Generator().manual_seed(7), torch.Generator().manual_seed(7)
+        dropout.draw_keep(torch.empty(size), 0.5, ours)
+        torch.empty(words, dtype=torch.int64).random_(-(2**63), None, generator=theirs)
+        assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+def test_no_dropout_and_each_kind_of_it():
+    """Of probability 0 none of a million goes; without dropout the very tensor comes back."""
+    torch.manual_seed(0)
+    x = torch.ones(1_000_000)
+    assert dropout.draw_keep(x, 0.0).all()
+    assert dropout.Dropout(0.0)(x) is x
+    assert dropout.Dropout(1e-3)(x) is not x
+    assert (type(dropout.make_dropout(0.1, same=True)), type(dropout.make_dropout(0.1, same=False))) == (
+        torch.nn.Dropout,
+        dropout.Dropout,
+    )
+
+
+def test_attention_drops_what_draw_keep_says_and_keeps_what_its_backward_pass_needs():
+    q, k, v = (Draws(n).normal(2, 2, 4, 3) for n in range(3))
+    p = (q @ k.mT / 3**0.5).softmax(-1)
+    torch.manual_seed(0)
+    keep = dropout.draw_keep(p, 0.4)
+    torch.manual_seed(0)
+    dropped = Mix.apply(q, k, v, None, 0.4)
+    torch.testing.assert_close(dropped, dropout.keep_only(keep, p, 0.4) @ v)
+    state = torch.get_rng_state()
+    torch.testing.assert_close(Mix.apply(q, k, v, None, 0.0), p @ v)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn for no dropout
+
+    def kept(needed: str) -> tuple[Tensor | None, ...]:
+        given = [x.clone().requires_grad_(name in needed) for name, x in zip("qkv", (q, k, v), strict=True)]
+        return Mix.apply(*given, None, 0.0).grad_fn.saved_tensors[:3]
+
+    assert kept("v") == (None, None, None)
+    for needed in ("q", "k", "qkv"):
+        assert all(one is not None for one in kept(needed))
+
+
+def test_classify_packs_for_the_fused_backend_alone(monkeypatch: pytest.MonkeyPatch):
+    """The other backends take the way of forward(), and have nothing joined or frozen for the packed one."""
+    calls: list[str] = []
+    forward = Transformer.forward
+    monkeypatch.setattr(
+        Transformer, "forward", lambda self, *given: (calls.append(self.backend), forward(self, *given))[1]
+    )
+    backends: tuple[Backend, ...] = ("fused", "plain")
+    for backend in backends:
+        model = classifier("bert", torch.float64, backend, "v")
+        assert model.classify(IDS, MASK).shape == (4, 2)
+        attentions = [module for module in model.modules() if isinstance(module, Attention)]
+        assert [each.joined is not None for each in attentions] == [backend == "fused"] * 3
+        assert [each.q.frozen for each in attentions] == [backend == "fused"] * 3
+    assert calls == ["plain"]
+    trained = classifier("bert", torch.float64, "fused", "full")
+    assert all(
+        module.joined is None and not module.q.frozen for module in trained.modules() if isinstance(module, Attention)
+    )
+    decoder = build_model(
+        {
+            "model_type": "llama",
+            "vocab_size": 9,
+            "hidden_size": 8,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+            "intermediate_size": 8,
+        },
+        task="classification",
+    )
+    decoder.requires_grad_(False)
+    decoder.join()
+    assert all(module.joined is None for module in decoder.modules() if isinstance(module, Attention))
+    assert decoder.classify(torch.tensor([[3, 4]]), torch.ones(1, 2, dtype=torch.long)).shape == (1, 2)
+    assert calls == ["plain", "fused"]
+
+
 def test_dropout_keeps_each_number_by_itself_with_the_right_probability():
     """Frequencies within seven standard deviations: of one number, and of two neighbours, which share random words.
 

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -48,11 +49,11 @@ SUBJECTS = (
 TESTS = (
     "theory certificate families models surgery verification/test_verify.py checkpoints/test_rewrite.py "
     "checkpoints/test_config_reading.py kernels/test_qkv_bias.py kernels/test_qkv_operator.py "
-    "audit/test_certify_agrees.py training/test_train.py training/test_trajectory.py"
+    "kernels/test_triton_backend.py audit/test_certify_agrees.py training/test_train.py training/test_trajectory.py"
 ).split()
 KEEP = ROOT / "build" / "mutants"  # what is known so far
 REASONS = HERE / "survivors.json"  # of each mutant that lives: why
-FEW, LONG = 40, 5.0  # a mutant has at most so many tests, which take so many seconds of the processor without it
+FEW, LONG = 60, 8.0  # a mutant has at most so many tests, which take so many seconds of the processor without it
 SEED = 0
 MISSING = "its function is nowhere in memory"
 REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # plugins are imported already
@@ -211,23 +212,38 @@ def cover(files: list[str], keep: Path) -> None:
     collected((f"tests/{t}" for t in TESTS), work)
 
 
-def choose(mutant: Mutant, covered: Covered, times: int = 1) -> list[str]:
-    """The tests for a mutant: those that run its statement; so many times as many as usual.
+Running = dict[tuple[Any, ...], list[str]]  # statement → the tests that run it, the quickest first
 
-    The quickest case of each test comes first, then the second of each: cases of one test notice much the same."""
-    place = [mutant.file, *mutant.statement]
-    cases: dict[str, int] = defaultdict(int)
-    names = list[tuple[int, str]]()
-    for name in sorted((n for n, t in covered.items() if place in t["hits"]), key=lambda n: covered[n]["seconds"]):
-        names.append((cases[name.partition("[")[0]], name))
+
+def running(covered: Covered) -> Running:
+    """Which tests run a statement."""
+    found: Running = defaultdict(list)
+    for name in sorted(covered, key=lambda n: covered[n]["seconds"]):
+        for hit in covered[name]["hits"]:
+            found[tuple(hit)].append(name)
+    return found
+
+
+def choose(mutant: Mutant, covered: Covered, tests: Running, times: int = 1) -> list[str]:
+    """The tests for a mutant: of those that run its statement so many times as many as usual, the quickest first.
+
+    In turn one that runs through a statement of the module that none before it does, and one by its name: the quickest
+    case of each test first, then the second of each, for cases of one test notice much the same."""
+    names = tests[(mutant.file, *mutant.statement)]
+    cases, order, wide, ground = defaultdict[str, int](int), dict[str, int](), list[str](), set[tuple[Any, ...]]()
+    for name in names:
+        order[name] = cases[name.partition("[")[0]]
         cases[name.partition("[")[0]] += 1
-    names.sort(key=lambda n: n[0])
+        own = {tuple(hit) for hit in covered[name]["hits"] if hit[0] == mutant.file}
+        wide += [] if own <= ground else [name]
+        ground |= own
+    by_turns = zip_longest(wide, sorted(names, key=order.__getitem__))
     spent, chosen = 0.0, list[str]()
-    for _, name in names:
-        spent += covered[name]["seconds"]
-        if chosen and (spent > LONG * times or len(chosen) >= FEW * times):
-            break
-        chosen.append(name)
+    for name in dict.fromkeys(n for pair in by_turns for n in pair if n):
+        seconds = covered[name]["seconds"]
+        if not chosen or (spent + seconds <= LONG * times and len(chosen) < FEW * times):
+            spent += seconds
+            chosen.append(name)
     return chosen
 
 
@@ -236,10 +252,13 @@ def judge(todo: list[Mutant], again: set[str], covered: Covered, tell: Callable[
 
     def work(plugin: Plugin, items: list[pytest.Item]) -> None:
         by_name, old = {item.nodeid: item for item in items}, loaded(sorted({m.file for m in todo}))
+        tests = running(covered)
         gc.freeze()
 
         def with_it(mutant: Mutant, tree: ast.Module) -> str:
-            names = [name for name in choose(mutant, covered, 4 if mutant.key in again else 1) if name in by_name]
+            names = [
+                name for name in choose(mutant, covered, tests, 4 if mutant.key in again else 1) if name in by_name
+            ]
 
             def plant() -> str:
                 found = replace_code(old[mutant.file], tree, mutant.function)
