@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minibeft.checkpoints.adapters import changed, load_adapter
+from minibeft.checkpoints.adapters import Adapter, changed, load_adapter, names_for
 from minibeft.errors import BadInput
 from minibeft.models.heads import ClassificationHead
 from minibeft.models.packed.sets import Served
@@ -27,24 +27,30 @@ def load_adapters(model: Transformer, folders: Sequence[str | Path]) -> Transfor
     """Put these adapters beside each other in the model, in place; number i is that of folders[i].
 
     BadInput for a model that is no encoder's classifier on the backend "fused", for an adapter that changes more than
-    biases and the head, and for heads of different numbers of classes.
+    biases and the head, for one without a classifier where the model has none, and for heads of different numbers of
+    classes.
     """
     if model.backend != "fused" or not isinstance(model.head, ClassificationHead) or model.head.out is None:
         raise BadInput("adapters side by side need an encoder's classifier: load_model(…, task='classification')")
-    found = [read_values(model, folder) for folder in folders]
+    adapters = [load_adapter(folder) for folder in folders]
+    found = [read_values(model, adapter, folder) for adapter, folder in zip(adapters, folders, strict=True)]
+    for folder, values in zip(folders, found, strict=True):
+        if lacking := sorted(name for name in model.fresh - values.keys() if name.startswith("head.out.")):
+            raise BadInput(f"{folder}: has no classifier, nor has the model ({lacking[0]}); serve it with one that has")
     heads = nn.ModuleList(head_with(model.head, values) for values in found)
     if len({len(head.out.bias) for head in heads}) > 1:  # type: ignore[union-attr, arg-type]
         raise BadInput("the adapters have heads of different numbers of classes; serve those of one number together")
     names = dict.fromkeys(name for values in found for name in values if not name.startswith("head."))
     tables = {name: torch.stack([row(model, name, values) for values in found]) for name in names}
-    model.served = Served(tables, list(heads))
+    labels = [names_for(adapter, len(head.out.bias)) for adapter, head in zip(adapters, heads, strict=True)]  # type: ignore[union-attr, arg-type]
+    model.served = Served(tables, list(heads), labels)
     return model
 
 
-def read_values(model: Transformer, folder: str | Path) -> dict[str, Tensor]:
+def read_values(model: Transformer, adapter: Adapter, folder: str | Path) -> dict[str, Tensor]:
     """An adapter's biases, b_v folded, and its head, by our names. A norm that it holds whole must be the model's own
     but for the bias."""
-    values = changed(model, load_adapter(folder))
+    values = changed(model, adapter)
     for name in [name for name in values if not name.startswith("head.") and not name.endswith(".bias")]:
         mine = model.get_parameter(name).detach()
         if not torch.equal(values.pop(name).to(mine), mine):

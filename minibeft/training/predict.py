@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from minibeft.checkpoints.save import label_names
 from minibeft.checkpoints.tokenizer import load_tokenizer, room
 from minibeft.errors import BadInput
 from minibeft.models.transformer import Transformer
+from minibeft.training.batches import Data
 from minibeft.training.data import columns_of
 from minibeft.training.loading import encode_data, load_for
 from minibeft.training.metrics import Metric, score
@@ -40,10 +42,13 @@ class Classifier:
 
     def probabilities(self, split: Split) -> Float[Tensor, "N K"]:
         """Of each class, or a regression's score."""
-        longest = min(self.settings.max_length or MAX_LENGTH, room(self.model.config) or MAX_LENGTH**2)
-        data = encode_data(load_tokenizer(self.source), self.task, split, self.model.config, longest)
-        found = scores_of(self.model.to(self.settings.device), self.settings, data)
+        found = scores_of(self.model.to(self.settings.device), self.settings, self.encoded(split))
         return found.softmax(1) if self.task.labels else found
+
+    def encoded(self, split: Split) -> Data:
+        """The texts as tokens, cut where the model or the settings end."""
+        longest = min(self.settings.max_length or MAX_LENGTH, room(self.model.config) or MAX_LENGTH**2)
+        return encode_data(load_tokenizer(self.source), self.task, split, self.model.config, longest)
 
 
 def settings_for(
@@ -81,8 +86,12 @@ def open_classifier(name: str | Path, settings: Settings) -> Classifier:
     if model.config.task != "classification":
         raise BadInput(f"{name}: has no classification head; give a run, an adapter of one, or a checkpoint with one")
     names = label_names(model.config) if model.config.labels > 1 else ()
-    task = Task(OWN, (), names, ("accuracy", "f1_macro") if names else ("pearson", "spearman"), ())
-    return Classifier(model.eval(), source, settings, with_columns(task, settings, str(name)))
+    return Classifier(model.eval(), source, settings, with_columns(task_of(names), settings, str(name)))
+
+
+def task_of(names: tuple[str, ...]) -> Task:
+    """One's own task with these classes, or a regression."""
+    return Task(OWN, (), names, ("accuracy", "f1_macro") if names else ("pearson", "spearman"), ())
 
 
 def base_of(adapter: Adapter, folder: Path) -> str:
@@ -138,15 +147,19 @@ def read_texts(task: Task, file: Path) -> Split:
     return Split(texts, [0.0] * len(texts))
 
 
-def as_csv(task: Task, split: Split, found: Float[Tensor, "N K"]) -> bytes:
-    """A row for each input: its texts, the prediction, and the probability of each class."""
+def as_csv(task: Task, split: Split, found: Float[Tensor, "N K"], classes: Sequence[tuple[str, ...]] = ()) -> bytes:
+    """A row for each input: its texts, the prediction, and the probability of each class.
+
+    classes  what each row calls them, where not all call them as the task does
+    """
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         [*task.columns, *(("prediction", *(f"p({name})" for name in task.labels)) if task.labels else ("score",))]
     )
-    for texts, row in zip(split.texts, found.double().tolist(), strict=True):
-        first = [task.labels[row.index(max(row))]] if task.labels else []
+    named = classes or [task.labels] * len(split)
+    for texts, row, names in zip(split.texts, found.double().tolist(), named, strict=True):
+        first = [names[row.index(max(row))]] if task.labels else []
         writer.writerow([*texts, *first, *(f"{value:.6g}" for value in row)])
     return out.getvalue().encode()
 

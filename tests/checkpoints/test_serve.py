@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import make_model
+from small_run import make_adapters, make_model
 from tolerance import assert_agrees, samples
 from torch import Tensor
 
 from minibeft.checkpoints import serve
-from minibeft.checkpoints.adapters import Adapter, load_adapted, load_adapter, make_adapter, save_adapter
+from minibeft.checkpoints.adapters import Adapter, load_adapted, load_adapter, save_adapter
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.serve import load_adapters
 from minibeft.errors import BadInput
-from minibeft.models.biases import freeze_except
 from minibeft.models.packed.sets import Rows
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
@@ -26,16 +25,8 @@ WHO = torch.tensor([2, 0, 1, 1, 2, 0])
 @pytest.fixture
 def places(tmp_path) -> tuple[Path, list[Path]]:
     """A model, and adapters of b_v, of b_q, and of every bias, each with a head."""
-    base, folders = make_model(tmp_path / "model"), []
-    for number, terms in enumerate(("v", "q", "all")):
-        model, draws = load_model(base, task="classification", dtype=torch.float32), Draws(number)
-        trained = freeze_except(model, terms, head=True)
-        before = {name: value.detach().clone() for name, value in trained.items()}
-        for value in trained.values():
-            value.data.copy_(draws.normal(*value.shape, std=0.5))
-        folders.append(tmp_path / terms)
-        save_adapter(make_adapter(model, before, base=str(base)), folders[-1])
-    return base, folders
+    base = make_model(tmp_path / "model")
+    return base, make_adapters(base, tmp_path)
 
 
 def apart(models: list[Transformer]) -> Tensor:
@@ -100,3 +91,8 @@ def test_what_cannot_be_served_together_is_refused(places, tmp_path):
     save_adapter(Adapter(one.biases, saved, one.config, ("a", "b", "c")), tmp_path / "three")
     with pytest.raises(BadInput, match="different numbers of classes"):
         load_adapters(model, [folders[0], tmp_path / "three"])
+    save_adapter(Adapter(one.biases, {}, one.config | {"modules_to_save": None}), tmp_path / "no head")
+    load_adapters(model, [tmp_path / "no head"])  # the model's own
+    model.fresh = frozenset({"head.out.weight", "head.out.bias"})
+    with pytest.raises(BadInput, match=r"no head: has no classifier, nor has the model \(head.out.bias\)"):
+        load_adapters(model, [folders[0], tmp_path / "no head"])

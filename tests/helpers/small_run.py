@@ -5,10 +5,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from minibeft.checkpoints.load import build_model
+from minibeft.checkpoints.adapters import make_adapter, save_adapter
+from minibeft.checkpoints.load import build_model, load_model
 from minibeft.checkpoints.save import save_model
+from minibeft.models.biases import freeze_except
 from minibeft.theory.draws import Draws
 from minibeft.training.settings import Settings
 
@@ -35,6 +38,20 @@ def make_model(folder: Path, *, std: float = 0.5) -> Path:
     how = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "token_type_ids"]}
     (folder / "tokenizer_config.json").write_text(json.dumps(how))
     return folder
+
+
+def make_adapters(base: Path, folder: Path) -> list[Path]:
+    """Adapters of b_v, of b_q, and of every bias of this classifier, each with a head, in folders of these names."""
+    found = []
+    for number, terms in enumerate(("v", "q", "all")):
+        model, draws = load_model(base, task="classification", dtype=torch.float32), Draws(number)
+        trained = freeze_except(model, terms, head=True)
+        before = {name: value.detach().clone() for name, value in trained.items()}
+        for value in trained.values():
+            value.data.copy_(draws.normal(*value.shape, std=0.5))
+        found.append(folder / terms)
+        save_adapter(make_adapter(model, before, base=str(base)), found[-1])
+    return found
 
 
 def make_data(folder: Path, *, train: int = 90, dev: int = 30) -> Path:

@@ -84,7 +84,9 @@ def test_every_command_runs_as_printed(tmp_path: Path, monkeypatch: pytest.Monke
     Path("pickles/model.safetensors").unlink()
     make_data(Path("data"))
     write_adapter(Path("adapter"), Path("small"))
-    table = "\n".join(["words,label", *(f"w{i % 30} w{i % 7},{'odd' if i % 2 else 'even'}" for i in range(60))])
+    table = "\n".join(
+        ["words,label,adapter", *(f"w{i % 30} w{i % 7},{'odd' if i % 2 else 'even'},adapter" for i in range(60))]
+    )
     Path("own.csv").write_text(table, encoding="utf-8")
     for words in readme_commands():
         if words[0] in ELSEWHERE:
@@ -94,6 +96,7 @@ def test_every_command_runs_as_printed(tmp_path: Path, monkeypatch: pytest.Monke
             "MODEL": "small",
             "minilm": "small",
             "ADAPTER": "adapter",
+            "ADAPTERS": ".",
             "DIR": "data",
             "FILE": "own.csv",
             "PICKLES": "pickles",

@@ -80,10 +80,11 @@ class Sets(NamedTuple):
 
 
 class Served(NamedTuple):
-    """Adapters side by side: their biases by name, and their heads."""
+    """Adapters side by side: their biases by name, their heads, and the names of the classes of each."""
 
     tables: dict[str, Float[Tensor, "R n"]]
     heads: list[nn.Module]
+    labels: list[tuple[str, ...]]
 
 
 def side_by_side(biases: Sequence[Tensor | None], sets: Sequence[Sets | None], sizes: Sequence[int]) -> Sets:
