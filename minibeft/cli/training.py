@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minibeft.cli.console import TRAIN, App, Model, err, tell
+from minibeft.cli.console import TRAIN, App, Json, Model, err, save, tell
 from minibeft.errors import BadInput
 
 if TYPE_CHECKING:
@@ -198,6 +198,28 @@ def rank(
 
     base = Settings(model, task, data, regime=regime, examples=examples, epochs=epochs)
     raise typer.Exit(run_table("ranking", base, folder, seeds=[seed]))
+
+
+@app.command(rich_help_panel=TRAIN)
+def gradients(
+    model: Model = "minilm",
+    task: Task = "sst2",
+    data: Data = None,
+    examples: Examples = None,
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="of head and order")] = "0-4",
+    json_file: Json = None,
+) -> None:
+    """Measure how large the gradients of b_q, b_k and b_v are before the first update, beside what Q8 allows."""
+    from minibeft.reproduce.gradients import measure, render
+    from minibeft.show.progress import progress
+    from minibeft.training.seeds import read_seeds
+    from minibeft.training.settings import Settings
+
+    settings, numbers = Settings(model, task, data, examples=examples), read_seeds(seeds)
+    with progress() as lines:
+        record = measure(settings, numbers, lambda done, of: lines.show("gradients", done, of))
+    tell(*render(record))
+    save(json_file, record)
 
 
 @app.command(rich_help_panel=TRAIN)

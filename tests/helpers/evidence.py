@@ -250,11 +250,12 @@ def speed() -> str:
 def recipe() -> str:
     """The shortest run that shows b_v working."""
     found, bare = record("finetune-recipe"), record("finetune-recipe-none")
+    given = found["settings"]
     with_it, without = (100 * each["last"][0]["validation"]["accuracy"] for each in (found, bare))
     return (
         f"See b_v work, in under a minute on two cores that are free: "
-        f"`minibeft finetune minilm --data DIR --learning-rate {found['settings']['learning_rate']:g} "
-        f"--epochs {found['settings']['epochs']} --baseline --out runs/short` reads {found['settings']['examples']:,} sentences of SST-2 "
+        f"`minibeft finetune minilm --data DIR --learning-rate {given['learning_rate']:g} --epochs {given['epochs']} "
+        f"--baseline --out runs/short` reads {given['examples']:,} sentences of SST-2 "
         f"and then gets {with_it:.1f} % of the dev sentences right, against {without:.1f} % with the head alone "
         "(a rate tuned for short runs, ten times the paper's; "
         "[one seed](records/finetune-recipe.json))."
