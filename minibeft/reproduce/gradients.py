@@ -110,7 +110,7 @@ def render(record: dict[str, Any]) -> list[Grid | str]:
     times = mean(row["v"]["l1"] / row["q"]["l1"] for row in record["rows"])
     key = rate * mean(row["k"]["l1"] for row in record["rows"])
     return [
-        f"At one rate, a first update of b_v moves the loss {times:.1f} times as far as one of b_q; one of b_k moves it "
-        f"by {key:.0e}.",
+        f"At one rate, a first update of b_v moves the loss {times:.1f} times as far as one of b_q; one of b_k "
+        f"moves it by {key:.0e}.",
         Grid("gradients before the first update", header, cells, note),
     ]
