@@ -228,7 +228,7 @@ def reproduce(
     model: Annotated[str, typer.Option(help="a Hugging Face folder, a hub id, or minilm")] = "minilm",
     task: Task = "sst2",
     data: Data = None,
-    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="of head, order and dropout")] = "0-4",
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="of head, order and dropout")] = "0-7",
     rates: Annotated[str, typer.Option(help="searched for each row's own; none: the protocol's rate only")] = RATES,
     judges: Annotated[int, typer.Option("--held-out", min=1, help="training examples that judge the search")] = 1000,
     regime: Regime = "low",
