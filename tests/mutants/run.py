@@ -11,7 +11,6 @@ import builtins
 import gc
 import json
 import os
-import random
 import resource
 import signal
 import sys
@@ -184,16 +183,18 @@ Covered = dict[str, dict[str, Any]]  # test → its seconds, and the statements 
 def cover(files: list[str], keep: Path) -> None:
     """Which statements each test runs through, and how long it takes; those that fail by themselves are left out.
 
-    What is known from an earlier start stays, unless a module has changed."""
-    before = json.loads(keep.read_text()) if keep.exists() else {}
-    found: Covered = before["tests"] if before.get("text") == digest(files) else {}
+    What is known from an earlier start stays, but for tests that run through a module that has changed since."""
+    texts = {file: digest([file]) for file in files}
+    before = json.loads(keep.read_text()) if keep.exists() else {"texts": {}, "tests": {}}
+    same = {file for file in files if before["texts"].get(file) == texts[file]}
+    found: Covered = {n: test for n, test in before["tests"].items() if {hit[0] for hit in test["hits"]} <= same}
 
     def work(plugin: Plugin, items: list[pytest.Item]) -> None:
         hits: set[tuple[str, int, int]] = set()
         builtins._hit = hits.add  # type: ignore[attr-defined]
 
         def save() -> None:
-            keep.write_text(json.dumps({"text": digest(files), "tests": found}))
+            keep.write_text(json.dumps({"texts": texts, "tests": found}))
 
         def seen(item: pytest.Item, seconds: float, failed: bool) -> None:
             if failed:
@@ -307,7 +308,7 @@ def main(count: int, record: Path) -> None:
     in_a_fork(lambda: cover(files, KEEP / "covered.json"))
     covered = json.loads((KEEP / "covered.json").read_text())["tests"]
     everything = [m for f in files for m in mutants(ROOT, f)]
-    random.Random(SEED).shuffle(everything)
+    everything.sort(key=lambda m: sha256(f"{SEED} {m.key}".encode()).digest())  # the same ones after an edit elsewhere
     everything, total = everything[:count], len(everything)
     results, texts = KEEP / "results.jsonl", {f: digest([f]) for f in files}
     known = results_of(results, texts)

@@ -4,6 +4,7 @@ A too generous allowance lets a wrong statement hold, and no planted bug need co
 are computed once more, one row and one key at a time, and must be the same to the rounding of float64.
 """
 
+import itertools
 import math
 from dataclasses import replace
 from functools import lru_cache
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from minibeft.certificate.witness import Layer
 from minibeft.theory import statements
-from minibeft.theory.attention import Attended, attend, mix
+from minibeft.theory.attention import Attended, HeadNorm, attend, mix
 from minibeft.theory.bounds import (
     evaluation_error,
     gamma,
@@ -393,3 +394,17 @@ def test_K10_a_row_that_sees_no_key_has_no_reach():
     blind = gap.allowed[~p.sees]
     assert len(blind)
     assert (blind < 1e-5).all()  # a reach of one key would allow a tenth
+
+
+def test_what_a_norm_makes_of_an_error():
+    """2|g|/r · (size + |x| ‖size‖/(√D r)), r = √(mean x² + eps), each entry written out."""
+    g, eps = Draws(1), 0.3
+    x, size, gain = g.normal(2, 3, 4, 5), g.normal(2, 3, 4, 5).abs(), g.normal(5, dtype=torch.float32)
+    found = HeadNorm(gain, eps).reach(x, size)
+    for place in itertools.product(range(2), range(3), range(4)):
+        r = math.sqrt(sum(float(v) ** 2 for v in x[place]) / 5 + eps)
+        norm = math.sqrt(sum(float(s) ** 2 for s in size[place]))
+        for d in range(5):
+            moved = abs(float(x[place][d])) * norm / (math.sqrt(5) * r)
+            expected = 2 * abs(float(gain[d])) / r * (float(size[place][d]) + moved)
+            assert found[place][d].item() == pytest.approx(expected, rel=1e-12)
