@@ -1,8 +1,8 @@
 """Every small fault that can be planted in a module's functions: operators, constants, conditions, dropped statements.
 
-A mutant is one edit of the syntax tree. Messages, annotations, docstrings and asserts are left alone: what they say is
-read by people and by the type checker, not by the program. So are defaults of arguments and what stands outside of
-functions, which runs once, at import.
+A mutant is one edit of the syntax tree. Messages, annotations, docstrings and asserts, with them zip's `strict`, are
+left alone: what they say is read by people and by the type checker, not by the program. So are defaults of arguments
+and what stands outside of functions, which runs once, at import.
 """
 
 import ast
@@ -75,6 +75,8 @@ def inside(node: ast.AST, function: str, scope: str, at: tuple[int, int], bound:
             if not isinstance(child, ast.AST) or isinstance(child, LEFT) or is_docstring(node, name, i, child):
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                continue
+            if isinstance(child, ast.keyword) and child.arg == "strict":
                 continue
             here, inner, names = at, function, bound
             if isinstance(child, ast.stmt):

@@ -1,9 +1,8 @@
 """Plant faults of mutate.py and see whether a test notices: python tests/mutants/run.py N RECORD, N drawn from all.
 
-One process imports what is large and collects the tests, once. Each mutant then is a fork of it, in which the code of
-one function is replaced and the tests that run through the edited statement are run, the quickest first, until one
-fails. What is known is kept in build/mutants, so that
-the next start goes on; it tries again what has lived.
+Each of two processes imports what is large and collects the tests, once. Each mutant then is a fork of it, in which the
+code of one function is replaced and the tests that run through the edited statement are run, the quickest first, until
+one fails. What is known is kept in build/mutants, so that the next start goes on; it tries again what has lived.
 """
 
 import ast
@@ -18,6 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from itertools import zip_longest
@@ -53,7 +53,7 @@ TESTS = (
 KEEP = ROOT / "build" / "mutants"  # what is known so far
 REASONS = HERE / "survivors.json"  # of each mutant that lives: why
 FEW, LONG = 60, 8.0  # a mutant has at most so many tests, which take so many seconds of the processor without it
-SEED = 0
+SEED, CORES = 0, 2
 MISSING = "its function is nowhere in memory"
 REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # plugins are imported already
 
@@ -275,16 +275,19 @@ def judge(todo: list[Mutant], again: set[str], covered: Covered, tell: Callable[
     collected((f"tests/{t}" for t in TESTS), work)
 
 
-def in_a_fork(work: Callable[[], None]) -> None:
-    """Do it in a fork, so that this process has imported nothing of minibeft afterwards."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    os.waitpid(child, 0)
+def in_forks(*works: Callable[[], None]) -> None:
+    """Do these at once, each in a fork, so that this process has imported nothing of minibeft afterwards."""
+    children = []
+    for work in works:
+        if not (child := os.fork()):
+            try:
+                work()
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 def subjects() -> list[str]:
@@ -305,7 +308,7 @@ def main(count: int, record: Path) -> None:
     torch.set_num_threads(1)
     files = subjects()
     KEEP.mkdir(parents=True, exist_ok=True)
-    in_a_fork(lambda: cover(files, KEEP / "covered.json"))
+    in_forks(lambda: cover(files, KEEP / "covered.json"))
     covered = json.loads((KEEP / "covered.json").read_text())["tests"]
     everything = [m for f in files for m in mutants(ROOT, f)]
     everything.sort(key=lambda m: sha256(f"{SEED} {m.key}".encode()).digest())  # the same ones after an edit elsewhere
@@ -320,7 +323,7 @@ def main(count: int, record: Path) -> None:
             stream.write(json.dumps([mutant.key, texts[mutant.file], by], ensure_ascii=False) + "\n")
         print(f"{mutant.key}\n    {by or 'LIVES'}", flush=True)
 
-    in_a_fork(lambda: judge(todo, set(known), covered, tell))
+    in_forks(*(partial(judge, todo[i::CORES], set(known), covered, tell) for i in range(min(CORES, len(todo)))))
     write_record(record, total, everything, results_of(results, texts))
 
 

@@ -16,7 +16,7 @@ def f(x: int, y: int = 2) -> int:
         x = x + LIMIT
         raise ValueError("left alone")
     assert x == x
-    return [a for a in range(x) if a][-1] if x else -y
+    return [a for a, _ in zip(range(x), range(x), strict=True) if a][-1] if x else -y
 
 
 class C:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from breakers import PLAIN, some
 from checks import some_directions, some_loss
+from planted import off_by_one
 from strategies import random_mask
 from torch import Tensor
 
@@ -195,7 +196,7 @@ def test_what_Q2_allows(p):
 def test_what_Q10_needs(p):
     """The price is that of the measured variation less what rounding may do; the length has its own rounding."""
     gap = statements.query_price(p)
-    measured = (statements.query_variation(p).value - statements.query_errors(p)).clamp(0, 1 - 2**-50)
+    measured = (statements.query_variation(p).value - statements.query_errors(p)).clamp_min(0)
     same(gap.value, by_row(p, lambda row: row.price(float(measured[row.at]))), 1e-11)
     length = some(p.b_q).double().view(H, D).norm(dim=-1, keepdim=True)
     assert (gap.allowed > length).all()
@@ -317,11 +318,44 @@ def test_how_long_b_q_must_be(kind):
     same(gap.allowed, rest + statements.query_errors(longer))
 
 
+def test_a_head_whose_rows_see_one_key_needs_no_length():
+    """Whether the others are hidden or are not there."""
+    one = torch.full((1, 1, T, S), -torch.inf).masked_fill(torch.arange(S) == 1, 0.0).double()
+    p = replace(problem("none", torch.float64), mask=one)
+    assert statements.enough(p, 0.02).tolist() == [0.0] * H
+    alone = problem("none", torch.float64)
+    assert alone.y is not None
+    assert statements.enough(replace(alone, y=alone.y[:, :1]), 0.02).tolist() == [0.0] * H
+
+
 def test_a_row_that_sees_no_key_keeps_nothing():
     p = problem("mixed", torch.float64, blind=True)
     gap = statements.saturated(p, 0.02)
     assert not p.sees.all()
     assert gap.value[~p.sees].tolist() == [0.0] * int((~p.sees).sum())
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_what_the_statements_on_b_k_and_b_v_measure(blind):
+    """Beside a sink both do something: how much, by their definitions. V1 and V3 leave out rows that see no key."""
+    p = replace(problem("mixed", torch.float64, blind=blind), function=off_by_one)
+    with_k, without_k, without_v = (p.outputs(**change) for change in ({}, {"b_k": None}, {"b_v": None}))
+    b_v, d_o = some(p.b_v).view(G, D).repeat_interleave(2, 0), some_loss(p)
+    same(statements.key_effect(p).value, by_row(p, lambda row: float((with_k - without_k)[row.at].abs().max())))
+    shift = statements.value_shift(p).value
+    for d in range(D):
+        off = lambda row, d=d: abs(float((with_k - without_v)[row.at][d] - bool(row.seen) * b_v[row.h][d]))  # noqa: E731
+        same(shift[..., d], by_row(p, off))
+    seen = by_row(p, lambda row: float(bool(row.seen)))
+    gradient = statements.bias_gradients(p, d_o * seen[..., None])["b_v"]
+    expected = [
+        sum(d_o[b, h, i, d] * seen[b, h, i] for b in range(B) for h in (2 * g, 2 * g + 1) for i in range(T))
+        for g in range(G)
+        for d in range(D)
+    ]
+    same(
+        statements.value_gradient(p, d_o).value, (gradient - torch.stack([torch.as_tensor(e) for e in expected])).abs()
+    )
 
 
 @each_problem
