@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minibeft.theory.draws import Draws
 
-BATCH, LENGTH, GRID = 2, 24, 4
+BATCH, LENGTH, GRID = 2, 64, 4
 Inputs = dict[str, Any]
 
 
@@ -65,7 +65,8 @@ def candidates(config: Any, name: str, draws: Draws) -> list[Any]:
     """Values that an argument may have; none for one that is not known."""
     if name in ("input_ids", "decoder_input_ids"):
         tokens = find(config, "vocab_size", default=1000)
-        length = min(LENGTH, find(config, "max_position_embeddings", default=LENGTH))
+        positions = find(config, "max_position_embeddings", default=0)  # XLNet: -1 for any number
+        length = min(LENGTH, max(positions - 2, 1)) if positions > 0 else LENGTH  # RoBERTa leaves two for padding
         return [draws.integers(min(20, tokens // 4), max(tokens * 3 // 4, 2), BATCH, length)]
     if name == "bbox":
         corner = draws.integers(0, 500, BATCH, LENGTH, 2)

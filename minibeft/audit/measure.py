@@ -24,8 +24,8 @@ Status = Literal[
 Run = Callable[[Mapping[Name, Tensor]], Trace]
 # Between a projection and the sum: rotation, norm, scale, the two products.
 OPERATIONS = 64
-# Random sums of which each coordinate keeps the largest.
-SUMS = 4
+# Random sums for each coordinate.
+SUMS = 8
 # A key that no projection made stands among the first or the last so many.
 ENDS = 4
 UNSEEN = "not measured"
@@ -52,22 +52,29 @@ class Finding:
     allowed: float | None = None
 
 
-def cancelling(weights: Tensor, over: Tensor) -> Tensor:
-    """The weights less their mean over these entries of the last axis, zero elsewhere."""
-    mean = (weights * over).sum(-1, keepdim=True) / over.sum(-1, keepdim=True).clamp(min=1)
-    return (weights - mean) * over
+def cancelling(draws: Draws, over: Tensor) -> Tensor:
+    """Whole numbers that sum to zero, exactly, over these entries of the last axis, and are zero elsewhere.
+
+    They rise along it, as many times as the row says, so that a slow dependence on position adds up.
+    """
+    count, dtype = over.shape[-1], torch.get_default_dtype()
+    rising = torch.arange(count) + draws.integers(0, 8, *over.shape)
+    numbers = (rising * draws.integers(-8, 9, *over.shape[:-1], 1) * over).to(dtype)
+    return (numbers * over.sum(-1, keepdim=True) - numbers.sum(-1, keepdim=True)) * over
 
 
 def ratios(of: Tensor, parts: Sequence[Part], draw: Callable[[], Tensor]) -> tuple[list[Tensor], int]:
-    """|Σ terms| / Σ|terms| over positions for each chosen coordinate, the largest of several random sums, and the
-    number of terms. A null coordinate's sum is zero in all of them, an active one's is small by chance in few."""
-    found, terms = [torch.zeros(int(part.chosen.sum())) for part in parts], 0
+    """|Σ terms| / Σ|terms| over positions for each chosen coordinate, both of several random sums together, and the
+    number of terms. A null coordinate's sum is zero in all of them; neither part is small by chance in all."""
+    sums, sizes = ([torch.zeros(int(part.chosen.sum())) for part in parts] for _ in range(2))
+    terms = 0
     for _ in range(SUMS):
         for i, (part, g) in enumerate(zip(parts, gradients(of, [p.product for p in parts], draw()), strict=True)):
             table = coordinates(part.product, g)[:, part.chosen]
-            ratio = table.sum(0).abs() / table.abs().sum(0).clamp(min=torch.finfo(g.dtype).tiny)
-            found[i], terms = torch.maximum(found[i], ratio), max(terms, len(table))
-    return found, terms
+            sums[i] += table.sum(0).abs()
+            sizes[i] += table.abs().sum(0)
+            terms = max(terms, len(table))
+    return [s / size.clamp(min=torch.finfo(size.dtype).tiny) for s, size in zip(sums, sizes, strict=True)], terms
 
 
 def within(part: Part, mask: Tensor) -> Part:
@@ -119,7 +126,7 @@ class Audit:
     def keys(self) -> Finding:
         """b_k, coordinate by coordinate."""
         parts = self.layer.keys
-        found, terms = ratios(self.logits, parts, lambda: cancelling(random(self.draws, self.seen), self.seen))
+        found, terms = ratios(self.logits, parts, lambda: cancelling(self.draws, self.seen))
         bound = (terms + self.logits.shape[-1] + OPERATIONS) * self.u
         null = [within(p, r <= bound) for p, r in zip(parts, found, strict=True)]
         rest = [part for p, r in zip(parts, found, strict=True) if (part := within(p, r > bound)).chosen.any()]
@@ -149,7 +156,7 @@ class Audit:
 
     def key_mechanism(self, parts: Sequence[Part]) -> str:
         """Why b_k is active: the logits bend, a key has no b_k, or the shift depends on the position."""
-        if bends(self.logits, parts, cancelling(random(self.draws, self.seen), self.seen)):
+        if bends(self.logits, parts, cancelling(self.draws, self.seen)):
             return "through a nonlinearity"
         real, count = torch.ones_like(self.seen), self.seen.shape[-1]
         for key in {*range(min(ENDS, count)), *range(max(count - ENDS, 0), count)}:
@@ -161,7 +168,7 @@ class Audit:
             )
         over = self.seen & real
         if not bool(real.all()):
-            found, terms = ratios(self.logits, parts, lambda: cancelling(random(self.draws, over), over))
+            found, terms = ratios(self.logits, parts, lambda: cancelling(self.draws, over))
             if torch.cat(found).max() <= (terms + self.logits.shape[-1] + OPERATIONS) * self.u:
                 return "a sink or a key that no projection made"
         return "by position"
@@ -188,7 +195,7 @@ class Audit:
             return Finding(UNSEEN, "one position alone is read")
 
         def draw() -> Tensor:
-            weights = cancelling(random(self.draws, flat.mT), torch.ones_like(flat.mT)).mT
+            weights = cancelling(self.draws, torch.ones_like(flat.mT, dtype=torch.bool)).mT
             return weights.reshape(moved.shape).movedim(ends, summed)
 
         found, terms = ratios(source, parts, draw)
@@ -206,7 +213,18 @@ class Audit:
             return Finding(UNSEEN, f"its gradient is {result.status}, its redrawn bias is not")
         if extremes[1]:
             result.why = self.value_mechanism(parts, draw())
+        elif self.forgets_a_bias(reader):
+            result.status, result.why = "not foldable", "the bias after W_o is never added"
         return result
+
+    def forgets_a_bias(self, reader: Product) -> bool:
+        """Whether a bias as long as what the reader gives stands beside its parameter, and no step of the model takes
+        it."""
+        length, module = coordinates(reader, reader.result).shape[1], reader.name[0].rpartition(".")[0]
+        return any(
+            name.rpartition(".")[0] == module and parameter.shape == (length,)
+            for name, parameter in self.plain.idle.items()
+        )
 
     def unequal(self, parts: Sequence[Part], reader: Product) -> tuple[float, float]:
         """By how much the shift that a redrawn b_v makes differs between positions, and what rounding allows."""

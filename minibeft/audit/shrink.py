@@ -29,7 +29,7 @@ CHOSEN = re.compile(r"(feature|select)_layers?$")
 TOKEN_ID = re.compile(r"token_(id|ids|index)$|^(image|video|audio)_token")
 # Named after the layers that there were; transformers makes them anew.
 STAGES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
-TOKENS, FRAMES, HEADS_LEFT, MOST_LAYERS, WIDE = 1024, 32, 4, 12, 128
+TOKENS, FRAMES, HEADS_LEFT, MOST_LAYERS, WIDE = 1024, 64, 4, 12, 128
 
 
 @dataclass(frozen=True)

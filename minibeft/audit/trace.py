@@ -75,11 +75,12 @@ class Softmax:
 
 @dataclass(eq=False)
 class Trace:
-    """What one forward pass did, in order, and the tensors that it returned."""
+    """What one forward pass did, in order, the tensors that it returned, and the parameters that no step took."""
 
     products: list[Product] = field(default_factory=list)
     softmaxes: list[Softmax] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    idle: dict[str, Tensor] = field(default_factory=dict)
 
     def named(self, name: Name) -> Product | None:
         """The product of this name."""
@@ -98,12 +99,16 @@ class Tracer(TorchFunctionMode):
         self.products: dict[int, Product] = {}
         for name, parameter in model.named_parameters(remove_duplicate=True):
             self.call_it(parameter, name)
+            self.trace.idle[name] = parameter
 
     def call_it(self, tensor: Tensor, name: str) -> None:
         self.kept[id(tensor)], self.names[id(tensor)] = tensor, name
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            for each in value if isinstance(value, tuple | list) else (value,):
+                self.trace.idle.pop(self.names.get(id(each), ""), None)
         if self.dtype == torch.float64:
             func, args, kwargs = LONGER.get(func, func), longer(args), longer(kwargs)
         if func is F.scaled_dot_product_attention:

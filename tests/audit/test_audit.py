@@ -20,6 +20,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "bert": (SMALL, "null", "", "foldable"),
     "gpt2": ({"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2},
              "null", "", "foldable"),
+    "bloom": ({**SMALL, "n_head": 4, "n_layer": 1, "slow_but_exact": True, "pretraining_tp": 2},
+              "null", "", "not foldable"),
     "llama": (GROUPED, "active", "by position", "foldable"),
     "gpt_neox": ({**SMALL, "rotary_pct": 0.5}, "partly null", "by position", "foldable"),
     "qwen3": (GROUPED, "active", "through a nonlinearity", "foldable"),
@@ -58,13 +60,21 @@ def test_a_real_bert_is_null_in_every_coordinate():
     assert all(0.01 < layer.biases["k"]["norm"] < 0.02 for layer in report.layers)
 
 
+def test_a_slow_rotation_is_far_from_null():
+    """Two planes of a base of 1e8, the slower of which turns by 1e-4 a token."""
+    raw = {**GROUPED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e8}, "head_dim": 4}
+    found = audit_config({"model_type": "llama", **raw}).layers[0].found["k"]
+    assert found.status == "active"
+    assert (found.smallest_active or 0) > 3e-5
+
+
 def bert() -> Report:
     return audit_config({"model_type": "bert", **SMALL})
 
 
 def test_sums_that_do_not_cancel_are_not_null(monkeypatch: pytest.MonkeyPatch):
     """Planted: weights on a row that do not sum to zero."""
-    monkeypatch.setattr(measure, "cancelling", lambda weights, over: weights * over)
+    monkeypatch.setattr(measure, "cancelling", lambda draws, over: draws.normal(*over.shape) * over)
     with pytest.raises(AssertionError):
         assert bert().layers[0].found["k"].status == "null"
 

@@ -18,6 +18,7 @@ FLAG = st.booleans()
 # Family → the keys that are drawn; others are SMALL's or transformers' defaults.
 KEYS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "bert": {},
+    "bloom": {"n_head": st.just(4), "slow_but_exact": FLAG, "pretraining_tp": st.sampled_from([1, 2])},
     "llama": {"attention_bias": FLAG, "num_key_value_heads": st.sampled_from([1, 2, 4]), "head_dim": st.just(8)},
     "gpt_neox": {"rotary_pct": st.sampled_from([0.25, 0.5, 1.0]), "attention_bias": FLAG},
     "qwen3": {"num_key_value_heads": st.sampled_from([1, 2]), "head_dim": st.sampled_from([4, 8])},
