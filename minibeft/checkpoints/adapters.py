@@ -39,7 +39,7 @@ TASKS: dict[str, Task] = {
     "CAUSAL_LM": "lm",
     "FEATURE_EXTRACTION": "hidden",
 }
-HEADS = ("classifier.", "score.")
+HEADS = ("classifier.", "score.", "projector.")
 
 
 @dataclass(frozen=True)

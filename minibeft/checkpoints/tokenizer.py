@@ -115,7 +115,9 @@ def encode_for(config: ModelConfig, tokenizer: Tokenizer, texts: Sequence[str]) 
 def require_texts(config: ModelConfig) -> None:
     """BadInput for a model of images or speech."""
     if config.features is not None:
-        raise BadInput(f"this {config.family} model reads no texts; verify, inspect and simplify take it")
+        raise BadInput(
+            f"this {config.family} model reads no texts; verify, inspect, simplify, merge and finetune take it"
+        )
 
 
 def room(config: ModelConfig) -> int | None:

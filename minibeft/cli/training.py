@@ -20,7 +20,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         envvar="MINIBEFT_DATA",
-        help="GLUE's folder, or your own CSV, TSV, JSON lines, Parquet; default: the hub",
+        help="GLUE's folder; your own CSV, TSV, JSON lines, Parquet, or images as train/CLASS/FILE; default: the hub",
         rich_help_panel=DATA,
     ),
 ]
@@ -140,10 +140,10 @@ def finetune(
     )
     from minibeft.training.settings import Settings
     from minibeft.training.stack import require_stackable
-    from minibeft.training.tasks import OWN
+    from minibeft.training.tasks import OWN, is_folders
 
     if task is None:
-        task = OWN if text_column is not None else "sst2"
+        task = OWN if text_column is not None or is_folders(data) else "sst2"
     given = locals()
     settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name != "seed"})
     what = Path(data or "").stem if task == OWN else task

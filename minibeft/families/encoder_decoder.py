@@ -47,10 +47,10 @@ def whisper_sites(c: Reader, site: Site) -> list[Site]:
 def whisper_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
     """The other keys are the decoder's, or of a head or a training that is not here."""
     c.read.update(("decoder_layerdrop", "decoder_ffn_dim", "scale_embedding", "forced_decoder_ids", "vocab_size"))
-    c.read.update(("classifier_proj_size", "use_weighted_layer_sum", "median_filter_width", "apply_spec_augment"))
+    c.read.update(("median_filter_width", "apply_spec_augment"))
     c.read.update(f"mask_{kind}_{key}" for kind in ("time", "feature") for key in ("prob", "length", "min_masks"))
     speech = Spectrogram(c.count("num_mel_bins", 80), c.count("max_source_positions", 1500))
-    return {"features": speech, "embedding_dropout": values["dropout"]}
+    return {"features": speech, "embedding_dropout": values["dropout"], "reads": "mean"}
 
 
 T5 = Family(
@@ -80,8 +80,9 @@ WHISPER = Family(
     Body(
         stem="Whisper",
         base="Encoder",
-        prefix="model.encoder.",
-        inside="encoder.",
+        classes="ForAudioClassification",
+        prefix="encoder.",
+        inside="model.encoder.",
         part="encoder self-attention",
         names={
             "embed.near": "conv1",
@@ -97,14 +98,21 @@ WHISPER = Family(
             "blocks.{i}.norm2": "layers.{i}.final_layer_norm",
             "norm": "layer_norm",
         },
-        heads={},
+        heads={"classification": {"head.dense": "projector", "head.out": "classifier"}},
         keys={
             "encoder_ffn_dim": ("inner", 1536),
             "activation_function": ("activation", "gelu"),
             "dropout": ("dropout", 0.0),
+            "classifier_proj_size": ("classifier_width", 256),
         },
         fixed={"vocab": 0, "norm": "layer", "eps": 1e-5, "residual": "pre", "tied": True},
-        only={"is_encoder_decoder": (True, False), "encoder_layerdrop": (0.0,), "activation_dropout": (0.0,)},
+        only={
+            "is_encoder_decoder": (True, False),
+            "encoder_layerdrop": (0.0,),
+            "activation_dropout": (0.0,),
+            "use_weighted_layer_sum": (False,),
+        },
+        spare=(r"^(model\.)?decoder\.", r"^proj_out\.weight$"),
         rest=whisper_rest,
         copies={},
     ),

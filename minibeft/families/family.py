@@ -40,6 +40,7 @@ READ: dict[str, Callable[[Reader, str, Any], Any]] = {
     "classifier_dropout": Reader.probability,
     "eps": Reader.small,
     "embedding_width": Reader.count,
+    "classifier_width": Reader.count,
     "logit_cap": Reader.cap,
     "activation": lambda c, key, default: c.choice(key, default, ACTIVATIONS),
 }
@@ -110,7 +111,7 @@ class Body:
         """Class name → task."""
         ends = {
             "hidden": self.base,
-            "classification": self.base.removesuffix("Model") + self.classes,
+            "classification": re.sub("(Model|Encoder)$", "", self.base) + self.classes,
             "tokens": "ForTokenClassification",
             "lm": self.lm,
         }

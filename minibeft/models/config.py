@@ -24,8 +24,8 @@ class ModelConfig:
              learned vector (DINOv2)
     embedding_width  None: C; else a linear map leads from the embeddings to C. embedding_scale multiplies token vectors
     features images or spectrograms, which are then read in place of tokens; vocab is 0
-    reads    what of the hidden states a classifier reads: the first token through a dense layer, the first token, or
-             that and the mean of the others beside it
+    reads    what of the hidden states a classifier reads: the first token through a dense layer, the first token, that
+             and the mean of the others beside it, or the mean of all through a linear map to classifier_width
     head_activation  of a masked-token head; pooler_activation: of a classifier's dense layer, before which drops_twice
                      drops as well; logit_cap: the most that a token's logit can be
     decodes  a decoder: its language-model head predicts the next token, and a text is classified by its last token
@@ -54,7 +54,8 @@ class ModelConfig:
     tied: bool = False
     head_bias: bool = False
     head_activation: str = "gelu"
-    reads: Literal["dense", "first", "first and mean"] = "dense"
+    reads: Literal["dense", "first", "first and mean", "mean"] = "dense"
+    classifier_width: int | None = None
     pooler_activation: str = "tanh"
     drops_twice: bool = False
     logit_cap: float | None = None

@@ -73,6 +73,18 @@ class LinearHead(nn.Module):
         return self.out(torch.cat((first, hidden[:, 1:].mean(1)), -1) if self.mean else first)
 
 
+class MeanHead(nn.Module):
+    """logits = out(mean of dense(token) over all tokens), as in Whisper."""
+
+    def __init__(self, c: ModelConfig):
+        super().__init__()
+        width = c.classifier_width or c.width
+        self.dense, self.out = nn.Linear(c.width, width), nn.Linear(width, c.labels)
+
+    def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor | None) -> Float[Tensor, "B labels"]:
+        return self.out(self.dense(hidden).mean(1))
+
+
 class LMHead(nn.Module):
     """Next-token logits: a linear map, tied to the token embedding when the configuration says so."""
 
@@ -101,13 +113,15 @@ class MaskedLMHead(nn.Module):
         return self.logits(self.norm(self.act(self.dense(hidden))), embedding)
 
 
-Head = ClassificationHead | LinearHead | LastTokenHead | TokenHead | LMHead | MaskedLMHead
+Head = ClassificationHead | LinearHead | MeanHead | LastTokenHead | TokenHead | LMHead | MaskedLMHead
 
 
 def make_head(c: ModelConfig) -> Head | None:
     """The head of this task, or None for hidden states alone."""
     if c.task == "classification" and c.decodes:
         return LastTokenHead(c)
+    if c.task == "classification" and c.reads == "mean":
+        return MeanHead(c)
     if c.task == "classification" and c.reads != "dense":
         return LinearHead(c, mean=c.reads == "first and mean")
     if c.task == "tokens":

@@ -155,7 +155,7 @@ def rounded(source: Source, exact: Mapping[str, Tensor], config: ModelConfig) ->
         old = source.get(name)
         if name in exact:
             beside = source.get(f"{name.rpartition('.')[0]}.weight") if old is None else old
-            values[name] = exact[name].to((source["embed.tokens.weight"] if beside is None else beside).dtype)
+            values[name] = exact[name].to((source["blocks.0.attention.o.weight"] if beside is None else beside).dtype)
         elif name not in had:
             values[name] = torch.zeros(shape, dtype=source[f"{name.rpartition('.')[0]}.weight"].dtype)
         elif name in beside_changes:

@@ -1,4 +1,4 @@
-"""What lies beside an adapter so that others can serve it: the tokenizer's files, and a model card."""
+"""What lies beside an adapter so that others can serve it: the files of what reads for it, and a model card."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,12 @@ from typing import Any
 from minibeft.checkpoints.door import checked
 from minibeft.checkpoints.find import is_hub_id
 from minibeft.errors import one_line
+from minibeft.training.tasks import OWN
 
-TOKENIZER = "tokenizer.json tokenizer_config.json special_tokens_map.json vocab.txt vocab.json merges.txt".split()
+READERS = (
+    "preprocessor_config.json tokenizer.json tokenizer_config.json special_tokens_map.json vocab.txt "
+    "vocab.json merges.txt"
+).split()
 
 
 def beside_adapter(
@@ -19,7 +23,7 @@ def beside_adapter(
     source  the base model's folder; base: the name by which others load it
     record  the run's record, with its epochs
     """
-    found = {name: checked(source / name).read_bytes() for name in TOKENIZER if (source / name).is_file()}
+    found = {name: checked(source / name).read_bytes() for name in READERS if (source / name).is_file()}
     return found | {"README.md": card(base, task, classes, record).encode()}
 
 
@@ -34,6 +38,7 @@ def card(base: str, task: str, classes: tuple[str, ...], record: dict[str, Any])
     ]
     named = f"base_model: {json.dumps(base)}\n" if is_hub_id(base) else ""
     model_class = "AutoPeftModelForSequenceClassification" if classes else "AutoPeftModelForCausalLM"
+    texts = settings["task"] != OWN or settings["text_column"] is not None
     more = f", num_labels={len(classes)}, ignore_mismatched_sizes=True" if classes else ""
     lines = [
         f"---\n{named}library_name: peft\ntags: [beft, bias-only]\n---\n",
@@ -43,8 +48,14 @@ def card(base: str, task: str, classes: tuple[str, ...], record: dict[str, Any])
         f"seed {settings['seed']}.\n",
         "| split | metric | last epoch |\n|---|---|---|\n" + "\n".join(scores) + "\n",
         *([f"Classes, in the order of their logits: {', '.join(map(code, classes))}.\n"] if classes else []),
-        "## Use\n\n```python\nfrom peft import " + model_class + "\n\n"
-        f'model = {model_class}.from_pretrained("this folder"{more})\n```\n',
+        "## Use\n",
+        *(
+            [
+                f"```python\nfrom peft import {model_class}\n\n"
+                f'model = {model_class}.from_pretrained("this folder"{more})\n```\n'
+            ]
+            * texts
+        ),
         "`minibeft merge ADAPTER MODEL OUT` writes a whole checkpoint that needs no PEFT. "
         f"Made with minibeft {record['versions']['minibeft']}.\n",
     ]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from minibeft.errors import BadInput
 from minibeft.families.family import MOST_LABELS
+from minibeft.training.folders import classes_of, read_classes
 from minibeft.training.rows import read_rows
 from minibeft.training.settings import Settings
 from minibeft.training.tasks import (
@@ -16,6 +17,7 @@ from minibeft.training.tasks import (
     find_data,
     find_files,
     find_task,
+    is_folders,
     read_files,
     read_split,
 )
@@ -49,6 +51,8 @@ def read_own(settings: Settings) -> Dataset:
     """One's own data: a file, of which a tenth is held out unless the settings say how much; or a folder with train and
     validation files. The classes are the labels that the training file has, in alphabetical order."""
     place = Path(settings.data or "").expanduser()
+    if settings.text_column is None and is_folders(settings.data):
+        return read_own_folders(settings, place)
     if settings.data is None or not place.exists():
         raise BadInput(f"--data {settings.data}: no such file or folder; --text-column needs your own table there")
     train, valid = ([place], []) if place.is_file() else (find_files(place, "train"), find_files(place, "validation"))
@@ -62,6 +66,15 @@ def read_own(settings: Settings) -> Dataset:
     return Dataset(task, raw, train + valid * ("validation" in raw), held_out)
 
 
+def read_own_folders(settings: Settings, place: Path) -> Dataset:
+    """Files in a folder for each class; the examples are their paths. A tenth is held out where there is no
+    validation folder."""
+    task = task_of(settings, classes_of(place), f"{place / 'train'}: has a folder for")
+    raw = read_classes(place, task.labels, valid=not settings.held_out)
+    held_out = settings.held_out or (0 if len(raw) > 1 else max(1, len(raw["train"]) // HELD_OUT))
+    return Dataset(task, raw, [Path(file) for split in raw.values() for (file,) in split.texts], held_out)
+
+
 def own_task(settings: Settings, files: list[Path]) -> Task:
     """The task of these columns, with the classes that the files name."""
     names = set()
@@ -71,12 +84,15 @@ def own_task(settings: Settings, files: list[Path]) -> Task:
             if not (name := class_name(value)):
                 raise BadInput(f"{where}: {settings.label_column} = {value!r} names no class")
             names.add(name)
+    return task_of(settings, tuple(sorted(names, key=in_order)), f"{files[0]}: {settings.label_column} has")
+
+
+def task_of(settings: Settings, names: tuple[str, ...], where: str) -> Task:
+    """The task of these classes."""
     if not 2 <= len(names) < MOST_LABELS:
-        raise BadInput(
-            f"{files[0]}: {settings.label_column} has {len(names)} classes; there must be 2 to {MOST_LABELS}"
-        )
+        raise BadInput(f"{where} {len(names)} classes; there must be 2 to {MOST_LABELS}")
     return replace(
-        Task(OWN, columns_of(settings), tuple(sorted(names, key=in_order)), ("accuracy", "f1_macro"), ()),
+        Task(OWN, columns_of(settings), names, ("accuracy", "f1_macro"), ()),
         **{"label": settings.label_column, "learning_rate": LEARNING_RATE, "epochs": EPOCHS},
     )
 

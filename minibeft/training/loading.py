@@ -1,7 +1,9 @@
 """All that a run works on, read and checked before it begins: the model, the data as tokens, digests of both."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +22,11 @@ from minibeft.models.config import ModelConfig
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data, encode_split
 from minibeft.training.data import read_data
+from minibeft.training.folders import open_files
 from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
 from minibeft.training.records import digest
 from minibeft.training.settings import Settings, resolve
-from minibeft.training.tasks import Split, Task, draw
+from minibeft.training.tasks import OWN, Split, Task, draw
 
 
 class Loaded(NamedTuple):
@@ -48,11 +51,11 @@ def load(settings: Settings) -> Loaded:
     assert settings.examples is not None
     assert settings.max_length is not None
     train, held = draw(raw.pop("train"), settings.examples, held_out, settings.data_seed)
-    tokenizer, longest = load_tokenizer(source), settings.max_length
-
-    def encode(split: Split) -> Data:
-        return encode_data(tokenizer, task, split, model.config, longest)
-
+    encode: Callable[[Split], Data] = (
+        partial(open_files, source, model.config)
+        if model.config.features is not None
+        else partial(encode_data, load_tokenizer(source), task, config=model.config, longest=settings.max_length)
+    )
     shown = {name: split.sample(settings.evaluated, settings.data_seed) for name, split in raw.items()}
     valid = {name: encode(split) for name, split in ({"held_out": held} if held else shown).items()}
     digests = {
@@ -107,7 +110,10 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
     if not is_prompted(task.name, named_family(read_json(file), str(file))):
         with head_to_come():
             model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
-        require_texts(model.config)
+        if settings.task != OWN or settings.text_column is not None:
+            require_texts(model.config)
+        elif model.config.features is None:
+            raise BadInput(f"--data {settings.data}: holds files, and {model.config.family} reads texts; give a table")
         return model
     find_prompt(task)
     dtype = None if settings.dtype == "bfloat16" else torch.float32

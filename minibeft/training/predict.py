@@ -16,7 +16,7 @@ from minibeft.checkpoints.adapters import CONFIG, Adapter, apply_adapter, load_a
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.save import label_names
-from minibeft.checkpoints.tokenizer import load_tokenizer, room
+from minibeft.checkpoints.tokenizer import load_tokenizer, require_texts, room
 from minibeft.errors import BadInput
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data
@@ -85,6 +85,7 @@ def open_classifier(name: str | Path, settings: Settings) -> Classifier:
         model = load_model(source, dtype=torch.float32, backend=settings.backend)
     if model.config.task != "classification":
         raise BadInput(f"{name}: has no classification head; give a run, an adapter of one, or a checkpoint with one")
+    require_texts(model.config)
     names = label_names(model.config) if model.config.labels > 1 else ()
     return Classifier(model.eval(), source, settings, with_columns(task_of(names), settings, str(name)))
 
@@ -124,6 +125,7 @@ def open_run(folder: Path, given: Settings) -> Classifier:
         raise BadInput(f"{folder}: is not at its end, or another version's; run its command again to finish it")
     source = find(settings.model)
     model = load_for(task, source, replace(settings, dtype="float32"))
+    require_texts(model.config)
     config = {"task_type": None}
     apply_adapter(model, Adapter({}, read_trained(folder), config, task.labels))
     settings = replace(settings, device=given.device, max_length=given.max_length or settings.max_length)

@@ -14,7 +14,7 @@ from minibeft.models.biases import read_terms
 from minibeft.models.config import Backend, ModelConfig
 from minibeft.training import prompts
 from minibeft.training.reparam import FORMS, RANK, SCALE
-from minibeft.training.tasks import OWN, REGIMES, Task
+from minibeft.training.tasks import OWN, REGIMES, Task, is_folders
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REPARAMETRISED_EPOCHS = {"sst2": 50}
@@ -32,7 +32,8 @@ class Settings:
 
     terms      bias terms, comma-separated, or all, none, full (biases.py); a decoder is given those that it lacks, and
                with none it is evaluated as it is (zero-shot)
-    task       one of tasks.py, or own: then data is a file or a folder of tables with these columns (data.py)
+    task       one of tasks.py, or own: then data is a file or a folder of tables with these columns (data.py), or for
+               a model of images or speech a folder train/CLASS/FILE (folders.py)
     form       plain, lora, vera, vera1d, dora (reparam.py)
     examples   training examples; None: those of the regime
     held_out   examples of the training split to evaluate on instead of the validation split
@@ -76,7 +77,8 @@ class Settings:
     def check(self) -> None:
         """BadInput for a value that no run can have."""
         read_terms(self.terms)
-        if (self.task == OWN) != (self.text_column is not None) or (self.pair_column and self.task != OWN):
+        own = self.text_column is not None or (self.task == OWN and is_folders(self.data))
+        if (self.task == OWN) != own or (self.pair_column and self.text_column is None):
             raise BadInput("--text-column: is of your own data, given by --data, and goes with no --task")
         backends = ("fused", "plain", "triton")
         one_of = {"form": ("plain", *FORMS), "regime": REGIMES, "dtype": DTYPES, "backend": backends}

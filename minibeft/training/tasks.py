@@ -125,6 +125,11 @@ def find_data(task: Task, data: str | Path | None) -> Path:
     return next((path for path in own if path.name == task.name), own[0] if own else folder)
 
 
+def is_folders(data: str | Path | None) -> bool:
+    """Whether the data are files in a folder for each class, train/CLASS/FILE."""
+    return data is not None and (Path(data).expanduser() / "train").is_dir()
+
+
 def plain(name: str) -> str:
     """sst2 of SST-2."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

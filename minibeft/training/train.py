@@ -125,7 +125,9 @@ def fresh_head(model: Transformer, outputs: int, seed: int) -> None:
     """A new classifier of this many outputs, in place: std 0.02, bias (if any) zero, from the seed alone."""
     assert model.head is not None
     like = next(model.parameters())
-    out = nn.Linear(model.config.width, outputs, bias=not model.config.decodes, device=like.device, dtype=like.dtype)
+    before = model.head.out
+    assert isinstance(before, nn.Linear)
+    out = nn.Linear(before.in_features, outputs, bias=not model.config.decodes, device=like.device, dtype=like.dtype)
     drawn = torch.empty(out.weight.shape).normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
     out.weight.data.copy_(drawn)
     if not model.config.decodes:

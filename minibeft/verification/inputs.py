@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minibeft.checkpoints.door import checked
-from minibeft.checkpoints.tensors import read_all
+from minibeft.checkpoints.tensors import read_all, read_json
 from minibeft.checkpoints.tokenizer import MOST_WEIGHTS, encode_for, load_tokenizer
 from minibeft.errors import BadInput
 from minibeft.models.config import ModelConfig
@@ -26,7 +26,7 @@ def read_inputs(folder: Path, file: Path | None, config: ModelConfig, seed: int 
     if config.features is None:
         return encode_for(config, load_tokenizer(folder), SENTENCES if file is None else lines(file))
     drawn = Draws(seed).normal(ROWS, *config.features.drawn, dtype=torch.float32)
-    return features_batch(config, drawn if file is None else read_features(file, config), str(file))
+    return features_batch(config, drawn if file is None else read_features(file, config, folder), str(file))
 
 
 def lines(file: Path) -> tuple[str, ...]:
@@ -60,8 +60,9 @@ def features_batch(config: ModelConfig, x: Tensor, where: str) -> Batch:
     return {"features": x.float(), "attention_mask": torch.ones(len(x), tokens, dtype=torch.int64)}
 
 
-def read_features(file: Path, config: ModelConfig) -> Tensor:
-    """Numbers from .npy or the one tensor of a safetensors file; any other file is an image."""
+def read_features(file: Path, config: ModelConfig, folder: Path) -> Tensor:
+    """Numbers from .npy or the one tensor of a safetensors file; any other file is an image, scaled as the model's
+    folder says."""
     checked(file, MOST_BYTES, links=True)
     if file.suffix == ".safetensors":
         tensors = read_all(file)
@@ -69,7 +70,7 @@ def read_features(file: Path, config: ModelConfig) -> Tensor:
             raise BadInput(f"{file}: holds {len(tensors)} tensors; give one, the features")
         return next(iter(tensors.values()))
     if file.suffix != ".npy":
-        return read_image(file, config)
+        return scaled(read_image(file, config), folder)
     try:
         return torch.from_numpy(np.load(file, allow_pickle=False))
     except (ValueError, EOFError, TypeError) as error:
@@ -77,7 +78,7 @@ def read_features(file: Path, config: ModelConfig) -> Tensor:
 
 
 def read_image(file: Path, config: ModelConfig) -> Tensor:
-    """An image in the size that the model's positions were trained for, at most 16 patches a side, from −1 to 1."""
+    """An image in the size that the model's positions were trained for, at most 16 patches a side, from 0 to 1."""
     if not isinstance(config.features, Patches):
         raise BadInput(f"{file}: {config.family} reads spectrograms; give them as .npy or .safetensors")
     try:
@@ -93,4 +94,19 @@ def read_image(file: Path, config: ModelConfig) -> Tensor:
             pixels = np.asarray(image.convert(kind).resize((width, height)), dtype=np.float32)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"{file}: cannot be read as an image ({error})") from error
-    return torch.from_numpy(pixels.reshape(height, width, channels) / 127.5 - 1).permute(2, 0, 1)
+    return torch.from_numpy(pixels.reshape(height, width, channels) / 255).permute(2, 0, 1)
+
+
+def scaled(image: Tensor, folder: Path) -> Tensor:
+    """The image less the mean and over the deviation of each channel that preprocessor_config.json names; ½ and ½,
+    ViT's, where there is no such file."""
+    file = folder / "preprocessor_config.json"
+    raw = read_json(file) if file.is_file() else {}
+    both = [raw.get(key, [0.5] * len(image)) for key in ("image_mean", "image_std")]
+    for key, found in zip(("image_mean", "image_std"), both, strict=True):
+        if not isinstance(found, list) or len(found) != len(image) or any(type(x) not in (int, float) for x in found):
+            raise BadInput(f"{file}: {key} = {found!r} must be {len(image)} numbers, one for each channel")
+    mean, deviation = (torch.tensor(found, dtype=torch.float32)[:, None, None] for found in both)
+    if not deviation.gt(0).all():
+        raise BadInput(f"{file}: image_std must be above 0")
+    return (image - mean) / deviation

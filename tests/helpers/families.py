@@ -195,6 +195,7 @@ DRAWN: dict[str, Callable[[Pick], dict[str, Any]]] = {
         "activation_function": activation(pick),
         "num_mel_bins": 5,
         "max_source_positions": 7,
+        "classifier_proj_size": pick(7, 12),
         "decoder_layers": 1,
         "decoder_ffn_dim": 13,
     },
