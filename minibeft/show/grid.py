@@ -49,7 +49,7 @@ class Grid:
             number = bool(firsts) and all(map(NUMBER.match, firsts))
             table.add_column(Text(shown(name)), justify="right" if number else "left", width=width, overflow="fold")
         for row in self.rows:
-            table.add_row(*map(self.styled, row))
+            table.add_row(*map(self.styled, row, widths))
         yield table
 
     def widths(self, room: int) -> tuple[int, list[int]]:
@@ -72,10 +72,11 @@ class Grid:
                 return gap, widths
         return 1, short
 
-    def styled(self, cell: str) -> Text:
+    def styled(self, cell: str, width: int) -> Text:
         """A cell in the terminal: the first line in its style, the details dim."""
         first, line, details = shown(cell).partition("\n")
-        return Text(first, style=self.styles.get(first, "")) + Text(line + details, style="dim")
+        style = self.styles.get(first, "")
+        return Text(folded(first, width), style=style) + Text(line + folded(details, width), style="dim")
 
     def markdown(self) -> str:
         """For a README or an issue."""
@@ -92,6 +93,12 @@ class Grid:
         note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
         table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
         return f'<h2>{escape(self.title)}</h2>\n<div class="wide">{table}</div>\n{note}'
+
+
+def folded(text: str, width: int) -> str:
+    """Long names go on in the next line after one of their dots, slashes, dashes or underscores, where one fits."""
+    joint = re.compile(rf"(?=\S{{{width + 1}}})\S{{1,{width - 1}}}[./_-]") if width > 1 else None
+    return re.sub(joint, lambda part: f"{part[0]}\n", text) if joint else text
 
 
 def as_markdown(text: str) -> str:

@@ -76,3 +76,11 @@ def test_the_committed_pages_say_what_their_records_say(name):
     text = (ROOT / "records" / f"reproduce-{name}.html").read_text(encoding="utf-8")
     head, _, _ = drawn.partition('<p class="note">' + made_by(found)[:20])
     assert text.startswith(head.rstrip())
+
+
+def test_long_names_break_at_their_joints():
+    """Each line of a name in a narrow column ends where a part of it ends; a name without joints is cut anywhere."""
+    name = "encoder.layer.{i}.attention.self.query.bias"
+    lines = printed(Grid("", ("term", "name"), [("q", name), ("k", "x" * 60)]), 40)
+    assert [line.split()[-1] for line in lines[2:4]] == ["encoder.layer.{i}.attention.self.", "query.bias"]
+    assert "".join("".join(lines[4:]).split()) == "k" + "x" * 60
