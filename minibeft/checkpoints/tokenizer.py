@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer: tokenizer.json, or the older vocabulary files turned into the same thing; and batches."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
     """BadInput where a tokenizer would blow up what it is given: a few dozen replacements that double a text make any
     text fill the memory, and so does a frame that repeats it or names a token a million times over."""
     grows, pieces = 1, 0
+    for part in (*parts_of(tokenizer.normalizer), *parts_of(tokenizer.pre_tokenizer)):
+        expression = part["pattern"].get("Regex") if isinstance(part.get("pattern"), dict) else None
+        if expression is not None and backtracks(expression):
+            what = f"its tokenizer's expression {expression!r} repeats what repeats or chooses"
+            raise BadInput(f"{folder}: {what}, which can take for ever; write it without")
     for part in parts_of(tokenizer.normalizer):
         if part["type"] == "Replace":
             grows *= max(1, len(part["content"]))
@@ -57,13 +63,32 @@ def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
         raise BadInput(f"{folder}: its tokenizer makes texts more than {MOST_GROWTH} times as long; it is damaged")
 
 
+def backtracks(expression: str) -> bool:
+    """Whether a regular expression repeats a group that repeats or chooses inside, as (a+)+ or (a|a)* does: a text that
+    almost fits then takes exponential time."""
+    # A class or what is escaped is one letter here.
+    bare = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|\[:\w+:\]|[^\]\\])+\]", "x", expression, flags=re.DOTALL)
+    loose = [False]  # of each open group
+    for at, letter in enumerate(bare):
+        if letter == "(":
+            loose.append(False)
+        elif letter == ")" and len(loose) > 1:
+            inside = loose.pop()
+            if inside and re.match(r"[*+]|\{\d*,?\d*\}", bare[at + 1 :]):
+                return True
+            loose[-1] |= inside
+        elif letter in "*+|{":
+            loose[-1] = True
+    return False
+
+
 def parts_of(component: Any) -> list[dict[str, Any]]:
     """A tokenizer's component as its file has it, sequences of sequences laid out flat."""
     todo, found = [] if component is None else [json.loads(component.__getstate__())], []
     while todo:
         part = todo.pop()
         found.append(part)
-        todo += part.get("normalizers") or part.get("processors") or []
+        todo += part.get("normalizers") or part.get("processors") or part.get("pretokenizers") or []
     return found
 
 

@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 import minibeft
-from minibeft.checkpoints.tokenizer import encode, has_tokenizer
+from minibeft.checkpoints.tokenizer import backtracks, encode, has_tokenizer
 
 NASTY = [
     "",
@@ -286,6 +286,37 @@ def test_broken_files_are_refused(kind: str, files: dict[str, Any], message: str
         minibeft.load_tokenizer(folder)
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+# As their hubs' tokenizers split; GPT-2's and the byte-level ones' is within the library.
+LLAMA3 = r"(?i:'s|'t|'re|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+O200K = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}\p{M}]+(?i:'s|'t|'re)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+"
+DEEPSEEK = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+)
+EXPONENTIAL = (r"(a+)+$", r"(a|aa)*$", r"(?:\w+\s?)*$", r"((a*)b?)+", r"(\p{L}*){9,}x", r"(a|[)])+b")
+
+
+@pytest.mark.parametrize("expression", [LLAMA3, O200K, DEEPSEEK, r"(?:ab)+", r"\(a+\)+", r"[(a+)]+", "a)+(b+)"])
+def test_the_expressions_of_real_tokenizers_stand(expression: str):
+    assert not backtracks(expression)
+
+
+@pytest.mark.parametrize("expression", EXPONENTIAL)
+@pytest.mark.parametrize("at", ["pre_tokenizer", "normalizer"])
+def test_expressions_that_take_for_ever_are_refused(expression: str, at: str, tmp_path: Path):
+    """The first took 9 s for 24 letters. Before this nothing bounded it but the library's limit for one match."""
+    pattern = {"pattern": {"Regex": expression}}
+    split = {"type": "Split", "behavior": "Isolated", "invert": False} | pattern
+    parts = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}}
+    parts |= {"normalizer": {"type": "Replace", "content": ""} | pattern}
+    vocabulary = {token: number for number, token in enumerate(("a", "[UNK]", "[CLS]", "[SEP]", "[PAD]"))}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}
+    whole = {"version": "1.0", "added_tokens": [], "model": model, at: parts[at]}
+    named = {"tokenizer_class": "PreTrainedTokenizerFast"}  # others make the splitting anew
+    folder = folder_of(tmp_path, "bert", {"tokenizer.json": whole, "tokenizer_config.json": named})
+    with pytest.raises(minibeft.BadInput, match="repeats what repeats or chooses"):
+        minibeft.load_tokenizer(folder)
 
 
 def test_bytes_that_are_not_utf8(tmp_path: Path):

@@ -14,9 +14,10 @@ import evidence_speed
 
 from minibeft.atlas import page as atlas_page
 from minibeft.reproduce import paper
+from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
-from minibeft.reproduce.report import orders, results, spread
-from minibeft.reproduce.statistics import paired
+from minibeft.reproduce.report import orders, results, search, spread
+from minibeft.reproduce.statistics import half_interval, paired
 from minibeft.theory.theorems import THEOREMS
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +211,24 @@ def bias_free() -> str:
     return "\n".join([*rows, "", *lines])
 
 
+def rate_question() -> str:
+    """The gradients before the first update, the search over rates, and b_q with neither Adam's eps nor clipping."""
+    found, biases_, free = record("gradients"), record("reproduce-biases"), record("finetune-q-free")
+    sentence, grid = gradient_grids(found)
+    scores = [row["validation"]["accuracy"] for row in free["last"]]
+    test = paired(scores, protocol_scores("q"))
+    assert test, "two seeds or more"
+    settings = free["settings"]
+    without = (
+        f"b_q at the protocol's rate with eps {settings['eps']:g} and gradients clipped at {settings['clip']:g}, which "
+        f"is to say not: {spread(scores)} %, with the protocol's eps and clipping {spread(protocol_scores('q'))} % "
+        f"(over {test.n} seeds the means differ by {100 * abs(test.mean):.2f} ± "
+        f"{100 * half_interval(test.std, test.n):.2f}, 95 % interval)."
+    )
+    made = [made_by(found, "gradients"), made_by(free, "finetune-q-free")]
+    return "\n\n".join([str(sentence), grid.markdown(), search(biases_).markdown(), without, *made])  # type: ignore[union-attr]
+
+
 def ranking() -> str:
     """How the three measures rank the terms, beside the paper, and what b_k's place is worth."""
     found = record("reproduce-ranking")
@@ -307,6 +326,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reparam": reparam,
     "bias_free": bias_free,
     "ranking": ranking,
+    "rate_question": rate_question,
 }
 BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
