@@ -4,12 +4,14 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
-from minibeft.show.plot import Plot, as_svg
+from minibeft.show.plot import Plot, along_epochs, as_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = dict[str, Any]
+# What a legend calls the rows; none trains the head alone, of a decoder nothing.
+LEGEND = {"v": "b_v", "q": "b_q", "k": "b_k", "none": "no bias", "all": "all biases"}
 
 
 def plots(record: Record) -> list[Plot]:
@@ -28,7 +30,7 @@ def over_rates(record: Record) -> Plot:
         axes = figure.subplots()
         rates = [rate for rate, _ in record["searches"][0]["scores"]]
         for s in record["searches"]:
-            axes.plot(rates, [100 * score for _, score in s["scores"]], label=s["row"], **below(s["row"]))
+            axes.plot(rates, [100 * score for _, score in s["scores"]], label=LEGEND[s["row"]], **below(s["row"]))
         axes.set(xscale="log", xlabel="learning rate", ylabel=f"held-out {record['metric']} (%)")
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.set_xticks([], minor=True)
@@ -52,10 +54,10 @@ def over_epochs(record: Record, regime: str, rate: str) -> Plot:
                 curves = [curve(record, run) for run in cell["runs"]]
                 middle, low, high = ([100 * f(at) for at in zip(*curves, strict=True)] for f in (mean, min, max))
                 epochs, row = range(1, len(middle) + 1), cell["row"]
-                (line,) = axes.plot(epochs, middle, markevery=0.2, label=row.split()[0], **below(row))
+                (line,) = axes.plot(epochs, middle, markevery=0.2, label=LEGEND[row.split()[0]], **below(row))
                 axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
                 last.append(f"{row} ends at {middle[-1]:.1f}")
-            axes.set(xlabel="epoch", title=panel)
+            along_epochs(axes, title=panel)
         grid[0].set(ylabel=f"{record['metric']} (%)")
         handles, terms = grid[0].get_legend_handles_labels()
         figure.legend(handles, terms, loc="outside upper center", ncols=len(terms))
@@ -76,8 +78,8 @@ def official() -> Plot:
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         for term, scores in paper.CURVES.items():
-            axes.plot(range(1, len(scores) + 1), [100 * x for x in scores], label=term)
-        axes.set(xlabel="epoch", ylabel="accuracy (%)")
+            axes.plot(range(1, len(scores) + 1), [100 * x for x in scores], label=LEGEND[term])
+        along_epochs(axes, ylabel="accuracy (%)")
         axes.legend()
 
     last = "; ".join(f"{term} ends at {100 * scores[-1]:.1f}" for term, scores in paper.CURVES.items())

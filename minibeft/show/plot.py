@@ -63,6 +63,14 @@ def drawn(draw: Draw, size: tuple[float, float], look: dict[Any, Any], **file: A
     return buffer.getvalue()
 
 
+def along_epochs(axes: Any, **more: Any) -> None:
+    """Epochs along x, with ticks at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel="epoch", **more)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def as_png(draw: Draw, size: tuple[float, float] = (8, 4)) -> bytes:
     """On white, for a file."""
     return drawn(draw, size, {}, format="png", dpi=150, metadata={"Software": MARK})

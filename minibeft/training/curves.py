@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from minibeft.show.plot import along_epochs
 from minibeft.training.tasks import Task
 
 if TYPE_CHECKING:
@@ -13,9 +14,9 @@ def draw_curves(figure: "Figure", epochs: list[dict[str, Any]], task: Task) -> N
     left, right = figure.subplots(1, 2)
     numbers = [record["epoch"] + 1 for record in epochs]
     left.plot(numbers, [record["loss"] for record in epochs])
-    left.set(xlabel="epoch", ylabel="training loss")
+    along_epochs(left, ylabel="training loss")
     for split in (name for name, value in epochs[-1].items() if isinstance(value, dict)):
         for metric in task.metrics:
             right.plot(numbers, [record[split][metric] for record in epochs], label=f"{split} {metric}")
-    right.set(xlabel="epoch")
+    along_epochs(right)
     right.legend()
