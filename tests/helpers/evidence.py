@@ -17,7 +17,8 @@ from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, search, spread
-from minibeft.reproduce.statistics import half_interval, paired
+from minibeft.reproduce.statistics import paired
+from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
 
 ROOT = Path(__file__).parents[2]
@@ -212,21 +213,12 @@ def bias_free() -> str:
 
 
 def rate_question() -> str:
-    """The gradients before the first update, the search over rates, and b_q with neither Adam's eps nor clipping."""
-    found, biases_, free = record("gradients"), record("reproduce-biases"), record("finetune-q-free")
+    """The gradients before the first update, and the search over rates."""
+    found = record("gradients")
     sentence, grid = gradient_grids(found)
-    scores = [row["validation"]["accuracy"] for row in free["last"]]
-    test = paired(scores, protocol_scores("q"))
-    assert test, "two seeds or more"
-    settings = free["settings"]
-    without = (
-        f"b_q at the protocol's rate with eps {settings['eps']:g} and gradients clipped at {settings['clip']:g}, which "
-        f"is to say not: {spread(scores)} %, with the protocol's eps and clipping {spread(protocol_scores('q'))} % "
-        f"(over {test.n} seeds the means differ by {100 * abs(test.mean):.2f} ± "
-        f"{100 * half_interval(test.std, test.n):.2f}, 95 % interval)."
-    )
-    made = [made_by(found, "gradients"), made_by(free, "finetune-q-free")]
-    return "\n\n".join([str(sentence), grid.markdown(), search(biases_).markdown(), without, *made])  # type: ignore[union-attr]
+    assert isinstance(grid, Grid)
+    tables = grid.markdown(), search(record("reproduce-biases")).markdown()
+    return "\n\n".join([str(sentence), *tables, made_by(found, "gradients")])
 
 
 def ranking() -> str:
