@@ -9,7 +9,6 @@ that is added after attention: a fixed shift of the residual stream.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -37,13 +36,11 @@ def load_adapters(model: Transformer, folders: Sequence[str | Path]) -> Transfor
     for folder, values in zip(folders, found, strict=True):
         if lacking := sorted(name for name in model.fresh - values.keys() if name.startswith("head.out.")):
             raise BadInput(f"{folder}: has no classifier, nor has the model ({lacking[0]}); serve it with one that has")
-    heads = nn.ModuleList(head_with(model.head, values) for values in found)
-    if len({len(head.out.bias) for head in heads}) > 1:  # type: ignore[union-attr, arg-type]
-        raise BadInput("the adapters have heads of different numbers of classes; serve those of one number together")
+    head = {name: head_tensor(name, value, found) for name, value in model.head.named_parameters()}
     names = dict.fromkeys(name for values in found for name in values if not name.startswith("head."))
     tables = {name: torch.stack([row(model, name, values) for values in found]) for name in names}
-    labels = [names_for(adapter, len(head.out.bias)) for adapter, head in zip(adapters, heads, strict=True)]  # type: ignore[union-attr, arg-type]
-    model.served = Served(tables, list(heads), labels)
+    labels = [names_for(adapter, head["out.bias"].shape[-1]) for adapter in adapters]
+    model.served = Served(tables, head, labels)
     return model
 
 
@@ -86,13 +83,9 @@ def row(model: Transformer, name: str, values: dict[str, Tensor]) -> Tensor:
     return found.to(module.weight.device, torch.promote_types(module.weight.dtype, torch.float32))
 
 
-def head_with(head: ClassificationHead, values: dict[str, Tensor]) -> ClassificationHead:
-    """A head with the adapter's tensors in place of the model's; all share what it leaves as it is."""
-    replaced = {name.removeprefix("head."): value for name, value in values.items() if name.startswith("head.")}
-    shared = {id(value): value for name, value in head.named_parameters() if name not in replaced}
-    found = deepcopy(head, shared)
-    for name, value in replaced.items():
-        place, _, kind = name.rpartition(".")
-        like = head.get_parameter(name)
-        setattr(found.get_submodule(place), kind, nn.Parameter(value.to(like), requires_grad=False))
-    return found
+def head_tensor(name: str, own: Tensor, found: Sequence[dict[str, Tensor]]) -> Tensor:
+    """A tensor of the head: a row each adapter, or the model's own where none replaces it."""
+    given = [values.get(f"head.{name}", own.detach()).to(own) for values in found]
+    if len({len(value) for value in given}) > 1:
+        raise BadInput("the adapters have heads of different numbers of classes; serve those of one number together")
+    return torch.stack(given) if any(f"head.{name}" in values for values in found) else own.detach()

@@ -1,4 +1,4 @@
-"""Commands that measure: bench kernels, train, stack and memory."""
+"""Commands that measure: bench kernels, train, stack, serve and memory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -64,6 +64,27 @@ def stack(
 
     settings = Settings(model, "sst2", data=data, examples=examples, evaluated=16, device="cpu")
     with steps("bench stack", len(SHAPES) + 1) as begin:
+        record = bench(settings, rounds, begin)
+    tell(*render(record))
+    save(json_file, record)
+
+
+@app.command()
+def serve(
+    model: Model = "minilm",
+    data: Data = None,
+    requests: Annotated[int, typer.Option(min=16, help="in a round")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="in which all take their turn")] = 5,
+    json_file: Json = None,
+) -> None:
+    """Time requests for 1 to 1,000 adapters, mixed in one stream, against the model without adapters, merged copies of
+    it, PEFT's set_adapter and PEFT's mixed batches of LoRA."""
+    from minibeft.benchmarks.serve import bench, render, steps_of
+    from minibeft.show.progress import steps
+    from minibeft.training.settings import Settings
+
+    settings = Settings(model, "sst2", data=data, examples=16, evaluated=requests, device="cpu")
+    with steps("bench serve", steps_of()) as begin:
         record = bench(settings, rounds, begin)
     tell(*render(record))
     save(json_file, record)

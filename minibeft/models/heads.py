@@ -1,5 +1,7 @@
 """What turns hidden states into logits: of a text's classes, of each token's classes, of the next or a masked token."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 from minibeft.models.config import ModelConfig
 from minibeft.models.layers import ACTIVATIONS, make_norm
 from minibeft.theory.attention import capped
+
+Map = Callable[[Tensor], Tensor]
 
 
 class ClassificationHead(nn.Module):
@@ -24,10 +28,11 @@ class ClassificationHead(nn.Module):
         self.drops_twice, self.act = c.drops_twice, ACTIVATIONS[c.pooler_activation]
 
     def forward(self, hidden: Float[Tensor, "B T C"], _: Tensor | None) -> Float[Tensor, "B labels"] | None:
-        if self.out is None:
-            return None
-        first = self.drop(hidden[:, 0]) if self.drops_twice else hidden[:, 0]
-        return self.out(self.drop(self.act(self.dense(first))))
+        return None if self.out is None else self.through(hidden[:, 0], self.dense, self.out)
+
+    def through(self, first: Float[Tensor, "B C"], dense: Map, out: Map) -> Float[Tensor, "B labels"]:
+        """The same by these maps: the head's own, or each row's (packed/sets.py)."""
+        return out(self.drop(self.act(dense(self.drop(first) if self.drops_twice else first))))
 
 
 class LastTokenHead(nn.Module):

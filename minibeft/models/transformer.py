@@ -252,7 +252,7 @@ class Transformer(nn.Module):
 
         adapters  the number of each sequence's adapter, of those that load_adapters put beside each other
         """
-        loaded = 0 if self.served is None else len(self.served.heads)
+        loaded = 0 if self.served is None else len(self.served.labels)
         if adapters is not None and not all(0 <= number < loaded for number in adapters.tolist()):
             raise ValueError(f"adapters names one that is not loaded; there are {loaded}, numbered from 0")
         if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
@@ -277,15 +277,11 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B labels"]:
         """The same, each sequence with the biases and the head of its own adapter."""
         assert self.served is not None
+        assert isinstance(self.head, ClassificationHead)
         rows = Rows(adapters, packing.filled.sum(1).tolist(), [1] * len(adapters))
         with in_sets(self, self.served.tables, rows):
             x = self.first_states(input_ids, attention_mask, token_type_ids, packing)
-        found: dict[int, Tensor] = {}
-        for number in adapters.unique().tolist():
-            places = (adapters == number).nonzero()[:, 0]
-            logits = self.served.heads[number](x[places, None], self.token_vectors)
-            found |= zip(places.tolist(), logits, strict=True)
-        return torch.stack([found[place] for place in range(len(adapters))])
+        return self.head.through(x, self.served.map("dense", adapters), self.served.map("out", adapters))
 
     def first_states(
         self,

@@ -66,7 +66,9 @@ def open_mixed(settings: Settings, folder: Path, file: Path, column: str) -> tup
     requests = read_requests(task, file, column, there)
     source = find(settings.model)
     with head_to_come():
-        model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
+        model = load_model(
+            source, task="classification", dtype=torch.float32, device=settings.device, backend=settings.backend
+        )
     load_adapters(model, [there[name] for name in requests.names])
     assert model.served is not None
     labels = model.served.labels
@@ -77,7 +79,7 @@ def open_mixed(settings: Settings, folder: Path, file: Path, column: str) -> tup
 @torch.inference_mode()
 def scores_of(classifier: Classifier, requests: Requests) -> Float[Tensor, "N K"]:
     """The logits of each text by its own adapter, in the table's order."""
-    model, device = classifier.model.to(classifier.settings.device), torch.device(classifier.settings.device)
+    model, device = classifier.model, torch.device(classifier.settings.device)
     data, numbers = classifier.encoded(requests.split), requests.numbers.to(device)
     order, found = by_length(data.lengths, EVALUATION_BATCH), []
     for indices in order:

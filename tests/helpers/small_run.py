@@ -40,10 +40,10 @@ def make_model(folder: Path, *, std: float = 0.5) -> Path:
     return folder
 
 
-def make_adapters(base: Path, folder: Path) -> list[Path]:
-    """Adapters of b_v, of b_q, and of every bias of this classifier, each with a head, in folders of these names."""
+def make_adapters(base: Path, folder: Path, each: tuple[str, ...] = ("v", "q", "all")) -> list[Path]:
+    """Adapters of these terms of this classifier, each with a head, in folders of their names; drawn by number."""
     found = []
-    for number, terms in enumerate(("v", "q", "all")):
+    for number, terms in enumerate(each):
         model, draws = load_model(base, task="classification", dtype=torch.float32), Draws(number)
         trained = freeze_except(model, terms, head=True)
         before = {name: value.detach().clone() for name, value in trained.items()}

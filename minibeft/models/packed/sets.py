@@ -4,7 +4,7 @@ A bias is one added vector, so those who share the weights can share every matri
 table (R, n), and a row picks its own from it. The gradient of a set's bias is the sum over the rows that picked it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from minibeft.models.packed.frozen import frozen_linear
 
 
 class Rows:
@@ -71,20 +73,34 @@ class Sets(NamedTuple):
         return Pick.apply(self.table, self.rows, count)
 
     def linear(self, x: Float[Tensor, "N C"], weight: Float[Tensor, "n C"]) -> Float[Tensor, "N n"]:
-        """x Wᵀ + each row's bias; the product is added to the biases in place, which costs what one bias does."""
+        """x Wᵀ + each row's bias; one is added to the other in place, which costs what one bias does."""
         bias, wide = self.picked(len(x)), torch.is_autocast_enabled(x.device.type)
         if not wide and x.dtype == weight.dtype == bias.dtype:
-            return bias.addmm_(x, weight.t())
+            return bias.addmm_(x, weight.t()) if torch.is_grad_enabled() else frozen_linear(x, weight, None).add_(bias)
         product = F.linear(x, weight)
         return (product + bias).to(product.dtype)
 
 
 class Served(NamedTuple):
-    """Adapters side by side: their biases by name, their heads, and the names of the classes of each."""
+    """R adapters side by side.
+
+    tables  their biases by name
+    head    the head's tensors by name: (R, …), or without R where all adapters leave the model's own
+    labels  the names of the classes of each
+    """
 
     tables: dict[str, Float[Tensor, "R n"]]
-    heads: list[nn.Module]
+    head: dict[str, Tensor]
     labels: list[tuple[str, ...]]
+
+    def map(self, name: str, owners: Int[Tensor, " B"]) -> Callable[[Float[Tensor, "B C"]], Float[Tensor, "B n"]]:
+        """A linear map of the head, row i by that of adapter owners[i]."""
+        weight, bias = (self.head[f"{name}.{part}"] for part in ("weight", "bias"))
+        own = bias[owners] if bias.ndim == 2 else bias
+        if weight.ndim == 2:
+            return lambda x: F.linear(x, weight) + own
+        rows = owners.tolist()
+        return lambda x: torch.stack([weight[i] @ row for row, i in zip(x, rows, strict=True)]) + own
 
 
 def side_by_side(biases: Sequence[Tensor | None], sets: Sequence[Sets | None], sizes: Sequence[int]) -> Sets:
