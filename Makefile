@@ -76,7 +76,7 @@ site: .venv/site ## build the site into .site/ and run its notebooks; a warning 
 
 .venv/test: .venv/demo
 	@echo "== installing the test tools"
-	$(BIN)/pip install -e .[test,kernels,train,browser]
+	$(BIN)/pip install -e .[test,kernels,train,cluster,browser]
 	@touch $@
 
 .venv/site: .venv/test

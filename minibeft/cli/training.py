@@ -55,6 +55,12 @@ Tokens = Annotated[
 Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast", rich_help_panel=RUNNING)]
 Backend = Annotated[str, typer.Option(help="fused, plain or triton", rich_help_panel=RUNNING)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda", rich_help_panel=RUNNING)]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="of a Dask scheduler: each run is a task of its workers", rich_help_panel=RUNNING
+    ),
+]
 # From a quarter of the protocol's rate for SST-2 to 25 times it.
 RATES = "1e-4,4e-4,1e-3,4e-3,1e-2"
 
@@ -114,6 +120,7 @@ def finetune(
             "--stack", help="train all together: they share every matrix product (classifiers)", rich_help_panel=RUNNING
         ),
     ] = False,
+    cluster: Cluster = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="run it with no bias term as well, to compare", rich_help_panel=RUNNING)
     ] = False,
@@ -133,6 +140,7 @@ def finetune(
         finetune_all,
         gain,
         read_seeds,
+        require_cluster,
         save_seeds,
         seeds_in,
         summary,
@@ -162,6 +170,7 @@ def finetune(
         for place, each in every.items()
         for s in numbers
     ]
+    require_cluster(cluster, jobs=jobs > 1, stack=stack)
     if stack:
         require_stackable(settings, jobs)
     with ExitStack() as held, progress() as lines:
@@ -169,7 +178,7 @@ def finetune(
             held.enter_context(seeds_in(place, each))
         complete = are_complete([place for _, _, place in runs])
         announce = lambda run: err.print(trainable(run))  # noqa: E731
-        found = iter(finetune_all(runs, lines, jobs=jobs, announce=announce, stack=stack))
+        found = iter(finetune_all(runs, lines, jobs=jobs, announce=announce, stack=stack, cluster=cluster))
         records = {place: [next(found) for _ in numbers] for place in every}
         for place, part in records.items():
             save_seeds(place, part)
@@ -241,6 +250,7 @@ def reproduce(
     backend: Backend = "fused",
     device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="runs at the same time, in processes of equal threads")] = 1,
+    cluster: Cluster = None,
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/reproduce-MODEL-TASK")] = None,
 ) -> None:
     """Run a table of the paper over seeds and rates; run it again to resume. Exit status 1 if b_k has an effect where
@@ -248,13 +258,14 @@ def reproduce(
     from dataclasses import fields
 
     from minibeft.reproduce.plan import read_rates
-    from minibeft.training.seeds import read_seeds
+    from minibeft.training.seeds import read_seeds, require_cluster
     from minibeft.training.settings import Settings
 
     given = locals()
+    require_cluster(cluster, jobs=jobs > 1)
     base = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
     search = {"rates": read_rates(rates), "held_out": judges}
-    raise typer.Exit(run_table(table, base, folder, seeds=read_seeds(seeds), **search, jobs=jobs))
+    raise typer.Exit(run_table(table, base, folder, seeds=read_seeds(seeds), **search, jobs=jobs, cluster=cluster))
 
 
 def run_table(table: str, base: "Settings", folder: Path | None, **options: Any) -> int:

@@ -31,6 +31,7 @@ def reproduce(
     rates: Sequence[float] = (),
     held_out: int = 0,
     jobs: int = 1,
+    cluster: str | None = None,
 ) -> tuple[Record, list[Grid]]:
     """Run what the table needs in this folder; returns its record, and the tables to print.
 
@@ -41,7 +42,7 @@ def reproduce(
     if not plan.tuned:
         rates = ()
     base = replace(base, regime=plan.regimes_of(base)[-1])
-    with open_series(base, folder, held_out=held_out if rates else 0) as series:
+    with open_series(base, folder, held_out=held_out if rates else 0, cluster=cluster) as series:
         if table == "ranking":
             record = rank_over_seeds(series, seeds, jobs=jobs)
         else:

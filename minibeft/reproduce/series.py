@@ -25,11 +25,12 @@ Record = dict[str, Any]
 class Series:
     """Runs that share the model, the data and all settings but the compared ones; each lies in folder/runs/<name>.
 
-    base  their settings, with the protocol's learning rate and eps
+    base     their settings, with the protocol's learning rate and eps
+    cluster  the address of the Dask scheduler on whose workers they run; None: they run here
     """
 
-    def __init__(self, base: Settings, folder: Path, digests: dict[bool, dict[str, str]]):
-        self.base, self.folder, self.digests = base, folder, digests
+    def __init__(self, base: Settings, folder: Path, digests: dict[bool, dict[str, str]], cluster: str | None):
+        self.base, self.folder, self.digests, self.cluster = base, folder, digests, cluster
         self.records: dict[Settings, Record] = {}
 
     def run(self, runs: Iterable[Settings], *, jobs: int) -> None:
@@ -40,7 +41,8 @@ class Series:
         left = [settings for settings in runs if settings not in self.records]
         work = [(name_of(settings), settings, self.place(settings)) for settings in left]
         with progress() as lines:
-            found = finetune_all(work, lines, jobs=jobs, before=len(runs) - len(left), stack=True)
+            before = len(runs) - len(left)
+            found = finetune_all(work, lines, jobs=jobs, before=before, stack=True, cluster=self.cluster)
         self.records |= dict(zip(left, found, strict=True))
 
     def place(self, settings: Settings) -> Path:
@@ -58,7 +60,7 @@ class Series:
 
 
 @contextmanager
-def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Series]:
+def open_series(base: Settings, folder: Path, *, held_out: int, cluster: str | None = None) -> Iterator[Series]:
     """The series in this folder, begun or continued, and closed to every other process meanwhile.
 
     base      in the largest of the regimes, so that there are examples enough is known before the first run
@@ -77,7 +79,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int) -> Iterator[Seri
         else:
             write_json(folder / SERIES, mine)
         protocol = replace(base, learning_rate=resolved.learning_rate, eps=resolved.eps)
-        yield Series(protocol, folder, digests)
+        yield Series(protocol, folder, digests, cluster)
 
 
 def shared_by(base: Settings, resolved: Settings) -> Record:

@@ -9,9 +9,11 @@ from typing import Any
 
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
+from minibeft.show.console import err
 from minibeft.show.files import held
 from minibeft.show.grid import Grid
 from minibeft.show.progress import Lines
+from minibeft.training.cluster import finetune_on_cluster
 from minibeft.training.parallel import finetune_in_processes
 from minibeft.training.records import RECORD, read_record, read_shared, require_same
 from minibeft.training.runs import ADAPTER, Announce, describe, finetune, silent, write_json
@@ -49,9 +51,11 @@ def finetune_all(
     before: int = 0,
     announce: Announce = silent,
     stack: bool = False,
+    cluster: str | None = None,
 ) -> list[dict[str, Any]]:
     """The records of all runs, each with its name and folder, in order.
 
+    cluster   the address of a Dask scheduler, on whose workers they run; else here:
     jobs      with more than 1 each runs in a process of its own, that many at a time, cores shared out evenly
     lines     show each run under way, and all together with those that were done before
     announce  gets the first run before it begins, where jobs is 1
@@ -67,7 +71,12 @@ def finetune_all(
             lines.end(runs[number][0])
 
     places, records = [(settings, folder) for _, settings, folder in runs], dict[int, dict[str, Any]]()
-    if jobs > 1 and runs:
+    if cluster is not None and runs:
+        for number, record in finetune_on_cluster(places, address=cluster, notify=notify):
+            if not records:
+                err.print(cost_of(record, len(runs) - 1))
+            records[number] = record
+    elif jobs > 1 and runs:
         records = dict(finetune_in_processes(places, jobs=jobs, notify=notify))
     else:
         for group in stacks([settings for settings, _ in places]) if stack else [[i] for i in range(len(runs))]:
@@ -79,6 +88,20 @@ def finetune_all(
                 found = finetune_stack(work, notify=lambda i, step, g=group: notify(g[i], step), announce=tell)
             records |= zip(group, found, strict=True)
     return [records[number] for number in range(len(runs))]
+
+
+def cost_of(record: dict[str, Any], left: int) -> str:
+    """What the first run took, and what the others will take, if they are like it."""
+    seconds = sum(epoch["seconds"] for epoch in record["epochs"])
+    return f"the first run took {seconds:.3g} s; the {left} others will take {left * seconds / 3600:.2g} worker hours"
+
+
+def require_cluster(address: str | None, **others: bool) -> None:
+    """BadInput where an option that says how runs share this machine is given beside --cluster."""
+    if address is not None and (given := [f"--{name}" for name, value in others.items() if value]):
+        raise BadInput(
+            f"--cluster {address}: goes with no {given[0]}, which is of runs on this machine; give one of the two"
+        )
 
 
 def are_complete(folders: Sequence[Path]) -> list[Path]:
