@@ -97,9 +97,8 @@ def ended(code: int, seconds: int) -> str:
 def summary(rows: list[Row]) -> dict[str, Any]:
     """The headline numbers."""
     audited = [r for r in rows if "unaudited" not in r]
-    float64 = [r for r in audited if r["dtype"] == "float64"]
-    null = [r["largest_null"] for r in float64 if r["largest_null"]]
-    active = [r["smallest_active"] for r in float64 if r["smallest_active"]]
+    null = [r["largest_null"] for r in audited if r["largest_null"]]
+    active = [r["smallest_active"] for r in audited if r["smallest_active"]]
     return {
         "types": len(rows),
         "audited": len(audited),

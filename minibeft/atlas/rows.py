@@ -41,7 +41,6 @@ def row_of(kind: str, report: Report) -> Row:
         "unmeasured": sum(f.status == UNSEEN for layer in report.layers for f in layer.found.values()),
         "largest_null": max(largest, default=None),
         "smallest_active": min(smallest, default=None),
-        "dtype": report.dtype,
         "dead": dead(kind, report),
         "kinds": {bias: sorted({layer.found[bias].status for layer in report.layers} - {UNSEEN}) for bias in "kv"},
         "config": report.config,
@@ -87,7 +86,7 @@ def dead(kind: str, report: Report) -> int:
     }
     if not shares:
         return 0
-    with quietly(torch.float32), torch.device("meta"):
+    with quietly(), torch.device("meta"):
         try:
             model = report.kind(configuration({"model_type": kind}))
         except Exception:

@@ -47,7 +47,6 @@ class Report:
     model: str
     model_type: str
     random: bool
-    dtype: str
     layers: list[LayerReport]
     kind: Any
     config: dict[str, Any]
@@ -81,8 +80,7 @@ def first(
     """The report on the first subject in which attention is found."""
     subject, layers = audited(name, subjects, failed, seed, progress)
     config = json.loads(subject.model.config.to_json_string(use_diff=False))
-    dtype = str(subject.dtype).removeprefix("torch.")
-    return Report(name, kind, random, dtype, [report for _, report in layers], type(subject.model), config)
+    return Report(name, kind, random, [report for _, report in layers], type(subject.model), config)
 
 
 def audited(
@@ -114,7 +112,7 @@ def built(subjects: Iterator[Subject], failed: list[str]) -> Iterator[Subject]:
 
 def measured(subject: Subject, draws: Draws, progress: Begin) -> Iterator[tuple[Audit, LayerReport]]:
     """Every attention layer of a model, with what it was told by."""
-    with quietly(subject.dtype):
+    with quietly():
         cut = subject.cut(subject.given)
         found = list(layers(cut, subject.cut(subject.other), draws))
         plain = subject.run({})

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minibeft.audit.roles import Layer, Part, coordinates, gradients, random
+from minibeft.audit.roles import Layer, Part, as_read, coordinates, gradients, random, read
 from minibeft.audit.trace import Name, Product, Trace
 from minibeft.theory.bounds import unit_roundoff
 from minibeft.theory.draws import Draws
@@ -77,6 +77,15 @@ def ratios(of: Tensor, parts: Sequence[Part], draw: Callable[[], Tensor]) -> tup
     return [s / size.clamp(min=torch.finfo(size.dtype).tiny) for s, size in zip(sums, sizes, strict=True)], terms
 
 
+def judged(found: Sequence[Tensor], bound: float, words: tuple[Status, Status, Status]) -> Finding:
+    """The first of these words where no coordinate is above the bound, the second where some are, the last where
+    all are."""
+    both = torch.cat(list(found))
+    null, active = both[both <= bound].tolist(), both[both > bound].tolist()
+    status = words[0] if not active else words[1] if null else words[2]
+    return Finding(status, "", len(null), len(both), max(null, default=None), min(active, default=None))
+
+
 def within(part: Part, mask: Tensor) -> Part:
     """Those of a part's coordinates where the mask is true."""
     return Part(part.product, torch.zeros_like(part.chosen).masked_scatter(part.chosen, mask))
@@ -132,15 +141,7 @@ class Audit:
         rest = [part for p, r in zip(parts, found, strict=True) if (part := within(p, r > bound)).chosen.any()]
         null = [part for part in null if part.chosen.any()]
         self.null = null
-        both = torch.cat(found)
-        extremes = [both[both <= bound].tolist(), both[both > bound].tolist()]
-        result = Finding(
-            "active" if not null else "partly null" if rest else "null",
-            without=len(extremes[0]),
-            coordinates=len(both),
-            largest_null=max(extremes[0], default=None),
-            smallest_active=min(extremes[1], default=None),
-        )
+        result = judged(found, bound, ("null", "partly null", "active"))
         if null:
             result.moved, result.allowed = self.moved(null)
             if result.moved > result.allowed:
@@ -186,32 +187,18 @@ class Audit:
         reader, parts = self.layer.reader, self.layer.values
         if reader is None or not parts:
             return Finding(UNSEEN, "no product with a parameter reads what the weights gathered")
-        source = reader.source
-        summed = sorted(axis % source.dim() for axis in reader.summed)
-        ends = list(range(-len(summed), 0))
-        moved = source.detach().movedim(summed, ends)
-        flat = moved.flatten(-len(summed)).flatten(0, -2)
-        if len(flat) < 2:
+        positions = read(reader).shape[0]
+        if positions < 2:
             return Finding(UNSEEN, "one position alone is read")
-
-        def draw() -> Tensor:
-            weights = cancelling(self.draws, torch.ones_like(flat.mT, dtype=torch.bool)).mT
-            return weights.reshape(moved.shape).movedim(ends, summed)
-
-        found, terms = ratios(source, parts, draw)
-        both, bound = torch.cat(found), (terms + len(flat) + OPERATIONS) * self.u
-        extremes = [both[both <= bound].tolist(), both[both > bound].tolist()]
-        result = Finding(
-            "foldable" if not extremes[1] else "not foldable",
-            without=len(extremes[0]),
-            coordinates=len(both),
-            largest_null=max(extremes[0], default=None),
-            smallest_active=min(extremes[1], default=None),
-        )
+        every = torch.ones(read(reader).mT.shape, dtype=torch.bool)
+        draw = lambda: as_read(reader, cancelling(self.draws, every).mT)  # noqa: E731
+        found, terms = ratios(reader.source, parts, draw)
+        bound = (terms + positions + OPERATIONS) * self.u
+        result = judged(found, bound, ("foldable", "not foldable", "not foldable"))
         result.moved, result.allowed = self.unequal(parts, reader)
         if (result.moved <= result.allowed) != (result.status == "foldable"):
             return Finding(UNSEEN, f"its gradient is {result.status}, its redrawn bias is not")
-        if extremes[1]:
+        if result.status == "not foldable":
             result.why = self.value_mechanism(parts, draw())
         elif self.forgets_a_bias(reader):
             result.status, result.why = "not foldable", "the bias after W_o is never added"
@@ -232,12 +219,9 @@ class Audit:
         then = self.plain.named(reader.name)
         assert now is not None
         assert then is not None
-        axes = [
-            a for a in range(then.source.dim()) if a - then.source.dim() not in reader.summed and a not in reader.summed
-        ]
-        change = now.source - then.source
+        change = read(now) - read(then)
         size = now.source.abs().max() + then.source.abs().max()
-        differs = change.amax(axes) - change.amin(axes)
+        differs = change.amax(0) - change.amin(0)
         return differs.max().item(), (OPERATIONS + self.logits.shape[-1]) * self.u * size.item()
 
     def value_mechanism(self, parts: Sequence[Part], weights: Tensor) -> str:
@@ -245,13 +229,11 @@ class Audit:
         reader = self.layer.reader
         assert reader is not None
         if bends(reader.source, parts, weights):
-            (slope,) = torch.autograd.grad(reader.source, self.layer.softmax.weights, weights, create_graph=True)
-            again = (
-                torch.autograd.grad((slope**2).sum(), self.layer.softmax.weights, retain_graph=True, allow_unused=True)[
-                    0
-                ]
-                if slope.requires_grad
-                else None
+            of = self.layer.softmax.weights
+            (slope,) = torch.autograd.grad(reader.source, of, weights, create_graph=True)
+            bent = (
+                slope.requires_grad
+                and torch.autograd.grad((slope**2).sum(), of, retain_graph=True, materialize_grads=True)[0].any()
             )
-            return "a norm before W_o" if again is not None and again.any() else "a norm on the values"
+            return "a norm before W_o" if bent else "a norm on the values"
         return "a gate" if self.layer.gates else "rows of P that do not sum to one (a sink or a value without b_v)"

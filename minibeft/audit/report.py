@@ -17,7 +17,7 @@ COLOURS = {
 def render(report: Report) -> Iterator[Grid | str]:
     """The finding, the layers, the dead biases."""
     what = "small and random, from its configuration" if report.random else "with its weights"
-    yield f"{report.model}: {report.model_type}, {what}, measured on transformers' model in {report.dtype}"
+    yield f"{report.model}: {report.model_type}, {what}, measured on transformers' model in float64"
     yield finding(report)
     yield Grid("", ("layers", "b_q", "b_k", "b_v"), [row(group) for group in alike(report.layers)], styles=COLOURS)
     yield dead(report)

@@ -107,17 +107,28 @@ def rows(softmax: Softmax, draws: Draws) -> Iterator[Tensor]:
         yield weights.reshape(softmax.seen.shape)
 
 
+def read(product: Product) -> Tensor:
+    """What a product reads as positions × features."""
+    summed = sorted(axis % product.source.dim() for axis in product.summed)
+    moved = product.source.detach().movedim(summed, list(range(-len(summed), 0)))
+    return moved.flatten(-len(summed)).flatten(0, -2)
+
+
+def as_read(product: Product, table: Tensor) -> Tensor:
+    """Positions × features in the axes of what the product reads."""
+    summed = sorted(axis % product.source.dim() for axis in product.summed)
+    ends = list(range(-len(summed), 0))
+    return table.reshape(product.source.detach().movedim(summed, ends).shape).movedim(ends, summed)
+
+
 def places(product: Product, draws: Draws) -> Iterator[Tensor]:
     """Weights on what a product reads at one position, for a few positions, the last one first."""
-    source = product.source
-    summed = sorted(axis % source.dim() for axis in product.summed)
-    moved = source.detach().movedim(summed, list(range(-len(summed), 0)))
-    shape, rest = moved.shape, moved.flatten(-len(summed)).flatten(0, -2).shape
-    order = [rest[0] - 1, *draws.permutation(rest[0]).tolist()]
+    positions, features = read(product).shape
+    order = [positions - 1, *draws.permutation(positions).tolist()]
     for position in order[:MOST_POSITIONS]:
-        weights = torch.zeros(rest, dtype=source.dtype)
-        weights[position] = draws.normal(rest[1], dtype=source.dtype)
-        yield weights.reshape(shape).movedim(list(range(-len(summed), 0)), summed)
+        weights = torch.zeros(positions, features)
+        weights[position] = draws.normal(features)
+        yield as_read(product, weights)
 
 
 def random(draws: Draws, like: Tensor) -> Tensor:

@@ -20,28 +20,28 @@ from minibeft.errors import BadInput, one_line
 from minibeft.theory.draws import Draws
 
 MOST_PARAMETERS = 40_000_000
+PLAINEST = {"attn_implementation": "eager", "experts_implementation": "eager"}
 
 
 @dataclass
 class Subject:
-    """A model that runs, two inputs for it, and the type that it runs in."""
+    """A model that runs in float64, and two inputs for it."""
 
     model: Any
     given: Inputs
     other: Inputs
-    dtype: torch.dtype
 
     def cut(self, given: Inputs) -> Trace:
         """A forward pass, cut for autograd."""
-        return traced(self.model, given, self.dtype)
+        return traced(self.model, given)
 
     def run(self, shifts: Mapping[Name, torch.Tensor]) -> Trace:
         """A forward pass on the first input with these shifts."""
-        return traced(self.model, self.given, self.dtype, shifts)
+        return traced(self.model, self.given, shifts)
 
 
 @contextmanager
-def quietly(dtype: torch.dtype) -> Iterator[None]:
+def quietly(dtype: torch.dtype = torch.float64) -> Iterator[None]:
     """transformers without its advice, and new tensors of this type."""
     import transformers
 
@@ -95,25 +95,25 @@ def parameters(kind: Any, config: Any) -> int:
         return 0
 
 
-def drawn(kind: Any, config: Any, draws: Draws, dtype: torch.dtype) -> nn.Module:
+def drawn(kind: Any, config: Any, draws: Draws) -> nn.Module:
     """A model whose every parameter is drawn anew: matrices keep activations of their size, no bias is zero."""
-    model = kind._from_config(config, attn_implementation="eager", experts_implementation="eager", dtype=dtype)
+    model = kind._from_config(config, **PLAINEST, dtype=torch.float64)
     for parameter in model.parameters():
         noise = draws.normal(*parameter.shape)
         scale = 0.3 if parameter.dim() < 2 else math.prod(parameter.shape[1:]) ** -0.5
         start = parameter.detach() if parameter.dim() < 2 else 0.0
-        parameter.data = (start + scale * noise).to(dtype)
-    return ready(model, dtype)
+        parameter.data = start + scale * noise
+    return ready(model, torch.float64)
 
 
 def ready(model: Any, dtype: torch.dtype) -> nn.Module:
     return model.to(dtype).eval().requires_grad_(False)
 
 
-def runnable(model: nn.Module, config: Any, draws: Draws, dtype: torch.dtype, failed: list[str]) -> Iterator[Subject]:
+def runnable(model: nn.Module, config: Any, draws: Draws, failed: list[str]) -> Iterator[Subject]:
     """The model with each kind of input on which it runs and gives finite numbers."""
     for given in inputs(model, config, draws):
-        subject = Subject(model, given, again(given, draws), dtype)
+        subject = Subject(model, given, again(given, draws))
         try:
             plain = subject.run({})
         except Exception as error:
@@ -128,56 +128,46 @@ def runnable(model: nn.Module, config: Any, draws: Draws, dtype: torch.dtype, fa
 def small(raw: Mapping[str, Any], seed: int, failed: list[str]) -> Iterator[Subject]:
     """Small random models of a configuration that run, as each way of shrinking gives them."""
     whole = configuration(raw).to_dict()
-    for dtype in (torch.float64, torch.float32):
-        if dtype == torch.float32 and not mixed(failed):
-            return
-        for way in WAYS:
-            with quietly(dtype):
+    for way in WAYS:
+        with quietly():
+            try:
+                config = configuration({**way.shrink(whole), "model_type": raw["model_type"]})
+                kinds = classes(config)
+            except Exception as error:
+                failed.append(said(error))
+                continue
+            for kind in kinds[:2]:
+                if parameters(kind, config) > MOST_PARAMETERS:
+                    failed.append("it cannot be shrunk")
+                    continue
+                draws = Draws(seed)
                 try:
-                    config = configuration({**way.shrink(whole), "model_type": raw["model_type"]})
-                    kinds = classes(config)
+                    model = drawn(kind, config, draws)
                 except Exception as error:
                     failed.append(said(error))
                     continue
-                for kind in kinds[:2]:
-                    if parameters(kind, config) > MOST_PARAMETERS:
-                        failed.append("it cannot be shrunk")
-                        continue
-                    draws = Draws(seed)
-                    try:
-                        model = drawn(kind, config, draws, dtype)
-                    except Exception as error:
-                        failed.append(said(error))
-                        continue
-                    yield from runnable(model, config, draws, dtype, failed)
+                yield from runnable(model, config, draws, failed)
 
 
 def loaded(folder: Path, seed: int, failed: list[str]) -> Iterator[Subject]:
     """The model of a folder with its weights."""
-    for dtype in (torch.float64, torch.float32):
-        with quietly(dtype):
-            model = from_folder(folder, dtype)
-            yield from runnable(model, model.config, Draws(seed), dtype, failed)
+    with quietly():
+        model = from_folder(folder, torch.float64)
+        yield from runnable(model, model.config, Draws(seed), failed)
 
 
 def from_folder(folder: Path, dtype: torch.dtype) -> Any:
     """transformers' model of a folder, in this type; BadInput where it has none, or where the folder has code."""
     from transformers import AutoModel
 
-    plainest = {"attn_implementation": "eager", "experts_implementation": "eager", "dtype": dtype}
-    own = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    own = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     try:
-        model, info = AutoModel.from_pretrained(folder, **plainest, **own)
+        model, info = AutoModel.from_pretrained(folder, **PLAINEST, **own)
     except Exception as error:
         raise BadInput(f"{folder}: transformers does not load it: {said(error)}") from error
     if info["missing_keys"] >= dict(model.named_parameters()).keys():
         raise BadInput(f"{folder}: holds none of the tensors of transformers' {type(model).__name__}")
     return ready(model, dtype)
-
-
-def mixed(failed: list[str]) -> bool:
-    """Whether some attempt failed because the model itself makes tensors of a shorter type."""
-    return any(re.search("dtype|scalar type|Double|Float|float", text) for text in failed)
 
 
 def said(error: BaseException) -> str:

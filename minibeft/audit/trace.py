@@ -90,7 +90,7 @@ class Trace:
 class Tracer(TorchFunctionMode):
     """Records a forward pass. Either it is cut, or `shifts` are added to what the products of these names give."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, shifts: Mapping[Name, Tensor] | None = None):
+    def __init__(self, model: nn.Module, shifts: Mapping[Name, Tensor] | None, dtype: torch.dtype):
         super().__init__()
         self.trace, self.dtype, self.shifts = Trace(), dtype, shifts
         self.kept: dict[int, Tensor] = {}  # so that no id is given twice
@@ -232,10 +232,13 @@ CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_
 
 
 def traced(
-    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, shifts: Mapping[Name, Tensor] | None = None
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    shifts: Mapping[Name, Tensor] | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Trace:
-    """One forward pass, cut; or, with shifts, as it is but for them."""
-    with torch.set_grad_enabled(shifts is None), in_c(), Tracer(model, dtype, shifts) as tracer:
+    """One forward pass of a model of this type, cut; or, with shifts, as it is but for them."""
+    with torch.set_grad_enabled(shifts is None), in_c(), Tracer(model, shifts, dtype) as tracer:
         returned = model(**inputs)
     tracer.trace.outputs = [t.detach() for t in tensors(returned)]
     return tracer.trace

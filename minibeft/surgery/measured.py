@@ -56,9 +56,7 @@ def simplify_measured(
 def write_simplified(folder: Path, ready: Path, seed: int, progress: Begin) -> Simplified:
     """The same into a folder that is there."""
     subject, layers = audited(str(folder), loaded(folder, seed, failed := []), failed, seed, progress)
-    if subject.dtype != torch.float64:
-        raise BadInput(f"{folder}: nothing was written; its model does not run in float64, so nothing can be verified")
-    with quietly(torch.float64):
+    with quietly():
         edits = Edits(subject, layers, Draws(seed))
         steps = edits.zero_keys(), edits.fold_values()
         if not edits.exact:
@@ -269,7 +267,7 @@ def outputs(model: Any, subject: Subject, dtype: torch.dtype) -> Tensor:
         for inputs in (subject.given, subject.other)
     ]
     with quietly(dtype):
-        return torch.cat([t.flatten().double() for x in given for t in traced(model, x, dtype, {}).outputs])
+        return torch.cat([t.flatten().double() for x in given for t in traced(model, x, {}, dtype).outputs])
 
 
 def verified(folder: Path, ready: Path, subject: Subject, exact: Mapping[str, Tensor], dtype: torch.dtype) -> Agreement:

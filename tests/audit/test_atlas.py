@@ -37,7 +37,7 @@ def test_types_are_audited_once_and_shown(tmp_path: Path):
 def test_a_disagreement_is_counted_and_shown():
     row = {
         "type": "x", "k": "null", "k_without": [1, 1], "k_why": "", "v": "foldable", "v_why": "", "dead": 0,
-        "dtype": "float64", "largest_null": 1e-16, "smallest_active": None, "certify": "active, foldable",
+        "largest_null": 1e-16, "smallest_active": None, "certify": "active, foldable",
         "agrees": False,
     }  # fmt: skip
     found = summary([row])
