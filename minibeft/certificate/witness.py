@@ -72,7 +72,7 @@ def small(spec: AttentionSpec) -> AttentionSpec:
     size = min(step * -(-8 // step), spec.head_size)
     dims = turned * size // spec.head_size
     if size > MOST_SIZE:
-        dims = max(2, 2 * (turned * MOST_SIZE // spec.head_size // 2)) if turned < spec.head_size else MOST_SIZE
+        dims = max(2, 2 * (turned * MOST_SIZE // spec.head_size // 2))
         size = MOST_SIZE
     rotary = spec.rotary and replace(spec.rotary, dims=dims)
     return replace(

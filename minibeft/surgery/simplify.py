@@ -189,8 +189,6 @@ def drop_zeros(source: Source, edit: Edit) -> set[str]:
     names = {ours: source.name(ours) for ours in governed}
     if any(edit.tensors.get(theirs, source[ours]).any() for ours, theirs in names.items()):
         return set()
-    for theirs in names.values():
-        edit.tensors.pop(theirs, None)
     edit.drop.update(names.values())
     edit.config.update(switch if governed else {})
     return governed

@@ -64,6 +64,18 @@ def test_the_window_and_the_prefix_of_the_small_layer(window, left, prefix, give
     assert (s.window, s.prefix) == (left, given)
 
 
+@pytest.mark.parametrize("rotary", [None, Rotary(4)])
+def test_what_the_small_layer_reads(rotary):
+    """Two sequences of seven tokens; a cross-attention's keys come of nine others, of seven where positions turn."""
+    own = Layer.random(replace(PLAIN, rotary=rotary))
+    assert own.x.shape == (2, 7, PLAIN.width)
+    assert own.y is own.x
+    other = Layer.random(replace(PLAIN, cross=True, rotary=rotary))
+    assert other.y.shape == (2, 9 if rotary is None else 7, PLAIN.width)
+    assert torch.equal(other.x, own.x)
+    assert not torch.equal(other.y[:, :7], other.x)
+
+
 SPECS: dict[str, dict[str, Any]] = {
     "plain": {},
     "sink": {"sink": "learned"},
@@ -146,7 +158,7 @@ def row_sums(spec: AttentionSpec) -> Tensor:
 
 def test_the_witness_on_b_v():
     """The folded output, the shift, dropout's row sums with a seed of their own, and what b_v and b_o reach."""
-    spec = small(replace(PLAIN, heads=4, head_size=3, width=7, dropout=0.4))
+    spec = small(replace(PLAIN, heads=4, head_size=3, width=7, dropout=0.4, causal=False))
     torch.manual_seed(5)
     witness = value_witness(spec)
     assert torch.initial_seed() == 5

@@ -86,6 +86,8 @@ def test_folder_file_and_adapter(tmp_path):
         assert found.findings[0].site.spec.prefix == 20
     folder(base, adapter_config=prefix)
     assert certify(base).verdict("v").broken == ("no-foreign-values",)
+    folder(base, adapter_config={"peft_type": "CARTRIDGE"})
+    assert certify(base).findings[0].site.spec.prefix == 1
     folder(base, adapter_config={"peft_type": "LORA"})
     assert certify(base).verdict("k").status == "null"
     folder(base, adapter_config={"peft_type": "ADAPTION_PROMPT"})

@@ -51,6 +51,13 @@ class TestSimplify:
         zeroed = tuple(CASES[model.name][0].split())
         assert done.zeroed == sum(v.numel() for n, v in tensors(model).items() if n.endswith(zeroed))
         assert done.zeroed > 0
+        record = json.loads((tmp_path / "out" / "simplify" / "simplify.json").read_text())
+        assert record.keys() > {"command", "versions"}
+        assert {key: record[key] for key in ("zeroed", "dropped", "rounding")} == {
+            "zeroed": done.zeroed,
+            "dropped": 0,
+            "rounding": done.rounding,
+        }
 
     def test_what_is_not_named_keeps_its_bits(self, model, tmp_path):
         simplify(model, tmp_path / "out")
