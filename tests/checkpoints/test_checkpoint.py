@@ -12,7 +12,7 @@ from checkpoints import as_old_pickle, as_pickle, digests, in_transformers, left
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import CASES, CONFIGS, architecture, batch, configurations, reference, typical
+from tiny import CASES, LAYOUTS, architecture, batch, configurations, reference, typical
 from torch import Tensor
 
 import minibeft
@@ -76,7 +76,7 @@ def test_round_trip(family: str, task: Task, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_other_types_keep_their_bits(family: str, dtype: torch.dtype, tmp_path: Path):
     folder = write(tmp_path / "theirs", family, "hidden", dtype=dtype)
     ours = load_model(folder)
@@ -179,7 +179,7 @@ def test_roberta_with_a_pooler_that_nothing_reads(tmp_path: Path):
     assert load_model(folder, task="hidden").config.pooler
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_hidden_states_of_any_checkpoint(family: str, tmp_path: Path):
     """task="hidden" leaves the head out and changes nothing else."""
     for task in BODIES[family].heads:
@@ -190,7 +190,7 @@ def test_hidden_states_of_any_checkpoint(family: str, tmp_path: Path):
         assert hidden(*b).logits is None
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_a_new_head_on_a_backbone(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Asked for by name, a head that is not there is initialised, says so, and can be saved; unasked it is an error."""
     always_tied = "tie_word_embeddings" in BODIES[family].only

@@ -6,6 +6,7 @@ that its original passes.
 
 import importlib.util
 import inspect
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -104,13 +105,19 @@ def edited(module: ModuleType, bug: Bug, folder: Path) -> ModuleType:
     return mutant
 
 
+@cache
+def original_passes(check: Run, case: Case) -> None:
+    """Once for all bugs that a case shows."""
+    check(case, torch.float32)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy says so when the interpreter meets NaN; here it should
 @pytest.mark.parametrize(
     ("module", "plan", "check", "bug"),
     [pytest.param(m, p, c, bug, id=f"{p}: {bug.name}") for m, p, c, bugs in SUBJECTS for bug in bugs],
 )
 def test_planted_bug_is_caught(module: ModuleType, plan: str, check: Run, bug: Bug, tmp_path: Path):
-    check(bug.case, torch.float32)
+    original_passes(check, bug.case)
     with pytest.raises(AssertionError, match=r"error|written"):
         check(bug.case, torch.float32, getattr(edited(module, bug, tmp_path), plan))
 

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from tiny import CASES, CONFIGS, batch, load, reference, typical
+from tiny import CASES, LAYOUTS, batch, load, reference, typical
 from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor
 
@@ -24,7 +24,7 @@ def model_of(family: str, task: Task = "hidden", dtype: torch.dtype = torch.floa
 
 @pytest.mark.parametrize("backend", ["fused", "plain"])
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_padding_changes_no_real_token(family: str, side: str, backend: str):
     """Each row alone and without padding gives what it gives in the batch.
 

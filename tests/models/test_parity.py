@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from parity import Run, joined, run_ours, run_theirs, runs
 from rounding import Unrounded, assert_same
-from tiny import BERTS, CASES, CONFIGS, Batch, batch, configurations, load, reference, typical
+from tiny import BERTS, CASES, LAYOUTS, Batch, batch, configurations, load, reference, typical
 from tolerance import error, in_float64
 
 from minibeft.models.config import Backend, Task
@@ -48,7 +48,7 @@ def test_agrees_with_transformers(family: str, task: Task):
     agrees()
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_float64_in_transformers_is_not_float64(family: str):
     """Why gold needs Unrounded: all but the encoders round to float32 on the way. Encoders agree without it."""
     raw = typical(family, "hidden")
@@ -111,7 +111,7 @@ def test_every_parameter_counts(family: str, task: Task):
         parameter.data = kept
 
 
-BIASED = [family for family in CONFIGS if family not in ("gptj", "mistral")]  # which have none in attention
+BIASED = [family for family in LAYOUTS if family not in ("gptj", "mistral")]  # which have none in attention
 
 
 @pytest.mark.parametrize("family", BIASED)
