@@ -86,7 +86,7 @@ class Stack:
         own = [batch for batch in batches if isinstance(batch, Batch)]
         parts = zip(own, numbers, strict=True)
         packings = Packings([Packing(b.attention_mask, self.model.config.heads, self.runs[i].stream) for b, i in parts])
-        tables = {name: side_by_side([self.own[i][name] for i in numbers]) for name in self.trained()}
+        tables = {name: table_of([self.own[i][name] for i in numbers]) for name in self.trained()}
         with autocast(settings), in_sets(self.model, tables, packings.rows):
             first = self.model.first_states(*together(own, self.model.config.pad or 0), packings)
         for i, states in zip(numbers, first.split(packings.sequences), strict=True):
@@ -96,7 +96,7 @@ class Stack:
         return found
 
 
-def side_by_side(biases: Sequence[nn.Parameter]) -> Float[Tensor, "R n"]:
+def table_of(biases: Sequence[nn.Parameter]) -> Float[Tensor, "R n"]:
     """A row a run, in the widest of their types: what trains is float32 where what is frozen may be half of it."""
     widest = max((bias.dtype for bias in biases), key=lambda kind: kind.itemsize)
     return torch.stack([bias.to(widest) for bias in biases])

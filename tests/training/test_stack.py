@@ -93,6 +93,19 @@ def test_each_run_of_a_stack_is_the_run_alone(tmp_path):
     compare(base, runs_of(base))
 
 
+def test_K3_a_run_of_b_k_is_the_run_of_the_head_alone(tmp_path):
+    """In one stack, dropout on: one seed draws the same numbers. Negative twin: the run of b_q says other logits."""
+    base = small_settings(tmp_path, epochs=1, examples=32)
+    k, none, q = (replace(base, terms=terms) for terms in ("k", "none", "q"))
+    first = in_double(base)
+    of_k, of_none, of_q = together(first, [k, none, q])
+    off = samples(lambda model: alone(load_like(first, none), model), first.model, torch.float64)
+    assert_agrees(of_k, off, of_none, what="training k")
+    logits = 2 * len(next(iter(first.valid.values())))
+    with pytest.raises(AssertionError, match="training q: error"):
+        assert_agrees(of_q[-logits:], [one[-logits:] for one in off], of_none[-logits:], what="training q")
+
+
 PICK, BACKWARD = Rows.pick, Pick.backward
 
 
