@@ -36,6 +36,7 @@ def load_adapters(model: Transformer, folders: Sequence[str | Path]) -> Transfor
     for folder, values in zip(folders, found, strict=True):
         if lacking := sorted(name for name in model.fresh - values.keys() if name.startswith("head.out.")):
             raise BadInput(f"{folder}: has no classifier, nor has the model ({lacking[0]}); serve it with one that has")
+    fold_values(model, found)
     head = {name: head_tensor(name, value, found) for name, value in model.head.named_parameters()}
     names = dict.fromkeys(name for values in found for name in values if not name.startswith("head."))
     tables = {name: torch.stack([row(model, name, values) for values in found]) for name in names}
@@ -45,28 +46,30 @@ def load_adapters(model: Transformer, folders: Sequence[str | Path]) -> Transfor
 
 
 def read_values(model: Transformer, adapter: Adapter, folder: str | Path) -> dict[str, Tensor]:
-    """An adapter's biases, b_v folded, and its head, by our names. A norm that it holds whole must be the model's own
+    """An adapter's biases and its head, by our names. A norm that it holds whole must be the model's own
     but for the bias."""
     values = changed(model, adapter)
     for name in [name for name in values if not name.startswith("head.") and not name.endswith(".bias")]:
         mine = model.get_parameter(name).detach()
         if not torch.equal(values.pop(name).to(mine), mine):
             raise BadInput(f"{folder}: changes {name}, more than biases and the head; merge it into its model")
-    fold_values(model, values)
     return values
 
 
-def fold_values(model: Transformer, values: dict[str, Tensor]) -> None:
-    """Where V2 holds, a layer's new b_v as what it adds to the attention's output bias, in place, in float64."""
+def fold_values(model: Transformer, found: Sequence[dict[str, Tensor]]) -> None:
+    """Where V2 holds, the adapters' new b_v of a layer as what it adds to the attention's output bias, in place, in
+    float64."""
     for number in range(len(model.blocks)):
         attention, b_v, b_o = (f"blocks.{number}.attention{part}" for part in ("", ".v.bias", ".o.bias"))
-        if b_v not in values or broken(model.config.attention[number], "v"):
+        having = [values for values in found if b_v in values]
+        if not having or broken(model.config.attention[number], "v"):
             continue
         module = model.get_submodule(attention)
         assert isinstance(module, Attention)
-        shift = values.pop(b_v).double() - own(module.v)
-        spread = shift.view(module.kv_heads, -1).repeat_interleave(module.heads // module.kv_heads, 0).flatten()
-        values[b_o] = values.get(b_o, own(module.o)).double() + module.o.weight.detach().double() @ spread
+        shifts = torch.stack([values.pop(b_v).double() for values in having]) - own(module.v)
+        spread = shifts.unflatten(1, (module.kv_heads, -1)).repeat_interleave(module.heads // module.kv_heads, 1)
+        for values, moved in zip(having, spread.flatten(1) @ module.o.weight.detach().double().T, strict=True):
+            values[b_o] = values.get(b_o, own(module.o)).double() + moved
 
 
 def own(module: nn.Linear | nn.LayerNorm) -> Tensor:

@@ -68,7 +68,7 @@ def test_the_comparison_sees(bug, places, monkeypatch):
         monkeypatch.setattr(Rows, "pick", lambda rows, count: (pick(rows, count) + 1) % 3)
     else:
         monkeypatch.setattr(
-            serve, "fold_values", lambda model, values: [values.pop(n) for n in [*values] if ".v." in n]
+            serve, "fold_values", lambda _, found: [each.pop(n) for each in found for n in [*each] if ".v." in n]
         )
     with pytest.raises(AssertionError, match="logits: error"):
         compare(*places)
