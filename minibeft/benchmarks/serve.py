@@ -266,4 +266,8 @@ def render(record: Row) -> list[Grid]:
                 )
             )
     header = ("adapters", "", "requests/s", "of the model without", "an adapter takes", "to load all")
-    return [Grid("many adapters of b_v in one stream of requests", header, cells)]
+    requests, threads = record["by_count"][0]["requests"], record["threads"]
+    note = f"{requests} requests a round, in batches of at most {EVALUATION_BATCH}; threads: {threads}. Not run: " + (
+        ", ".join(f"{name} beyond {most:,} adapters" for name, most in MOST.items())
+    )
+    return [Grid("many adapters of b_v in one stream of requests", header, cells, note)]

@@ -13,6 +13,7 @@ from typing import Any
 import evidence_speed
 
 from minibeft.atlas import page as atlas_page
+from minibeft.benchmarks.serve import render as serving
 from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
@@ -290,6 +291,13 @@ def stack() -> str:
     return "\n".join([*rows, "", note, "", made_by(found, "bench-stack")])
 
 
+def serve() -> str:
+    """Many adapters in one stream of requests, against other ways to serve them."""
+    found = record("bench-serve")
+    (grid,) = serving(found)
+    return "\n\n".join((grid.markdown(), made_by(found, "bench-serve")))
+
+
 def kept() -> str:
     """What autograd keeps, for several ways to fine-tune."""
     found = record("bench-memory")
@@ -311,6 +319,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "key_cache": key_cache,
     "speed": speed,
     "same_accuracy": same_accuracy,
+    "serve": serve,
     "kept": kept,
     "recipe": recipe,
     "stack": stack,
