@@ -76,6 +76,16 @@ def test_the_command_runs_there_and_a_run_that_fails_leaves_the_others(cluster, 
     assert len(epochs_of(tmp_path / "runs" / "seed-2")) == 1
 
 
+def test_a_table_is_reproduced_there(cluster, tmp_path, monkeypatch):
+    """And read here: K3 on the runs of two processes."""
+    small_settings(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = "reproduce biases --model model --data data --seeds 0 --rates none --examples 16 --epochs 1 --out runs"
+    done = CliRunner().invoke(app, [*words.split(), "--device", "cpu", "--cluster", cluster.scheduler_address])
+    assert done.exit_code == 0, done.exception
+    assert json.loads((tmp_path / "runs" / "biases.json").read_text())["ok"]
+
+
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch):
     settings = small_settings(tmp_path)
     one = [(settings, tmp_path / "run")]
