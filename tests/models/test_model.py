@@ -5,12 +5,14 @@ import itertools
 
 import pytest
 import torch
+from families import drawn
 from tiny import CASES, LAYOUTS, batch, load, reference, typical
 from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor
 
 import minibeft
 from minibeft.models.config import Backend, Task
+from minibeft.models.embeddings import Embeddings
 from minibeft.models.heads import LMHead
 from minibeft.models.layers import RMSNorm, make_norm
 from minibeft.models.packed.dropout import Dropout
@@ -160,6 +162,29 @@ def test_a_new_untied_head_is_drawn_as_small_as_the_rest():
     assert isinstance(head, LMHead)
     assert head.weight is not None
     assert 0.015 < head.weight.std() < 0.025  # 960 numbers with std 0.02: a quarter of it is eleven deviations
+
+
+def test_gemma_scales_its_token_vectors():
+    """By √C; positions turn, so nothing else comes in."""
+    model = minibeft.build_model(drawn("gemma", "hidden", 0)).double().eval()
+    assert isinstance(model.embed, Embeddings)
+    table = model.embed.tokens.weight
+    for ids in (torch.tensor([[3, 4, 5]]), torch.tensor([[7]])):
+        found = model.embed(ids, torch.ones_like(ids), None)
+        torch.testing.assert_close(found, table[ids] * table.shape[1] ** 0.5)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2", "bert"])
+def test_the_kernels_way_is_the_plain_way(family: str, monkeypatch: pytest.MonkeyPatch):
+    """With QK-norm and turns, with turns, with b_k that is null, in float64; the kernels' reference stands for them."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    raw = drawn(family, "hidden", 3)
+    backends: tuple[Backend, ...] = ("plain", "triton")
+    models = [load(reference(raw, 1), torch.float64, backend) for backend in backends]
+    assert (models[0].config.attention[0].qk_norm is not None) == (family == "qwen3")
+    b = batch(raw, 2, rows=2, length=5, padding="right")
+    one, other = (model(*b).hidden[b.attention_mask.bool()] for model in models)
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_generate_stops():

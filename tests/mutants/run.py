@@ -47,8 +47,9 @@ SUBJECTS = (
 ).split()
 TESTS = (
     "theory certificate families models surgery verification/test_verify.py checkpoints/test_rewrite.py "
-    "checkpoints/test_config_reading.py kernels/test_qkv_bias.py kernels/test_qkv_operator.py "
-    "kernels/test_triton_backend.py audit/test_certify_agrees.py training/test_train.py training/test_trajectory.py"
+    "checkpoints/test_config_reading.py checkpoints/test_serve.py kernels/test_qkv_bias.py "
+    "kernels/test_qkv_operator.py kernels/test_triton_backend.py audit/test_certify_agrees.py training/test_train.py "
+    "training/test_trajectory.py training/test_stack.py"
 ).split()
 KEEP = ROOT / "build" / "mutants"  # what is known so far
 REASONS = HERE / "survivors.json"  # of each mutant that lives: why
