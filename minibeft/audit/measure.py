@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minibeft.audit.roles import Layer, Part, as_read, coordinates, gradients, random, read
+from minibeft.audit.roles import Layer, Part, as_read, coordinates, gathers, gradients, random, read
 from minibeft.audit.trace import Name, Product, Trace
 from minibeft.theory.bounds import unit_roundoff
 from minibeft.theory.draws import Draws
@@ -187,11 +187,11 @@ class Audit:
         reader, parts = self.layer.reader, self.layer.values
         if reader is None or not parts:
             return Finding(UNSEEN, "no product with a parameter reads what the weights gathered")
-        positions = read(reader).shape[0]
+        real, positions = gathers(reader), int(gathers(reader).sum())
         if positions < 2:
             return Finding(UNSEEN, "one position alone is read")
-        every = torch.ones(read(reader).mT.shape, dtype=torch.bool)
-        draw = lambda: as_read(reader, cancelling(self.draws, every).mT)  # noqa: E731
+        over = real.expand(read(reader).mT.shape)
+        draw = lambda: as_read(reader, cancelling(self.draws, over).mT)  # noqa: E731
         found, terms = ratios(reader.source, parts, draw)
         bound = (terms + positions + OPERATIONS) * self.u
         result = judged(found, bound, ("foldable", "not foldable", "not foldable"))
@@ -219,7 +219,7 @@ class Audit:
         then = self.plain.named(reader.name)
         assert now is not None
         assert then is not None
-        change = read(now) - read(then)
+        change = (read(now) - read(then))[gathers(then)]
         size = now.source.abs().max() + then.source.abs().max()
         differs = change.amax(0) - change.amin(0)
         return differs.max().item(), (OPERATIONS + self.logits.shape[-1]) * self.u * size.item()

@@ -114,6 +114,12 @@ def read(product: Product) -> Tensor:
     return moved.flatten(-len(summed)).flatten(0, -2)
 
 
+def gathers(product: Product) -> Tensor:
+    """Which positions gather anything; at padding that a model adds and hides by itself, as Longformer does, it reads
+    zeros."""
+    return read(product).any(1)
+
+
 def as_read(product: Product, table: Tensor) -> Tensor:
     """Positions × features in the axes of what the product reads."""
     summed = sorted(axis % product.source.dim() for axis in product.summed)
@@ -123,11 +129,11 @@ def as_read(product: Product, table: Tensor) -> Tensor:
 
 def places(product: Product, draws: Draws) -> Iterator[Tensor]:
     """Weights on what a product reads at one position, for a few positions, the last one first."""
-    positions, features = read(product).shape
-    order = [positions - 1, *draws.permutation(positions).tolist()]
+    real, shape = gathers(product).nonzero().flatten(), read(product).shape
+    order = torch.cat([real[-1:], real[draws.permutation(len(real))]])
     for position in order[:MOST_POSITIONS]:
-        weights = torch.zeros(positions, features)
-        weights[position] = draws.normal(features)
+        weights = torch.zeros(shape)
+        weights[position] = draws.normal(shape[1])
         yield as_read(product, weights)
 
 

@@ -20,6 +20,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "bert": (SMALL, "null", "", "foldable"),
     "gpt2": ({"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2},
              "null", "", "foldable"),
+    "longformer": ({**SMALL, "attention_window": 96}, "null", "", "foldable"),
     "bloom": ({**SMALL, "n_head": 4, "n_layer": 1, "slow_but_exact": True, "pretraining_tp": 2},
               "null", "", "not foldable"),
     "llama": (GROUPED, "active", "by position", "foldable"),
