@@ -204,7 +204,17 @@ class Transformer(nn.Module):
         attention_mask: Int[Tensor, "B T"] | None = None,
         token_type_ids: Int[Tensor, "B T"] | None = None,
         features: Float[Tensor, "B channels *grid"] | None = None,
+        adapters: Int[Tensor, " B"] | None = None,
     ) -> Output:
+        """adapters  as classify() takes them, with padding on the right, where hidden is then zero"""
+        if adapters is not None:
+            if input_ids is None or features is not None:
+                raise ValueError("adapters go with input_ids, and not with features")
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            packing = Packing(mask, self.config.heads)
+            x = self.states_mixed(input_ids, mask, token_type_ids, packing, adapters, whole=True)
+            hidden = x.new_zeros(mask.numel(), x.shape[1]).index_copy(0, packing.real, x).view(*mask.shape, -1)
+            return Output(hidden, self.answer(hidden[:, 0], adapters))
         x = self.embedded(input_ids, attention_mask, token_type_ids, features)
         places = torch.arange(x.shape[1], device=x.device)
         kinds = set(self.config.attention)  # one or two: with and without a window, or a rotation
@@ -252,36 +262,43 @@ class Transformer(nn.Module):
 
         adapters  the number of each sequence's adapter, of those that load_adapters put beside each other
         """
-        loaded = 0 if self.served is None else len(self.served.labels)
-        if adapters is not None and not all(0 <= number < loaded for number in adapters.tolist()):
-            raise ValueError(f"adapters names one that is not loaded; there are {loaded}, numbered from 0")
+        if adapters is not None:
+            packing = Packing(attention_mask, self.config.heads)
+            x = self.states_mixed(input_ids, attention_mask, token_type_ids, packing, adapters, whole=False)
+            return self.answer(x, adapters)
         if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
             logits = self(input_ids, attention_mask, token_type_ids).logits
             assert logits is not None
             return logits
         packing = Packing(attention_mask, self.config.heads)
-        if adapters is not None:
-            return self.classify_mixed(input_ids, attention_mask, token_type_ids, packing, adapters)
         x = self.first_states(input_ids, attention_mask, token_type_ids, packing)
         logits = self.head(x[:, None], self.token_vectors)
         assert logits is not None
         return logits
 
-    def classify_mixed(
+    def states_mixed(
         self,
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
         token_type_ids: Int[Tensor, "B T"] | None,
         packing: Packing,
         adapters: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B labels"]:
-        """The same, each sequence with the biases and the head of its own adapter."""
-        assert self.served is not None
-        assert isinstance(self.head, ClassificationHead)
+        *,
+        whole: bool,
+    ) -> Float[Tensor, "n C"]:
+        """first_states(), each sequence with the biases of its own adapter."""
+        loaded = 0 if self.served is None else len(self.served.labels)
+        if self.served is None or not all(0 <= number < loaded for number in adapters.tolist()):
+            raise ValueError(f"adapters names one that is not loaded; there are {loaded}, numbered from 0")
         rows = Rows(adapters, packing.filled.sum(1).tolist(), [1] * len(adapters))
         with in_sets(self, self.served.tables, rows):
-            x = self.first_states(input_ids, attention_mask, token_type_ids, packing)
-        return self.head.through(x, self.served.map("dense", adapters), self.served.map("out", adapters))
+            return self.first_states(input_ids, attention_mask, token_type_ids, packing, whole=whole)
+
+    def answer(self, first: Float[Tensor, "B C"], adapters: Int[Tensor, " B"]) -> Float[Tensor, "B labels"]:
+        """The logits of each sequence by the head of its own adapter."""
+        assert self.served is not None
+        assert isinstance(self.head, ClassificationHead)
+        return self.head.through(first, self.served.map("dense", adapters), self.served.map("out", adapters))
 
     def first_states(
         self,
@@ -289,15 +306,17 @@ class Transformer(nn.Module):
         attention_mask: Int[Tensor, "B T"],
         token_type_ids: Int[Tensor, "B T"] | None,
         packing: Packing | Packings,
-    ) -> Float[Tensor, "B C"]:
-        """What a classifier's head reads: the last state of each sequence's first token."""
+        *,
+        whole: bool = False,
+    ) -> Float[Tensor, "n C"]:
+        """What a classifier's head reads: the last state of each sequence's first token; `whole`: of every token."""
         assert isinstance(self.head, ClassificationHead)
         real = packing.real if isinstance(packing, Packing) else attention_mask.flatten().nonzero()[:, 0]
         x = self.embed(input_ids, attention_mask, token_type_ids, real)
         x = x.to(self.head.dense.weight.dtype)  # half precision, where it is asked for, starts here
         for number, block in enumerate(self.blocks, 1):
             assert isinstance(block, Block)
-            x = block.packed(x, packing, first=number == len(self.blocks))
+            x = block.packed(x, packing, first=number == len(self.blocks) and not whole)
         return x if self.norm is None else self.norm(x)
 
     def join(self) -> None:

@@ -51,6 +51,23 @@ def test_each_sequence_is_answered_by_its_adapter(places):
     compare(*places)
 
 
+def test_the_model_itself_takes_adapters(places):
+    """Logits as classify() gives them, and the hidden states of every token."""
+    base, folders = places
+    model = load_adapters(load_model(base, task="classification", dtype=torch.float64), folders)
+    models = [load_adapted(base, folder, dtype=torch.float64) for folder in folders]
+
+    def hidden(models: list[Transformer]) -> Tensor:
+        with torch.no_grad():
+            each = [models[n](IDS[i : i + 1], MASK[i : i + 1]).hidden for i, n in enumerate(WHO.tolist())]
+        return torch.cat(each) * MASK[..., None]
+
+    with torch.no_grad():
+        found = model(IDS, MASK, adapters=WHO)
+        assert_agrees(found.logits, samples(apart, models, torch.float64), apart(models), what="logits")
+    assert_agrees(found.hidden, samples(hidden, models, torch.float64), hidden(models), what="hidden")
+
+
 def test_the_value_bias_is_served_after_attention(places):
     base, folders = places
     served = load_adapters(load_model(base, task="classification"), folders).served
@@ -90,6 +107,10 @@ def test_what_cannot_be_served_together_is_refused(places, tmp_path):
         model = load_model(base, task="classification", backend=backend)
         with pytest.raises(ValueError, match="names one that is not loaded; there are 0"):
             model.classify(IDS, MASK, adapters=WHO)
+        with pytest.raises(ValueError, match="names one that is not loaded; there are 0"):
+            model(IDS, MASK, adapters=WHO)
+        with pytest.raises(ValueError, match="adapters go with input_ids"):
+            model(adapters=WHO)
     with pytest.raises(ValueError, match="names one that is not loaded; there are 2"):
         load_adapters(model, folders[:2]).classify(IDS, MASK, adapters=WHO)
     one = load_adapter(folders[0])
