@@ -18,7 +18,7 @@ from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, search, spread
-from minibeft.reproduce.statistics import paired
+from minibeft.reproduce.statistics import half_interval, paired
 from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
 
@@ -214,12 +214,22 @@ def bias_free() -> str:
 
 
 def rate_question() -> str:
-    """The gradients before the first update, and the search over rates."""
-    found = record("gradients")
+    """The gradients before the first update, the search over rates, and b_q with neither Adam's eps nor clipping."""
+    found, free = record("gradients"), record("finetune-q-free")
     sentence, grid = gradient_grids(found)
     assert isinstance(grid, Grid)
+    scores, settings = [row["validation"]["accuracy"] for row in free["last"]], free["settings"]
+    test = paired(scores, protocol_scores("q"))
+    assert test, "two seeds or more"
+    without = (
+        f"b_q at the protocol's rate with eps {settings['eps']:g} and a clip of {settings['clip']:g}, that is with "
+        f"neither: {spread(scores)} %; with both as the protocol has them: {spread(protocol_scores('q'))} %. Over "
+        f"{test.n} seeds the means differ by {100 * test.mean:+.1f} ± {100 * half_interval(test.std, test.n):.1f} "
+        "(95 % interval)."
+    )
     tables = grid.markdown(), search(record("reproduce-biases")).markdown()
-    return "\n\n".join([str(sentence), *tables, made_by(found, "gradients")])
+    made = made_by(found, "gradients"), made_by(free, "finetune-q-free")
+    return "\n\n".join([str(sentence), *tables, without, *made])
 
 
 def ranking() -> str:
