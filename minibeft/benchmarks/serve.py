@@ -44,8 +44,7 @@ BARE, MIXED, COPIES, SWITCH, LORA = (
     "PEFT, LoRA 8, adapter_names",
 )
 COUNTS = (1, 10, 100, 1000)
-# A copy is a whole model; what PEFT takes to load an adapter grows with those that are there: 1,000 of b_v were not
-# loaded after three minutes, in 5 GB.
+# A copy is a whole model; PEFT had not loaded 1,000 adapters of b_v after three minutes.
 MOST = {COPIES: 10, SWITCH: 100, LORA: 100}
 RANK, CHECKED, NUDGES = 8, 8, 3
 Row = dict[str, Any]
