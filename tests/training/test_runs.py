@@ -194,7 +194,7 @@ class Seen(Lines):
     def __init__(self):
         self.last: dict[str, tuple[float, float]] = {}
 
-    def show(self, name: str, done: float, total: float, text: str = "") -> None:
+    def show(self, name: str, done: float, total: float, text: str = "", *, part: bool = False) -> None:
         self.last[name] = done, total
 
     def end(self, name: str) -> None:
