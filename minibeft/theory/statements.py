@@ -257,7 +257,7 @@ def query_price(p: Instance) -> Gap:
     """Q10: the length 4 artanh(TV)/(s diam(K)) that b_q needs to move a row as far as it does, within ‖b_q‖."""
     assert p.b_q is not None
     variation = query_variation(p)
-    moved = (variation.value - query_errors(p)).clamp_min(0.0)  # below 1, for rounding takes off more than it adds
+    moved = (variation.value - query_errors(p)).clamp(0.0, 1 - 2**-50)  # a wrong function's rows may move further
     needed = torch.where(moved > 0, 4 * torch.atanh(moved) / (p.factor * diameter(p)), torch.zeros_like(moved))
     length = p.exact().per_head(p.b_q).norm(dim=-1)  # (H, 1)
     return Gap(needed, length * (1 + 64 * unit_roundoff(torch.float64)))
