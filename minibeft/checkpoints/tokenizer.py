@@ -12,12 +12,13 @@ from torch import Tensor
 
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.vocabulary import agreed, convert, refusing
-from minibeft.errors import BadInput
+from minibeft.errors import LONGEST_WORD, BadInput, cut
 from minibeft.models.config import ModelConfig
 
 # Of one head on all texts: 12 heads then take half a GB.
 MOST_WEIGHTS = 1 << 22
 MOST_GROWTH = 256
+REPEATS = re.compile(r"[*+]|\{\d*,?\d*\}")
 
 
 def has_tokenizer(name_or_path: str | Path) -> bool:
@@ -48,7 +49,7 @@ def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
     for part in (*parts_of(tokenizer.normalizer), *parts_of(tokenizer.pre_tokenizer)):
         expression = part["pattern"].get("Regex") if isinstance(part.get("pattern"), dict) else None
         if expression is not None and backtracks(expression):
-            what = f"its tokenizer's expression {expression!r} repeats what repeats or chooses"
+            what = f"its tokenizer's expression {cut(expression, LONGEST_WORD)!r} repeats what repeats or chooses"
             raise BadInput(f"{folder}: {what}, which can take for ever; write it without")
     for part in parts_of(tokenizer.normalizer):
         if part["type"] == "Replace":
@@ -74,7 +75,7 @@ def backtracks(expression: str) -> bool:
             loose.append(False)
         elif letter == ")" and len(loose) > 1:
             inside = loose.pop()
-            if inside and re.match(r"[*+]|\{\d*,?\d*\}", bare[at + 1 :]):
+            if inside and REPEATS.match(bare, at + 1):
                 return True
             loose[-1] |= inside
         elif letter in "*+|{":
