@@ -7,7 +7,7 @@ is a covariance of keys and values under P, bounded by their diameters, while b_
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from minibeft.errors import BadInput
 from minibeft.models.biases import term_of
+from minibeft.reproduce.report import spread_of
 from minibeft.show.grid import Grid
 from minibeft.theory.instance import Instance
 from minibeft.theory.query_slope import slope_bound
@@ -22,6 +23,7 @@ from minibeft.training.batches import Batch, shuffled
 from minibeft.training.loading import Loaded, load
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, loss_of, start
+from minibeft.verification.backward import at_heads
 from minibeft.verification.probe import modules_of, probe
 
 TERMS = ("v", "q", "k")
@@ -31,9 +33,9 @@ Row = dict[str, float]
 def measure(settings: Settings, seeds: list[int], progress: Callable[[float, int], None]) -> dict[str, Any]:
     """The record: for each seed, which draws the head, the means over the batches of one epoch, dropout off."""
     settings = replace(settings, terms=",".join(TERMS), backend="plain")
-    first, rows = load(settings), []
+    first, rows = load(replace(settings, seed=seeds[0])), []
     for number, seed in enumerate(seeds):
-        one = load(replace(settings, seed=seed))
+        one = load(replace(settings, seed=seed)) if number else first
         rows.append(of_seed(one, lambda share, n=number: progress(n + share, len(seeds))))
     shared = {name: value for name, value in first.settings.as_json().items() if name != "seed"}
     return {"settings": shared, "digests": first.digests, "seeds": seeds, "rows": rows}
@@ -87,19 +89,16 @@ def of_batch(run: Run, batch: Batch) -> dict[str, Row]:
 def bounds(layers: list[Instance], d_outs: tuple[Tensor, ...]) -> Iterator[Tensor]:
     """What Q8 allows for ‖∂L/∂b_q‖ of each head, layer by layer."""
     for layer, d_out in zip(layers, d_outs, strict=True):
-        assert layer.w_o is not None
-        d_o = (d_out @ layer.w_o).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-        yield slope_bound(layer, d_o).allowed.double()
+        yield slope_bound(layer, at_heads(layer, d_out)).allowed.double()
 
 
 def render(record: dict[str, Any]) -> list[Grid | str]:
     """A row a term, and the finding."""
     rate = record["settings"]["learning_rate"]
 
-    def cell(term: str, name: str, digits: str = ".2g") -> str:
+    def cell(term: str, name: str) -> str:
         values = [row[term][name] for row in record["rows"] if name in row[term]]
-        spread = f" ± {stdev(values):.1g}" if len(values) > 1 and stdev(values) > 0 else ""
-        return f"{mean(values):{digits}}{spread}" if values else ""
+        return spread_of(values) if values else ""
 
     cells = [
         (f"b_{term}", *(cell(term, name) for name in ("l1", "l2", "bound", "below_eps", "clipped_to")))

@@ -68,8 +68,9 @@ def open_files(source: Path, config: ModelConfig, split: Split) -> Files:
     """The split's files, each of which can be read and has the first one's shape."""
     files = [Path(file) for (file,) in split.texts]
     found = Files(files, torch.tensor(split.labels, dtype=torch.float32), source, config)
-    for file, shape in ((file, tuple(found.read(file).shape[1:])) for file in files):
-        if shape != (first := tuple(found.read(files[0]).shape[1:])):
+    first = tuple(found.read(files[0]).shape[1:])
+    for file, shape in ((file, tuple(found.read(file).shape[1:])) for file in files[1:]):
+        if shape != first:
             raise BadInput(f"{file}: has shape {shape}, {files[0].name} has {first}; bring all to one shape")
     return found
 

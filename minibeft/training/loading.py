@@ -26,7 +26,7 @@ from minibeft.training.folders import open_files
 from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
 from minibeft.training.records import digest
 from minibeft.training.settings import Settings, resolve
-from minibeft.training.tasks import OWN, Split, Task, draw
+from minibeft.training.tasks import Split, Task, draw
 
 
 class Loaded(NamedTuple):
@@ -110,7 +110,7 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
     if not is_prompted(task.name, named_family(read_json(file), str(file))):
         with head_to_come():
             model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
-        if settings.task != OWN or settings.text_column is not None:
+        if not settings.reads_files:
             require_texts(model.config)
         elif model.config.features is None:
             raise BadInput(f"--data {settings.data}: holds files, and {model.config.family} reads texts; give a table")

@@ -113,6 +113,11 @@ class Settings:
         """The number of tokens that every batch is padded to; None: its longest."""
         return int(self.pad) if re.fullmatch(r"[0-9]{1,9}", self.pad) else None
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether the data are files in a folder for each class, not texts."""
+        return self.task == OWN and self.text_column is None
+
     def as_json(self) -> dict[str, Any]:
         """By name."""
         return asdict(self)

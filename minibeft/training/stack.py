@@ -30,7 +30,6 @@ from minibeft.training.batches import Batch, Scorable
 from minibeft.training.loading import Loaded, head_like, load, load_like
 from minibeft.training.runs import Announce
 from minibeft.training.settings import Settings
-from minibeft.training.tasks import OWN
 from minibeft.training.train import Lessons, Result, Run, Step, autocast, deterministic, drive, lessons, start, update
 
 # With more, a batch's rows outgrow the processor's caches.
@@ -139,7 +138,7 @@ def hindrance(settings: Settings) -> str | None:
         f"--form {settings.form}": settings.form != "plain",
         f"--backend {settings.backend}": settings.backend != "fused",
         f"a {family} model, which is a decoder": BODIES[family].decodes,
-        f"--data {settings.data}, which are no texts": settings.task == OWN and settings.text_column is None,
+        f"--data {settings.data}, which are no texts": settings.reads_files,
         "torchrun": sharded.processes() > 1,
     }
     return next((name for name, wrong in found.items() if wrong), None)

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from minibeft.models.layers import RMSNorm
 from minibeft.models.transformer import Attention, Transformer
+from minibeft.theory.instance import Instance
 from minibeft.theory.norms import Normed
 from minibeft.verification.measure import draw
 from minibeft.verification.probe import Batch, modules_of
@@ -64,6 +65,13 @@ def passed(
     d_out = slopes[at]
     assert d_out is not None
     return Passed(d_out, source[-1] if source else None, readers[:1] if post else readers)
+
+
+def at_heads(layer: Instance, d_out: Float[Tensor, "B T C"]) -> Float[Tensor, "B H T D"]:
+    """∂L/∂O of each head, from ∂L by what the layer gave; nothing in rows that see no key."""
+    assert layer.w_o is not None
+    d_o = (d_out @ layer.w_o).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    return d_o * layer.sees.unsqueeze(-1)
 
 
 def norm_of(module: nn.Module, x: Tensor) -> Normed:

@@ -15,7 +15,7 @@ from minibeft.theory.instance import Instance
 from minibeft.theory.mechanisms import broken
 from minibeft.theory.norms import Normed
 from minibeft.theory.statements import Gap
-from minibeft.verification.backward import Passed, backward
+from minibeft.verification.backward import Passed, at_heads, backward
 from minibeft.verification.findings import Check
 from minibeft.verification.measure import draw, worst
 from minibeft.verification.probe import Batch, live_part, null_part, where
@@ -105,11 +105,7 @@ def gradients(model: Transformer, batch: Batch, layers: list[Instance], generato
     """Of b_k against that of b_v, of b_v without the attention's backward pass, and what the norms around it hide."""
     passed = backward(model, batch, generator)
     d_outs = [layer.d_out for layer in passed]
-    d_os = []
-    for layer, d_out in zip(layers, d_outs, strict=True):
-        assert layer.w_o is not None
-        d_o = (d_out @ layer.w_o).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-        d_os.append(d_o * layer.sees.unsqueeze(-1))
+    d_os = [at_heads(layer, d_out) for layer, d_out in zip(layers, d_outs, strict=True)]
     at = {id(layer): (d_out, d_o) for layer, d_out, d_o in zip(layers, d_outs, d_os, strict=True)}
     first = statements.bias_gradients(layers[0], d_os[0])
     scale = f"layer 0: ‖∂L/∂b_k‖ {first['b_k'].norm():.0e}, ‖∂L/∂b_v‖ {first['b_v'].norm():.0e}"
