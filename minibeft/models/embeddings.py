@@ -58,7 +58,8 @@ class Embeddings(nn.Module):
         x = x if self.scale == 1 else x * x.new_tensor(self.scale)
         if self.types is not None:
             x = x + look_up(self.types, pick(torch.zeros_like(ids) if types is None else types), "token_type_ids")
-        if self.positions is not None and self.learned is not None:
+        if self.positions is not None:
+            assert self.learned is not None
             longest = self.learned.rows - self.learned.start
             if ids.shape[1] > longest:
                 raise ValueError(f"input has {ids.shape[1]} tokens, the model has positions for {longest}")

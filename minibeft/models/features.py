@@ -91,7 +91,7 @@ class ImageEmbeddings(nn.Module):
         if images.shape[1] != self.source.channels or images.shape[2] < height or images.shape[3] < width:
             raise ValueError(f"images have shape {tuple(images.shape[1:])}, the model takes {self.source.shape}")
         grid = self.patches(images.to(self.patches.weight.dtype))  # (B, C, rows, columns)
-        x = torch.cat((self.first.expand(len(images), -1, -1), grid.flatten(2).mT), 1)
+        x = torch.cat((self.first.expand(len(images), 1, -1), grid.flatten(2).mT), 1)
         return self.drop(x + self.placed(grid.shape[2], grid.shape[3]))
 
     def placed(self, rows: int, columns: int) -> Float[Tensor, "1 T C"]:

@@ -124,7 +124,7 @@ def write_verified(
     batch = read_inputs(source.folder, text, source.config)
     rewrite_folder(source.folder, ready, in_file(source, edit))
     for name, content in (extras or {}).items():
-        (ready / name).parent.mkdir(parents=True, exist_ok=True)
+        (ready / name).parent.mkdir(exist_ok=True)
         (ready / name).write_bytes(content)
     written = load_model(ready, task=intended.config.task)
     types = {tensor().dtype for tensor in open_tensors(ready).values()}

@@ -225,7 +225,7 @@ def query_effect(p: Instance) -> Gap:
     """Q3: ‖O_i(b_q) − O_i(0)‖ of each row, within diam(V) times what P may move."""
     v, a = p.v(p.b_v), p.arithmetic
     moved = (p.outputs() - p.outputs(b_q=None)).norm(dim=-1)
-    diameter = torch.cdist(v, v).amax((-2, -1)).unsqueeze(-1)
+    diameter = torch.cdist(v, v).flatten(2).amax(-1, keepdim=True)
     sums = 4 * gamma(2 * v.shape[2] + 1, a.u) * v.norm(dim=-1).amax(-1, keepdim=True)
     return Gap(moved, diameter * query_variation(p).allowed + sums)
 
@@ -247,9 +247,9 @@ def diameter(p: Instance) -> Float[Tensor, "B H T"]:
     rounding = 2 * gamma(a.roundings, a.u) * p.sizes("k", p.b_k).norm(dim=-1).amax(-1, keepdim=True)  # (B, H, 1)
     apart = torch.cdist(k, k, compute_mode="donot_use_mm_for_euclid_dist")  # (B, H, S, S)
     if p.mask is None:
-        return (apart.amax((-2, -1)).unsqueeze(-1) + rounding).expand(-1, -1, p.x.shape[1])
+        return (apart.flatten(2).amax(-1, keepdim=True) + rounding).expand(-1, -1, p.x.shape[1])
     seen = (~p.mask.isneginf()).to(apart)  # a hidden key is at distance 0 from all
-    rows = [(apart * row.unsqueeze(-1) * row.unsqueeze(-2)).amax((-2, -1)) for row in seen.unbind(-2)]
+    rows = [(apart * row[..., None] * row[..., None, :]).flatten(2).amax(-1) for row in seen.unbind(2)]
     return torch.stack(rows, -1) + rounding
 
 
@@ -284,7 +284,7 @@ def saturated(p: Instance, rest: float) -> Gap:
     assert p.b_q is not None
     length = enough(p, rest)
     heads = p.b_q.view(p.heads, -1)
-    along = heads * (length / heads.double().norm(dim=-1)).unsqueeze(-1).to(heads)
+    along = heads * (length / heads.double().norm(dim=1)).to(heads)[:, None]
     longer = replace(p, b_q=along.flatten())
     left = 1 - longer.weights().amax(-1)
     return Gap(left * p.sees, rest + query_errors(longer))

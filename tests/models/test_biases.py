@@ -5,7 +5,17 @@ import torch
 
 from minibeft.checkpoints.load import build_model
 from minibeft.errors import BadInput
-from minibeft.models.biases import BIAS_TERMS, add_bias, count, freeze_except, read_terms, select, term_of, terms_of
+from minibeft.models.biases import (
+    BIAS_TERMS,
+    add_bias,
+    add_missing,
+    count,
+    freeze_except,
+    read_terms,
+    select,
+    term_of,
+    terms_of,
+)
 from minibeft.models.config import Task
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
@@ -144,3 +154,22 @@ def test_adding_what_cannot_be_added_is_refused_and_changes_nothing():
         add_bias(llama, "q,v")
     assert set(model.state_dict()) == before
     assert "blocks.0.attention.q.bias" not in llama.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("family", "terms", "has"),
+    [
+        ("llama", "v,ln1", ["v"]),
+        ("llama", "all", []),
+        ("llama", "none", []),
+        ("gptj", "v,m2", ["v", "m2", "m3", "ln1"]),
+        ("opt", "v,q", list(BIAS_TERMS)),
+    ],
+)
+def test_what_is_missing_is_added_and_what_is_there_stays(family, terms, has):
+    model = small(family, "lm")
+    there = dict(model.named_parameters())
+    add_missing(model, terms)
+    assert list(terms_of(model)) == has
+    now = dict(model.named_parameters())
+    assert all(now[name] is value for name, value in there.items())

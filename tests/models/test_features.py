@@ -17,6 +17,7 @@ from torch import Tensor
 
 import minibeft
 from minibeft.errors import BadInput
+from minibeft.models.features import Patches, Spectrogram
 from minibeft.surgery.simplify import simplify
 from minibeft.theory.draws import Draws
 from minibeft.verification.inputs import read_inputs
@@ -59,6 +60,33 @@ def test_the_encoder_of_a_whole_whisper(name: str, tmp_path: Path):
     assert torch.allclose(after.get_encoder()(speech).last_hidden_state, found, atol=1e-4)
     kept, new = theirs.get_decoder().state_dict(), after.get_decoder().state_dict()
     assert all(torch.equal(value, new[key]) for key, value in kept.items())
+
+
+def test_how_many_tokens_an_input_has():
+    """A patch each and one for the whole; a token for every other frame. An image is drawn with at most 16 a side."""
+    images = Patches(5, rows=3, columns=20, size=(2, 7))
+    assert (images.shape, images.drawn) == ((5, 6, 140), (5, 6, 112))
+    assert [images.tokens(grid) for grid in ((2, 7), (5, 21), (1, 7), (2, 6))] == [2, 7, None, None]
+    assert Patches(5, rows=20, columns=3, size=(2, 7)).drawn == (5, 32, 21)
+    speech = Spectrogram(5, positions=70)
+    assert (speech.shape, speech.drawn, Spectrogram(5, 30).drawn) == ((5, 140), (5, 128), (5, 60))
+    assert [speech.tokens((frames,)) for frames in (1, 2, 3, 140, 141)] == [1, 1, 2, 70, None]
+
+
+@pytest.mark.parametrize(
+    ("source", "fit", "unfit"),
+    [
+        (Patches(3, 2, 2, (2, 5)), {(3, 2, 5): 2, (3, 4, 10): 5}, [(2, 4, 10), (3, 1, 10), (3, 4, 4)]),
+        (Spectrogram(5, 70), {(5, 1): 1, (5, 140): 70}, [(4, 9), (5, 0), (5, 141)]),
+    ],
+)
+def test_what_fits_is_embedded_and_the_rest_refused(source: Patches | Spectrogram, fit: Any, unfit: Any):
+    embed = source.embeddings(4, 0.0, same_dropout=False)
+    for shape, tokens in fit.items():
+        assert embed(torch.zeros(2, *shape)).shape == (2, tokens, 4)
+    for shape in unfit:
+        with pytest.raises(ValueError, match=r"have shape \("):
+            embed(torch.zeros(2, *shape))
 
 
 class TestFiles:

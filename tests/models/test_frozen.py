@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minibeft.models import layers
+from minibeft.models.layers import Linear
 from minibeft.models.packed import frozen
 from minibeft.models.packed.frozen import frozen_linear
 from minibeft.theory.bounds import unit_roundoff
@@ -53,3 +55,18 @@ def test_other_types_and_training_take_torchs_way(dtype, monkeypatch):
     bias = torch.zeros(5, requires_grad=True)
     frozen_linear(torch.ones(4, 6), torch.ones(5, 6), bias).sum().backward()
     assert bias.grad is not None
+
+
+def test_onednn_is_asked_where_torch_has_it(monkeypatch):
+    """Its operator is a private one of torch: this test fails when another torch no longer has it by this name."""
+    assert frozen.has_onednn.__wrapped__() == torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not frozen.has_onednn.__wrapped__()
+
+
+def test_a_map_says_whether_it_is_frozen(monkeypatch):
+    monkeypatch.setattr(layers, "frozen_linear", lambda x, *_: x)
+    linear, x = Linear(3, 5), torch.ones(2, 3)
+    assert linear(x) is not x
+    linear.frozen = True
+    assert linear(x) is x

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 import minibeft
 from minibeft.models.config import Backend, Task
 from minibeft.models.embeddings import Embeddings
-from minibeft.models.heads import LMHead
+from minibeft.models.heads import LMHead, make_head
 from minibeft.models.layers import RMSNorm, make_norm
 from minibeft.models.packed.dropout import Dropout
 from minibeft.models.transformer import Transformer, additive_mask
@@ -119,6 +120,11 @@ def test_which_tokens_are_in_sight(causal, window, padded, alibi):
         assert additive_mask(None, 4, spec, like) is None
         return
     assert mask is not None
+    if not padded:
+        whole = additive_mask(None, 4, spec, like)
+        assert whole is not None
+        assert whole.shape == (1, 2 if alibi else 1, 4 if causal or window else 1, 4)
+        assert torch.equal(whole.expand_as(mask), mask)
     assert mask.dtype == like.dtype
     full, slopes = mask.expand(2, 2, 4, 4), alibi_slopes(2).tolist()
     for b, h, i in itertools.product(range(2), range(2), range(4)):
@@ -154,6 +160,27 @@ def test_a_new_norm_scales_by_one(kind, weight):
     assert (norm.weight.tolist(), norm.gain.tolist()) == ([weight] * 3, [1.0] * 3)
     norm.weight.data.fill_(0.25)
     assert norm.gain.tolist() == [1.25 - weight] * 3
+
+
+HEADS = {
+    "bert": {
+        "classification": "ClassificationHead",
+        "tokens": "TokenHead",
+        "lm": "MaskedLMHead",
+        "hidden": "NoneType",
+    },
+    "llama": {"classification": "LastTokenHead", "lm": "LMHead", "hidden": "NoneType"},
+    "vit": {"classification": "LinearHead", "hidden": "NoneType"},
+    "whisper": {"classification": "MeanHead", "hidden": "NoneType"},
+}
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_which_head_a_task_has(family: str):
+    config = replace(minibeft.build_model(drawn(family, "hidden", 0)).config, vocab=5, labels=2, pooler=False)
+    made = {task: type(make_head(replace(config, task=task))).__name__ for task in HEADS[family]}  # type: ignore[arg-type]
+    assert made == HEADS[family]
+    assert type(make_head(replace(config, pooler=True))).__name__ == "ClassificationHead"
 
 
 def test_a_new_untied_head_is_drawn_as_small_as_the_rest():

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from rounding import assert_same
 from tolerance import error, samples
 from torch import Tensor
 
 from minibeft.checkpoints.load import build_model
+from minibeft.models import transformer
 from minibeft.models.biases import freeze_except
 from minibeft.models.config import Backend
 from minibeft.models.packed import dropout, packing
@@ -152,9 +154,29 @@ def test_joined_weights_are_the_same_memory_under_the_same_names():
     attention = model.blocks[1].attention
     before = model.classify(IDS, MASK)
     attention.k.weight.data.mul_(2)  # type: ignore[union-attr]
+    assert torch.equal(attention.joined[16:32], attention.k.weight)  # type: ignore[index, union-attr]
     assert error(model.classify(IDS, MASK), before) > 1e-3
     model.double()  # the weights move: what was joined is not theirs any more
     assert model.classify(IDS, MASK).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("terms", "joined"), [("v", True), ("full", False)])
+def test_joined_projections_go_by_the_frozen_map(terms: str, joined: bool, monkeypatch: pytest.MonkeyPatch):
+    calls: list[Tensor] = []
+    monkeypatch.setattr(transformer, "frozen_linear", lambda x, *rest: calls.append(x) or F.linear(x, *rest))
+    classifier("bert", torch.float32, "fused", terms).classify(IDS, MASK)
+    assert bool(calls) == joined
+
+
+@pytest.mark.parametrize("backend", ["fused", "plain"])
+def test_which_attention_a_backend_takes(backend: Backend, monkeypatch: pytest.MonkeyPatch):
+    paths: list[bool] = []
+    honest = transformer.attend
+    monkeypatch.setattr(
+        transformer, "attend", lambda *given, **named: (paths.append(named["fused"]), honest(*given, **named))[1]
+    )
+    classifier("bert", torch.float32, backend)(IDS, MASK)
+    assert paths == [backend == "fused"] * 3
 
 
 def test_four_numbers_share_a_random_word():

@@ -182,21 +182,23 @@ def replace_code(old: dict[str, list[FunctionType]], tree: ast.Module, only: str
 Covered = dict[str, dict[str, Any]]  # test → its seconds, and the statements that it runs
 
 
-def cover(files: list[str], keep: Path) -> None:
+def cover(files: list[str], part: int) -> None:
     """Which statements each test runs through, and how long it takes; those that fail by themselves are left out.
 
+    part  of CORES parts of the test files, which are covered at once
     What is known from an earlier start stays, but for tests that run through a module that has changed since."""
     texts = {file: digest([file]) for file in files}
-    before = json.loads(keep.read_text()) if keep.exists() else {"texts": {}, "tests": {}}
-    same = {file for file in files if before["texts"].get(file) == texts[file]}
-    found: Covered = {n: test for n, test in before["tests"].items() if {hit[0] for hit in test["hits"]} <= same}
+    found: Covered = {}
+    for before in (json.loads(keep.read_text()) for keep in KEEP.glob("covered-*.json")):
+        same = {file for file in files if before["texts"].get(file) == texts[file]}
+        found |= {n: test for n, test in before["tests"].items() if {hit[0] for hit in test["hits"]} <= same}
 
     def work(plugin: Plugin, items: list[pytest.Item]) -> None:
         hits: set[tuple[str, int, int]] = set()
         builtins._hit = hits.add  # type: ignore[attr-defined]
 
         def save() -> None:
-            keep.write_text(json.dumps({"texts": texts, "tests": found}))
+            (KEEP / f"covered-{part}.json").write_text(json.dumps({"texts": texts, "tests": found}))
 
         def seen(item: pytest.Item, seconds: float, failed: bool) -> None:
             if failed:
@@ -209,7 +211,8 @@ def cover(files: list[str], keep: Path) -> None:
 
         for file, old in loaded(files).items():
             replace_code(old, traced((ROOT / file).read_text(), file))
-        plugin.fails([item for item in items if item.nodeid not in found], seen)
+        modules = list(dict.fromkeys(item.path for item in items))[part::CORES]
+        plugin.fails([item for item in items if item.path in modules and item.nodeid not in found], seen)
         save()
 
     collected((f"tests/{t}" for t in TESTS), work)
@@ -314,8 +317,9 @@ def main(count: int, record: Path) -> None:
     torch.set_num_threads(1)
     files = subjects()
     KEEP.mkdir(parents=True, exist_ok=True)
-    in_forks(lambda: cover(files, KEEP / "covered.json"))
-    covered = json.loads((KEEP / "covered.json").read_text())["tests"]
+    in_forks(*(partial(cover, files, part) for part in range(CORES)))
+    parts = [json.loads((KEEP / f"covered-{part}.json").read_text())["tests"] for part in range(CORES)]
+    covered = {name: test for part in parts for name, test in part.items()}
     everything = [m for f in files for m in mutants(ROOT, f)]
     everything.sort(key=lambda m: sha256(f"{SEED} {m.key}".encode()).digest())  # the same ones after an edit elsewhere
     everything, total = everything[:count], len(everything)
