@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from minibeft.models.config import ModelConfig
 MOST_WEIGHTS = 1 << 22
 MOST_GROWTH = 256
 REPEATS = re.compile(r"[*+]|\{\d*,?\d*\}")
+UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
+MOST_RUNS = 3
 
 
 def has_tokenizer(name_or_path: str | Path) -> bool:
@@ -49,8 +52,9 @@ def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
     for part in (*parts_of(tokenizer.normalizer), *parts_of(tokenizer.pre_tokenizer)):
         expression = part["pattern"].get("Regex") if isinstance(part.get("pattern"), dict) else None
         if expression is not None and backtracks(expression):
-            what = f"its tokenizer's expression {cut(expression, LONGEST_WORD)!r} repeats what repeats or chooses"
-            raise BadInput(f"{folder}: {what}, which can take for ever; write it without")
+            what = f"{folder}: its tokenizer's expression {cut(expression, LONGEST_WORD)!r}"
+            why = f"repeats what repeats or chooses, or has {MOST_RUNS} repeats in a row"
+            raise BadInput(f"{what} {why}, which can take for ever; write it without")
     for part in parts_of(tokenizer.normalizer):
         if part["type"] == "Replace":
             grows *= max(1, len(part["content"]))
@@ -65,22 +69,40 @@ def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def backtracks(expression: str) -> bool:
-    """Whether a regular expression repeats a group that repeats or chooses inside, as (a+)+ or (a|a)* does: a text that
-    almost fits then takes exponential time."""
-    # A class or what is escaped is one letter here.
+    """Whether a text that almost fits a regular expression can take exponential time, or more than its length squared
+    a place: a repeated group that repeats or chooses inside, as (a+)+ or (a|a)*, or MOST_RUNS unbounded repeats in one
+    alternative, as a*a*a*b."""
+    # A class or what is escaped is one letter here, a repeat that is lazy or keeps what it has is a repeat.
     bare = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|\[:\w+:\]|[^\]\\])+\]", "x", expression, flags=re.DOTALL)
-    loose = [False]  # of each open group
+    bare = re.sub(r"([*+?}])[+?]", r"\1", bare)
+    groups = [Group()]
     for at, letter in enumerate(bare):
         if letter == "(":
-            loose.append(False)
-        elif letter == ")" and len(loose) > 1:
-            inside = loose.pop()
-            if inside and REPEATS.match(bare, at + 1):
+            groups.append(Group())
+        elif letter == ")" and len(groups) > 1:
+            inside = groups.pop()
+            if inside.loose and REPEATS.match(bare, at + 1):
                 return True
-            loose[-1] |= inside
-        elif letter in "*+|{":
-            loose[-1] = True
+            groups[-1].loose |= inside.loose
+            groups[-1].runs += max(inside.runs, inside.most)
+        elif letter == "|":
+            groups[-1] = Group(loose=True, most=max(groups[-1].runs, groups[-1].most))
+        elif letter in "*+{":
+            groups[-1].loose = True
+            groups[-1].runs += bool(UNBOUNDED.match(bare, at))
+        if groups[-1].runs >= MOST_RUNS:
+            return True
     return False
+
+
+@dataclass
+class Group:
+    """What is read of a group: whether it repeats or chooses, the unbounded repeats of its alternative, and the most of
+    those before it."""
+
+    loose: bool = False
+    runs: int = 0
+    most: int = 0
 
 
 def parts_of(component: Any) -> list[dict[str, Any]]:
