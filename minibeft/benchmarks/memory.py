@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minibeft.benchmarks.peers import from_pretrained, require_peers
+from minibeft.benchmarks.peers import from_pretrained, require_peers, with_adapter
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
@@ -70,9 +70,7 @@ def lora(model: str) -> tuple[nn.Module, Logits]:
 
 def adapted(model: str, config: Any) -> tuple[nn.Module, Logits]:
     """transformers' model with this adapter."""
-    import peft
-
-    theirs = peft.get_peft_model(from_pretrained(model, "sdpa"), config)
+    theirs = with_adapter(from_pretrained(model, "sdpa"), config)
     return theirs, lambda ids, mask: theirs(ids, attention_mask=mask).logits
 
 

@@ -5,13 +5,14 @@ AdamW and clipped gradients. Their batches are padded to the longest in them, th
 that is allowed, 128 tokens.
 """
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from minibeft.checkpoints.adapters import their_names
 from minibeft.checkpoints.find import find
@@ -31,6 +32,14 @@ def require_peers() -> None:
     """BadInput when transformers or peft is not installed."""
     with needs("transformers and peft", "bench", "the benchmark"):
         import peft  # noqa: F401
+
+
+def with_adapter(model: nn.Module, config: Any) -> nn.Module:
+    """PEFT's model, without the warning that it asks transformers for what is about to be renamed."""
+    import peft
+
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        return peft.get_peft_model(model, config)  # type: ignore[arg-type]
 
 
 @runtime_checkable
@@ -101,7 +110,7 @@ class Theirs:
             import peft
 
             config = peft.BeftConfig(task_type="SEQ_CLS", target_modules=["value"], modules_to_save=["classifier"])
-            self.model = peft.get_peft_model(self.model, config)
+            self.model = with_adapter(self.model, config)
             self.model.get_parameter("base_model.model.bert.pooler.dense.bias").requires_grad_(True)
         else:
             for name, value in self.model.named_parameters():

@@ -42,6 +42,7 @@ def begun(name: str, words: list[str], out: Path) -> dict[str, str]:
 
 
 TRAINING = "--data IN/data --examples 8 --batch 8 --device cpu --max-length 16"
+COLUMNS = "--text-column sentence --label-column label"
 COMMANDS = {
     "certify": "certify IN/bert --json OUT/a.json",
     "inspect": "inspect IN/bert --json OUT/a.json",
@@ -52,6 +53,10 @@ COMMANDS = {
     "gradients": "gradients IN/small --data IN/data --examples 8 --seeds 0 --json OUT/a.json",
     "show": "show the --model IN/bert --png OUT/a.png",
     "explore": 'explore IN/bert --text "the the" --html OUT/a.html',
+    "predict": "predict IN/small IN/data/sst2/dev.tsv --text-column sentence --csv OUT/a.csv",
+    "evaluate": f"evaluate IN/small IN/data/sst2/dev.tsv {COLUMNS} --csv OUT/a.csv --json OUT/a.json",
+    "atlas": "atlas OUT/o --types gpt2",
+    "bench": "bench memory IN/small --batch 1 --length 8 --json OUT/a.json",
     "convert": "convert IN/pickles OUT/o",
     "simplify": "simplify IN/bert OUT/o --json OUT/a.json",
     "merge": "merge IN/adapter IN/bert OUT/o",
@@ -59,7 +64,7 @@ COMMANDS = {
     "finetune": f"finetune IN/small {TRAINING} --epochs 2 --out OUT/o",
     "reproduce": f"reproduce ranking --model IN/small {TRAINING} --epochs 1 --seeds 0 --out OUT",
 }
-RESUMED = {"finetune", "reproduce"}  # what is whole stays, for the next run to go on from
+RESUMED = {"atlas", "finetune", "reproduce"}  # what is whole stays, for the next run to go on from
 STREAMS = {"quantkeys", "simplify", "merge", "finetune"}  # written by others than files.write
 SIZES = ((100, True), (100, False))
 VOLATILE = {"seconds", "date", "state.pt"}

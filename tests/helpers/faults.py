@@ -70,8 +70,8 @@ def limited(words: list[str], size: int, *, kill: bool) -> Ending:
 
 
 def at_every_write(words: list[str], out: Path, states: Path) -> Ending:
-    """The command line without a fault; states/<n>-kill is what `out` held at its n-th write, states/<n>-full what it
-    held after a disk that was full from there on, and states/<n>-full.json how that ended."""
+    """The command line without a fault; states/<pid>-<n>-kill is what `out` held at a process's n-th write, -full what
+    it held after a disk that was full from there on, and -full.json how that ended."""
     return run(words, lambda: arm_forks(out, states))
 
 
@@ -84,19 +84,19 @@ def arm_forks(out: Path, states: Path) -> Callable[[int, str], None]:
         if busy or event not in CHANGES or not is_write(event, arguments, out):
             return
         if not full:
-            busy = True
-            shutil.copytree(out, states / f"{count}-kill")
+            busy, now = True, f"{os.getpid()}-{count}"  # a command may have processes of its own
+            shutil.copytree(out, states / f"{now}-kill")
             if event == "open":  # and so it stands when it is open and nothing is written yet
-                shutil.copytree(out, states / f"{count}-opened-kill")
-                (states / f"{count}-opened-kill" / Path(arguments[0]).relative_to(out)).write_bytes(b"")
+                shutil.copytree(out, states / f"{now}-opened-kill")
+                (states / f"{now}-opened-kill" / Path(arguments[0]).relative_to(out)).write_bytes(b"")
             if event in CREATES:
                 child = os.fork()
                 if child:
                     os.waitpid(child, 0)
                     shutil.rmtree(out)
-                    shutil.copytree(states / f"{count}-kill", out)
+                    shutil.copytree(states / f"{now}-kill", out)
                 else:
-                    full = f"{count}-full"
+                    full = f"{now}-full"
             busy, count = False, count + 1
         if full and event in CREATES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
