@@ -12,7 +12,7 @@ verify: .venv/demo ## load a real BERT and check the theorems on it
 	$(BIN)/minibeft verify
 
 test: .venv/test ## every test, on both cores
-	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -n auto
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -n auto --dist worksteal
 
 # The numeric tests as on other processors: on one thread a process, with AVX2, without vector extensions (the theory's
 # alone, for they are slow so), and on two threads (whole models alone, for the processes share the cores); another

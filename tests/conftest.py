@@ -5,7 +5,7 @@ import os
 
 import torch
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
+from typecheck import install
 
 SLOW = [HealthCheck.too_slow]
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=SLOW)
@@ -20,4 +20,4 @@ if not torch.cuda.is_available():
 
 # Before any test module imports minibeft. Triton reads its kernels' source, so they are left alone.
 ROOMS = "theory models families checkpoints show certificate verification surgery training reproduce benchmarks".split()
-install_import_hook([f"minibeft.{room}" for room in ROOMS], "typecheck.check")
+install([f"minibeft.{room}" for room in ROOMS])

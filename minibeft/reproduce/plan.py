@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from minibeft.errors import BadInput
+from minibeft.models.biases import BIAS_TERMS
 from minibeft.training.settings import Settings
 
 
@@ -25,17 +26,25 @@ class Table:
     """A table of the paper: a run for each row, regime and seed.
 
     regimes  that it compares; none: it is of the one that is asked for
-    tuned    at each row's own learning rate as well
+    tuned    rows that are run at their own learning rates as well
     ordered  pairs of rows, the first of which does better according to the paper
     same     rows that are one run according to theorem K3, where b_k has no effect
+    ranked   rows whose order of scores the measures of importance are to predict
     """
 
     name: str
     rows: tuple[Row, ...]
     regimes: tuple[str, ...] = ()
-    tuned: bool = False
+    tuned: tuple[Row, ...] = ()
     ordered: tuple[tuple[str, str], ...] = ()
     same: tuple[str, ...] = ()
+    ranked: tuple[Row, ...] = ()
+
+    def of_decoder(self) -> "Table":
+        """As far as a decoder has the biases: of attention alone, each by itself."""
+        rows = tuple(row for row in self.rows if row.terms in (*TERMS, "none"))
+        ordered = tuple(pair for pair in self.ordered if {*pair} <= {row.name for row in rows})
+        return replace(self, rows=rows, ordered=ordered, ranked=(), tuned=tuple(r for r in self.tuned if r in rows))
 
     def regimes_of(self, base: Settings) -> tuple[str, ...]:
         """Its regimes, from the smallest."""
@@ -45,11 +54,12 @@ class Table:
 TERMS = ("v", "q", "k")
 FORMS = ("plain", "lora", "vera", "vera1d", "dora")
 PLAIN = tuple(Row(terms, terms) for terms in (*TERMS, "none", "all"))
+ALONE = tuple(Row(term, term) for term in BIAS_TERMS)
 ORDER = (("v", "q"), ("q", "k"), ("v", "k"))
 TABLES = {
     table.name: table
     for table in (
-        Table("biases", PLAIN, tuned=True, ordered=(*ORDER, ("all", "v")), same=("none", "k")),
+        Table("biases", PLAIN, tuned=PLAIN, ordered=(*ORDER, ("all", "v")), same=("none", "k")),
         Table(
             "reparam",
             tuple(Row(f"{term} {form}", term, form) for form in FORMS for term in TERMS),
@@ -57,7 +67,15 @@ TABLES = {
             same=("k lora", "k vera", "k vera1d", "k dora"),
         ),
         Table("bias-free", PLAIN[:4], ordered=ORDER, same=("none", "k")),
-        Table("regimes", PLAIN[:4], ("low", "medium", "high"), ordered=ORDER, same=("none", "k")),
+        Table(
+            "regimes",
+            tuple(dict.fromkeys((*PLAIN, *ALONE))),
+            ("low", "medium", "high"),
+            tuned=PLAIN,
+            ordered=(*ORDER, ("all", "v")),
+            same=("none", "k"),
+            ranked=ALONE,
+        ),
         Table("ranking", (Row("all", "all"),)),
     )
 }
@@ -81,9 +99,12 @@ def protocol_runs(base: Settings, table: Table, seeds: Iterable[int]) -> list[Se
     return [at(base, row, regime=regime, seed=seed) for regime in regimes for seed in seeds for row in table.rows]
 
 
-def search_runs(base: Settings, row: Row, rates: Iterable[float], *, seed: int, held_out: int) -> list[Settings]:
+def search_runs(
+    base: Settings, row: Row, regime: str, rates: Iterable[float], *, seed: int, held_out: int
+) -> list[Settings]:
     """One row at every rate, judged on training examples that are held out: never on the validation split."""
-    return [at(base, row, learning_rate=rate, seed=seed, held_out=held_out) for rate in rates]
+    changes = {"regime": regime, "seed": seed, "held_out": held_out}
+    return [at(base, row, learning_rate=rate, **changes) for rate in rates]
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,7 @@ class Search:
     """What was found for a row. scores: learning rate and the task's first metric on the held-out examples."""
 
     row: Row
+    regime: str
     scores: tuple[tuple[float, float], ...]
 
     @property
@@ -99,10 +121,16 @@ class Search:
         return max(self.scores, key=lambda pair: (pair[1], -pair[0]))[0]
 
 
-def searched(row: Row, runs: Iterable[Settings], records: Mapping[Settings, dict[str, Any]]) -> Search:
+def searched(row: Row, regime: str, runs: Iterable[Settings], records: Mapping[Settings, dict[str, Any]]) -> Search:
     """The search of one row from its finished runs: the scores after the last epoch."""
     held_out = {run: records[run]["epochs"][-1]["held_out"] for run in runs}
-    return Search(row, tuple((run.learning_rate or 0.0, next(iter(found.values()))) for run, found in held_out.items()))
+    scores = tuple((run.learning_rate or 0.0, next(iter(found.values()))) for run, found in held_out.items())
+    return Search(row, regime, scores)
+
+
+def own_runs(base: Settings, search: Search, seeds: Iterable[int]) -> list[Settings]:
+    """A row at the rate that was found for it."""
+    return [at(base, search.row, regime=search.regime, learning_rate=search.best, seed=seed) for seed in seeds]
 
 
 def read_rates(text: str) -> list[float]:

@@ -16,29 +16,30 @@ LEGEND = {"v": "b_v", "q": "b_q", "k": "b_k", "none": "no bias", "all": "all bia
 
 def plots(record: Record) -> list[Plot]:
     """Accuracy over the learning rate, and the learning curves at each rate."""
-    found = [over_rates(record)] if record["searches"] else []
+    found = [over_rates(record, regime) for regime in dict.fromkeys(one["regime"] for one in record["searches"])]
     for regime, rate in dict.fromkeys((cell["regime"], cell["rate"]) for cell in record["cells"]):
         found.append(over_epochs(record, regime, rate))
     beside = (record["table"], record["task"]) == ("biases", paper.TASK)
     return [*found, official()] if beside else found
 
 
-def over_rates(record: Record) -> Plot:
+def over_rates(record: Record, regime: str) -> Plot:
     """The held-out score of every row at every rate."""
+    searches = [one for one in record["searches"] if one["regime"] == regime]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        rates = [rate for rate, _ in record["searches"][0]["scores"]]
-        for s in record["searches"]:
-            axes.plot(rates, [100 * score for _, score in s["scores"]], label=LEGEND[s["row"]], **below(s["row"]))
+        rates = [rate for rate, _ in searches[0]["scores"]]
+        for s in searches:
+            axes.plot(rates, [100 * score for _, score in s["scores"]], label=legend(s["row"]), **below(s["row"]))
         axes.set(xscale="log", xlabel="learning rate", ylabel=f"held-out {record['metric']} (%)")
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.set_xticks([], minor=True)
         axes.legend()
 
-    best = "; ".join(f"{s['row']} best at {s['best']:g}" for s in record["searches"])
-    alt = f"Held-out {record['metric']} by learning rate: {best}."
-    return Plot("Over the learning rate", as_svg(draw, "rates"), alt)
+    best = "; ".join(f"{s['row']} best at {s['best']:g}" for s in searches)
+    title = f"Over the learning rate, {regime} regime"
+    return Plot(title, as_svg(draw, f"rates-{regime}"), f"Held-out {record['metric']} by learning rate: {best}.")
 
 
 def over_epochs(record: Record, regime: str, rate: str) -> Plot:
@@ -54,7 +55,7 @@ def over_epochs(record: Record, regime: str, rate: str) -> Plot:
                 curves = [curve(record, run) for run in cell["runs"]]
                 middle, low, high = ([100 * f(at) for at in zip(*curves, strict=True)] for f in (mean, min, max))
                 epochs, row = range(1, len(middle) + 1), cell["row"]
-                (line,) = axes.plot(epochs, middle, markevery=0.2, label=LEGEND[row.split()[0]], **below(row))
+                (line,) = axes.plot(epochs, middle, markevery=0.2, label=legend(row), **below(row))
                 axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
                 last.append(f"{row} ends at {middle[-1]:.1f}")
             along_epochs(axes, title=panel)
@@ -72,13 +73,19 @@ def below(row: str) -> dict[str, Any]:
     return {"linewidth": 5, "markersize": 10, "alpha": 0.5, "zorder": 1} if row == "none" else {}
 
 
+def legend(row: str) -> str:
+    """What a row's line is called: by its term, forms have panels."""
+    term = row.split()[0]
+    return LEGEND.get(term, f"b of {term}")
+
+
 def official() -> Plot:
     """The paper's own learning curves."""
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         for term, scores in paper.CURVES.items():
-            axes.plot(range(1, len(scores) + 1), [100 * x for x in scores], label=LEGEND[term])
+            axes.plot(range(1, len(scores) + 1), [100 * x for x in scores], label=legend(term))
         along_epochs(axes, ylabel="accuracy (%)")
         axes.legend()
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from minibeft.errors import needs
 from minibeft.reproduce import paper
 from minibeft.reproduce.measures import Scores, drift, drifting, scores_of
-from minibeft.reproduce.report import drift_grid, seeds, spread_of
+from minibeft.reproduce.report import TITLES, drift_grid, seeds, spread_of
 from minibeft.reproduce.series import Series
+from minibeft.reproduce.statistics import correlations
 from minibeft.reproduce.summary import heading
 from minibeft.show.grid import Grid
 from minibeft.show.plot import Plot, as_svg
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = dict[str, Any]
-TITLES = {"mag_angle": "Mag+Angle", "magnitude": "Magnitude", "fisher": "Fisher"}
 
 
 def rank_over_seeds(series: Series, seeds: Sequence[int], *, jobs: int) -> Record:
@@ -68,13 +67,12 @@ def scores_grid(record: Record) -> Grid:
 
 def orders_grid(record: Record) -> Grid:
     """The order that each measure gives, and Spearman's correlation with the paper's."""
-    with needs("scipy", "train", "comparing orders"):
-        from scipy.stats import spearmanr
     rows = []
     for measure, title in TITLES.items():
         here = order_of(record, measure)
         known = [term for term in paper_order(measure) if term in here]
-        rho = float(spearmanr([known.index(term) for term in here if term in known], range(len(known)))[0])  # type: ignore
+        places = [[float(known.index(term))] for term in here if term in known]
+        (rho,) = correlations(places, [[float(place)] for place in range(len(known))])
         rows.append((title, " > ".join(known), " > ".join(here), f"{rho:.2f}"))
     return Grid("the order of the terms", ("measure", "paper", "here", "Spearman's ρ"), rows)
 

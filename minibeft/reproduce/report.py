@@ -1,19 +1,22 @@
 """A table's record as tables: the paper's figures beside the measured, the verdicts, K3, the search."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from statistics import mean, stdev
 from typing import Any
 
 from minibeft.reproduce import paper
-from minibeft.reproduce.statistics import detectable, half_interval
+from minibeft.reproduce.statistics import correlations, detectable, half_interval, randomisation_test
 from minibeft.show.grid import Grid
 
 Record = dict[str, Any]
+TITLES = {"mag_angle": "Mag+Angle", "magnitude": "Magnitude", "fisher": "Fisher"}
 
 
 def grids(record: Record) -> list[Grid]:
     """All tables of a record, in the order of reading."""
-    found = [results(record), orders(record), sameness(record), drift_grid(record), search(record)]
+    found = [results(record), orders(record), predictions(record), sameness(record), drift_grid(record)]
+    found += [search(record, regime) for regime in dict.fromkeys(one["regime"] for one in record["searches"])]
     return [grid for grid in found if grid.rows]
 
 
@@ -21,7 +24,7 @@ def results(record: Record) -> Grid:
     """The paper's figures beside the measured."""
     figures = paper.columns(record["table"], record["task"])
     regimes = several(record)
-    own = {cell["row"]: cell for cell in record["cells"] if cell["rate"] == "own"}
+    own = {(cell["row"], cell["regime"]): cell for cell in record["cells"] if cell["rate"] == "own"}
     protocol = [cell for cell in record["cells"] if cell["rate"] == "protocol"]
     header = ["trained", *["regime"] * regimes, "numbers", *(f"paper: {model}" for model in figures)]
     header += [f"here, at {protocol[0]['learning_rate']:g}", *["own rate", "here, at own rate"] * bool(own)]
@@ -32,8 +35,9 @@ def results(record: Record) -> Grid:
             known = of_model.get(cell["row"]) if cell["regime"] == paper.REGIME else None
             row.append("" if known is None else f"{known:.1f}")
         row.append(spread(cell["scores"]))
-        if own:
-            row += [f"{own[cell['row']]['learning_rate']:g}", spread(own[cell["row"]]["scores"])]
+        if tuned := own.get((cell["row"], cell["regime"])):
+            row += [f"{tuned['learning_rate']:g}", spread(tuned["scores"])]
+        row += [""] * (len(header) - len(row))
         rows.append(tuple(row))
     note = f"{record['metric']} in percent on {record['task']}, {record['model']}, mean ± standard deviation over "
     note += seeds(record) + origin(record)
@@ -91,6 +95,31 @@ def orders(record: Record) -> Grid:
     tests = "p, paired t", "p, exact", "seen from"
     header = ("order", "where", "holds", "difference", "seeds in which", *tests)
     return Grid("which order holds", header, rows, note)
+
+
+def predictions(record: Record) -> Grid:
+    """Whether a measure of importance, taken from all biases together, orders the terms as their scores alone do."""
+    rows = []
+    for regime, measures in record["importance"].items():
+        at = {c["row"]: c["scores"] for c in record["cells"] if (c["regime"], c["rate"]) == (regime, "protocol")}
+        for measure, scores in measures.items():
+            alone = {term: at[term] for term in scores}
+            found = correlations([*scores.values()], [*alone.values()])
+            half = f" ± {half_interval(stdev(found), len(found)):.2f}" if len(found) > 1 else ""
+            rho = f"{mean(found):.2f}{half}", p(randomisation_test(found))
+            rows.append((regime, TITLES[measure], descending(scores), descending(alone), *rho))
+    note = (
+        "scores: each term trained alone at the protocol's rate; ρ: Spearman's correlation of measure and score, mean "
+        f"over {seeds(record)} with its 95 % interval (t); p, exact: signs tossed"
+    )
+    header = ("regime", "measure", "its order", "the scores' order", "ρ", "p, exact")
+    return Grid("does importance predict the score?", header, rows, note)
+
+
+def descending(values: dict[str, list[float]]) -> str:
+    """The terms from the largest mean to the smallest, v > q = k."""
+    by_mean = {term: mean(values[term]) for term in sorted(values, key=lambda term: -mean(values[term]))}
+    return " > ".join(" = ".join(same) for _, same in groupby(by_mean, by_mean.__getitem__))
 
 
 def verdict(v: Record) -> str:
@@ -163,12 +192,14 @@ def drift_grid(record: Record) -> Grid:
     return Grid(title, header, rows, note)
 
 
-def search(record: Record) -> Grid:
+def search(record: Record, regime: str) -> Grid:
     """The search for each row's own rate."""
-    rates = [f"{rate:g}" for rate, _ in record["searches"][0]["scores"]] if record["searches"] else []
+    searches = [one for one in record["searches"] if one.get("regime", regime) == regime]
+    rates = [f"{rate:g}" for rate, _ in searches[0]["scores"]]
     rows = []
-    for s in record["searches"]:
+    for s in searches:
         edge = " (edge)" if s["best"] in (s["scores"][0][0], s["scores"][-1][0]) else ""
         rows.append((s["row"], *(f"{100 * score:.1f}" for _, score in s["scores"]), f"{s['best']:g}{edge}"))
     note = "held-out training examples, the first seed; edge: the best rate may lie beyond the grid"
-    return Grid("the search for each row's own learning rate", ("trained", *rates, "best"), rows, note)
+    title = "the search for each row's own learning rate" + f", {regime}" * several(record)
+    return Grid(title, ("trained", *rates, "best"), rows, note)

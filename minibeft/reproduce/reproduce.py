@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minibeft.reproduce.plan import Table, at, find_table, protocol_runs, search_runs, searched
+from minibeft.families import BODIES
+from minibeft.reproduce.plan import Table, at, find_table, own_runs, protocol_runs, search_runs, searched
 from minibeft.reproduce.plots import plots
 from minibeft.reproduce.ranking import rank_over_seeds, ranking_grids, ranking_plots
 from minibeft.reproduce.report import grids
@@ -17,6 +18,7 @@ from minibeft.show.grid import Grid
 from minibeft.show.page import markdown, page
 from minibeft.show.plot import Plot
 from minibeft.show.record import made_by
+from minibeft.training.loading import family_of
 from minibeft.training.settings import Settings
 
 Record = dict[str, Any]
@@ -39,6 +41,8 @@ def reproduce(
     Writes <table>.json, .md and .html. The record's "ok" is false where runs that K3 says are one are not.
     """
     plan = find_table(table)
+    if plan.ranked and BODIES[family_of(base.model)].decodes:
+        plan = plan.of_decoder()
     if not plan.tuned:
         rates = ()
     base = replace(base, regime=plan.regimes_of(base)[-1])
@@ -68,12 +72,13 @@ def run_rows(
     """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed."""
     protocol = protocol_runs(series.base, plan, seeds)
     grid = {
-        row: search_runs(series.base, row, rates, seed=seeds[0], held_out=held_out)
-        for row in (plan.rows if rates else ())
+        (row, regime): search_runs(series.base, row, regime, rates, seed=seeds[0], held_out=held_out)
+        for regime in plan.regimes_of(series.base)
+        for row in (plan.tuned if rates else ())
     }
     series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs)
-    searches = [searched(row, runs, series.records) for row, runs in grid.items()]
-    series.run([at(series.base, s.row, learning_rate=s.best, seed=seed) for seed in seeds for s in searches], jobs=jobs)
+    searches = [searched(*where, runs, series.records) for where, runs in grid.items()]
+    series.run([run for search in searches for run in own_runs(series.base, search, seeds)], jobs=jobs)
     null = key_bias(series.base.model)["status"] == "null"
     return summarise(plan, series, seeds, searches, list(compared(plan, series)) if null else [])
 

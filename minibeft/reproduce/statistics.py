@@ -76,6 +76,17 @@ def randomisation_test(differences: Sequence[float]) -> float:
     return sum(each >= seen - rounding for each in sums) / len(sums)
 
 
+def correlations(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> list[float]:
+    """Spearman's rank correlation of two quantities over the same things, seed by seed: rows are things, columns seeds.
+
+    Where all of one are equal they have no order: 0.
+    """
+    with needs("scipy", "train", "comparing orders"):
+        from scipy.stats import spearmanr
+    pairs = zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
+    return [float(spearmanr(a, b)[0]) if len({*a}) > 1 < len({*b}) else 0.0 for a, b in pairs]  # type: ignore[arg-type]
+
+
 def tosses(n: int) -> list[tuple[int, ...]]:
     """All ways to give n differences a sign; BadInput beyond the number that can be listed."""
     if n > 20:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import mean
 from typing import Any
 
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.tensors import read_json
-from minibeft.reproduce.measures import drift
-from minibeft.reproduce.plan import Row, Search, Table, at, name_of
+from minibeft.reproduce.measures import drift, scores_of
+from minibeft.reproduce.plan import Row, Search, Table, at, name_of, own_runs
 from minibeft.reproduce.same import Same, metrics_of
 from minibeft.reproduce.series import LOCAL, Series
 from minibeft.reproduce.statistics import least_p, paired
@@ -34,13 +35,13 @@ def summarise(
         for row in table.rows
     ]
     for search in searches:
-        own = [at(base, search.row, learning_rate=search.best, seed=seed) for seed in seeds]
-        cells.append(cell_of(series, search.row, "own", own))
+        cells.append(cell_of(series, search.row, "own", own_runs(base, search, seeds)))
     first = next(iter(series.records.values()))
     return heading(table.name, series, seeds) | {
         "metric": metric_of(first["epochs"][-1])[1],
         "cells": cells,
-        "searches": [{"row": s.row.name, "best": s.best, "scores": s.scores} for s in searches],
+        "searches": [{"row": s.row.name, "regime": s.regime, "best": s.best, "scores": s.scores} for s in searches],
+        "importance": importance(table, series, seeds),
         "verdicts": verdicts(table, cells),
         "least_p": least_p(len(seeds)),
         "drift": drifts(table, series, seeds),
@@ -72,6 +73,19 @@ def drifts(table: Table, series: Series, seeds: Sequence[int]) -> Record:
         return {}
     runs = {f"seed {seed}": at(series.base, Row("k", "k"), seed=seed) for seed in seeds}
     return {name: drift(run, series.place(run)) for name, run in runs.items()}
+
+
+def importance(table: Table, series: Series, seeds: Sequence[int]) -> Record:
+    """By regime and measure each term's score, the mean over the layers, of every seed, from all biases together."""
+    found: Record = {}
+    for regime in table.regimes_of(series.base) if table.ranked else ():
+        runs = [at(series.base, Row("all", "all"), regime=regime, seed=seed) for seed in seeds]
+        by_seed = [scores_of(run, series.place(run)) for run in runs]
+        found[regime] = {
+            measure: {row.terms: [mean(scores[measure][row.terms]) for scores in by_seed] for row in table.ranked}
+            for measure in by_seed[0]
+        }
+    return found
 
 
 def key_bias(model: str) -> Record:

@@ -106,8 +106,7 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
 
     In bfloat16 a decoder stays a memory map in the file's type, for train.start to convert tensor by tensor.
     """
-    file = source / "config.json"
-    if not is_prompted(task.name, named_family(read_json(file), str(file))):
+    if not is_prompted(task.name, family_of(source)):
         with head_to_come():
             model = load_model(source, task="classification", dtype=torch.float32, backend=settings.backend)
         if not settings.reads_files:
@@ -120,8 +119,14 @@ def load_for(task: Task, source: Path, settings: Settings) -> Transformer:
     model = load_model(source, dtype=dtype, backend=settings.backend)
     require_texts(model.config)
     if model.config.task != "lm":
-        raise BadInput(f"{file}: architectures names no language model, which a prompt needs")
+        raise BadInput(f"{source / 'config.json'}: architectures names no language model, which a prompt needs")
     return model
+
+
+def family_of(model: str | Path) -> str:
+    """The checkpoint's family, from its configuration alone."""
+    file = find(model) / "config.json"
+    return named_family(read_json(file), str(file))
 
 
 def regular(folder: Path, pattern: str) -> list[Path]:

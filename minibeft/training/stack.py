@@ -17,17 +17,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minibeft.checkpoints.find import find
-from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.families import BODIES, named_family
+from minibeft.families import BODIES
 from minibeft.models.packed.packing import Packing, Packings
 from minibeft.models.packed.sets import in_sets
 from minibeft.models.transformer import Transformer
 from minibeft.show import files
 from minibeft.training import runs, sharded
 from minibeft.training.batches import Batch, Scorable
-from minibeft.training.loading import Loaded, head_like, load, load_like
+from minibeft.training.loading import Loaded, family_of, head_like, load, load_like
 from minibeft.training.runs import Announce
 from minibeft.training.settings import Settings
 from minibeft.training.train import Lessons, Result, Run, Step, autocast, deterministic, drive, lessons, start, update
@@ -131,8 +129,7 @@ def drawing_from(stream: torch.Generator | None) -> Iterator[None]:
 
 def hindrance(settings: Settings) -> str | None:
     """Why a run shares no matrix product with others: it trains or computes more than added vectors; None: it does."""
-    file = find(settings.model) / "config.json"
-    family = named_family(read_json(file), str(file))
+    family = family_of(settings.model)
     found = {
         f"--terms {settings.terms}": settings.terms == "full",
         f"--form {settings.form}": settings.form != "plain",

@@ -227,7 +227,7 @@ def rate_question() -> str:
         f"{test.n} seeds the means differ by {100 * test.mean:+.1f} ± {100 * half_interval(test.std, test.n):.1f} "
         "(95 % interval)."
     )
-    tables = grid.markdown(), search(record("reproduce-biases")).markdown()
+    tables = grid.markdown(), search(record("reproduce-biases"), "low").markdown()
     made = made_by(found, "gradients"), made_by(free, "finetune-q-free")
     return "\n\n".join([str(sentence), *tables, without, *made])
 

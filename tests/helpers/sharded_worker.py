@@ -24,7 +24,7 @@ def main(settings: Settings, dtype: torch.dtype, file: Path, nudged: int = 0) ->
     matrices = [value for value in run.model.parameters() if value.ndim > 1]
     held = sum((value.to_local() if isinstance(value, DTensor) else value).numel() for value in matrices)
     run.model.train()
-    batches = torch.arange(24).split(5)  # the last has four, and five do not divide by two
+    batches = torch.arange(14).split(5)  # the last has four, and five do not divide by two
     losses = [train_step(run, loaded.train.gather(i, None, torch.device("cpu")))[0].item() for i in batches]
     logits = predict(run, loaded.valid["validation"])
     if not sharded.rank():

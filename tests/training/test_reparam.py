@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import sympy
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerance import assert_agrees, error, samples
 from torch import Tensor, nn
@@ -176,6 +176,7 @@ def test_r2_k1_and_k2_hold_for_a_reparametrised_key_bias(form, seed):
 
 
 @forms
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_r2_the_gradient_is_the_jacobian_times_the_biass(form, seed):
     """For b_q, whose gradient is not 0: ∂L/∂θ = Jᵀ ∂L/∂b, so nothing but the bias passes the gradient on."""

@@ -149,7 +149,7 @@ def test_k3_training_the_key_bias_is_training_the_head(tmp_path):
     by more."""
 
     def losses(terms: str, dtype: torch.dtype, model: Transformer | None = None) -> tuple[torch.Tensor, list[dict]]:
-        _, epochs = train(small_settings(tmp_path, terms=terms, epochs=3), dtype, model)
+        _, epochs = train(small_settings(tmp_path, terms=terms, epochs=2), dtype, model)
         return torch.tensor([epoch["loss"] for epoch in epochs], dtype=torch.float64), [e["dev"] for e in epochs]
 
     none, metrics = losses("none", torch.float64)
