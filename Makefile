@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help verify test test-portable fuzz mutants check prove formal readme site clean
+.PHONY: help verify test test-portable fuzz mutants gpu-record check prove formal readme site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ M ?= 700
 
 mutants: .venv/test ## plant M small faults in the code (M=700): which tests notice (records/mutants.json)
 	$(BIN)/python -P tests/mutants/run.py $(M) records/mutants.json
+
+gpu-record: .venv/test ## on a machine with a CUDA card, in 25 minutes: its tests, benches and tables, into records/
+	$(BIN)/python -P tests/helpers/gpu_record.py
 
 check: .venv/test ## style and types
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
+from minibeft.reproduce.report import searched, several
 from minibeft.show.plot import Plot, along_epochs, as_svg
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ LEGEND = {"v": "b_v", "q": "b_q", "k": "b_k", "none": "no bias", "all": "all bia
 
 def plots(record: Record) -> list[Plot]:
     """Accuracy over the learning rate, and the learning curves at each rate."""
-    found = [over_rates(record, regime) for regime in dict.fromkeys(one["regime"] for one in record["searches"])]
+    found = [over_rates(record, regime) for regime in searched(record)]
     for regime, rate in dict.fromkeys((cell["regime"], cell["rate"]) for cell in record["cells"]):
         found.append(over_epochs(record, regime, rate))
     beside = (record["table"], record["task"]) == ("biases", paper.TASK)
@@ -25,7 +26,7 @@ def plots(record: Record) -> list[Plot]:
 
 def over_rates(record: Record, regime: str) -> Plot:
     """The held-out score of every row at every rate."""
-    searches = [one for one in record["searches"] if one["regime"] == regime]
+    searches = searched(record)[regime]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -38,8 +39,11 @@ def over_rates(record: Record, regime: str) -> Plot:
         axes.legend()
 
     best = "; ".join(f"{s['row']} best at {s['best']:g}" for s in searches)
-    title = f"Over the learning rate, {regime} regime"
-    return Plot(title, as_svg(draw, f"rates-{regime}"), f"Held-out {record['metric']} by learning rate: {best}.")
+    where = several(record)
+    title = "Over the learning rate" + f", {regime} regime" * where
+    return Plot(
+        title, as_svg(draw, "rates" + f"-{regime}" * where), f"Held-out {record['metric']} by learning rate: {best}."
+    )
 
 
 def over_epochs(record: Record, regime: str, rate: str) -> Plot:

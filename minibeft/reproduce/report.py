@@ -16,7 +16,7 @@ TITLES = {"mag_angle": "Mag+Angle", "magnitude": "Magnitude", "fisher": "Fisher"
 def grids(record: Record) -> list[Grid]:
     """All tables of a record, in the order of reading."""
     found = [results(record), orders(record), predictions(record), sameness(record), drift_grid(record)]
-    found += [search(record, regime) for regime in dict.fromkeys(one["regime"] for one in record["searches"])]
+    found += [search(record, regime) for regime in searched(record)]
     return [grid for grid in found if grid.rows]
 
 
@@ -100,7 +100,7 @@ def orders(record: Record) -> Grid:
 def predictions(record: Record) -> Grid:
     """Whether a measure of importance, taken from all biases together, orders the terms as their scores alone do."""
     rows = []
-    for regime, measures in record["importance"].items():
+    for regime, measures in record.get("importance", {}).items():
         at = {c["row"]: c["scores"] for c in record["cells"] if (c["regime"], c["rate"]) == (regime, "protocol")}
         for measure, scores in measures.items():
             alone = {term: at[term] for term in scores}
@@ -192,9 +192,17 @@ def drift_grid(record: Record) -> Grid:
     return Grid(title, header, rows, note)
 
 
+def searched(record: Record) -> dict[str, list[Record]]:
+    """Regime → the searches in it; a record of one regime need not name it there."""
+    found: dict[str, list[Record]] = {}
+    for one in record["searches"]:
+        found.setdefault(one.get("regime", record["cells"][0]["regime"]), []).append(one)
+    return found
+
+
 def search(record: Record, regime: str) -> Grid:
     """The search for each row's own rate."""
-    searches = [one for one in record["searches"] if one.get("regime", regime) == regime]
+    searches = searched(record)[regime]
     rates = [f"{rate:g}" for rate, _ in searches[0]["scores"]]
     rows = []
     for s in searches:

@@ -14,8 +14,10 @@ PACKAGES = ("minibeft", "torch", "numpy", "sympy", "triton", "transformers", "pe
 
 
 def provenance() -> dict[str, Any]:
-    """Command line, date, package versions and the machine; no host or user name."""
+    """Command line, date, package versions and the machine, with its CUDA card if it has one; no host or user name."""
     versions = {"python": platform.python_version()} | {name: found for name in PACKAGES if (found := installed(name))}
+    torch = sys.modules.get("torch")
+    cards = {"gpu": torch.cuda.get_device_name()} if torch is not None and torch.cuda.is_available() else {}
     return {
         "command": " ".join([program(), *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -23,7 +25,8 @@ def provenance() -> dict[str, Any]:
         "machine": {
             "cpu": cpu_name(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        },
+        }
+        | cards,
     }
 
 
@@ -36,7 +39,8 @@ def program() -> str:
 def made_by(record: Mapping[str, Any]) -> str:
     """A record's command, versions and machine, as a line under its tables."""
     machine, torch = record["machine"], record["versions"]["torch"]
-    return f"{record['command']}; torch {torch}, {machine['cores']} cores ({machine['cpu']}), {record['date']}"
+    card = f", {machine['gpu']}" if "gpu" in machine else ""
+    return f"{record['command']}; torch {torch}, {machine['cores']} cores ({machine['cpu']}){card}, {record['date']}"
 
 
 def installed(name: str) -> str | None:
