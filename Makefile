@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help verify test test-portable fuzz mutants gpu-record check prove formal readme site clean
+.PHONY: help verify test test-portable fuzz mutants gpu-record check prove formal binaries readme site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +55,10 @@ prove: .venv/demo ## run every proof
 formal: ## have Coq check the theorems of proofs/formal/
 	@PYTHONPATH=. $(PYTHON) proofs/formal/check.py
 
-readme: .venv/test ## rewrite the tables of README.md, EVIDENCE.md and proofs/TRUST.md
+binaries: .venv/test ## compile the kernels for three chips that need not be there (records/kernel-binaries.json)
+	$(BIN)/python -P tests/helpers/kernel_binaries.py records/kernel-binaries.json
+
+readme: .venv/test ## rewrite the tables of README.md, EVIDENCE.md, kernels/README.md and proofs/TRUST.md
 	$(BIN)/python tests/helpers/evidence.py
 	$(BIN)/python proofs/formal/trust.py
 

@@ -120,13 +120,18 @@ def run(bench: Bench, shapes: tuple[Shape, ...]) -> Row:
     }
 
 
-def refuse(device: torch.device, small: bool) -> None:
-    """What would only fail after the measurement."""
+def where_to(name: str, small: bool) -> torch.device:
+    """The device of this name; BadInput where it cannot be measured."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadInput(f"--device {name}: must be cuda, or cpu with --small") from error
     trial = "TRITON_INTERPRET=1 minibeft bench kernels --device cpu --small tries the benchmark without a GPU"
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"--device {device}: torch sees no GPU here; {trial}")
     if device.type != "cuda" and not (small and on_kernels(torch.empty(0, device=device))):
         raise BadInput(f"--device {device}: only a GPU can be measured; {trial}")
+    return device
 
 
 def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda", small: bool = False) -> Row:
@@ -135,11 +140,7 @@ def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda"
     small: three tiny shapes, to try the benchmark itself; all that a machine without a GPU can do, and only under
     TRITON_INTERPRET=1. Such a record says that it is interpreted and holds no rates.
     """
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise BadInput(f"--device {device}: must be cuda, or cpu with --small") from error
-    refuse(where, small)
+    where = where_to(device, small)
     shapes = SMALL if small else SHAPES
     if where.type == "cuda":
         with torch.cuda.device(where), torch.cuda.stream(torch.cuda.Stream()):

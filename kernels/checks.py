@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from minibeft.kernels.owners import Owners
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
 from minibeft.theory.rotary import Rotation
 
@@ -52,8 +53,9 @@ def check_projection(
     biases: OptionalTriple,
     rotation: Rotation | None,
     heads: int,
+    sets: Owners | None = None,
 ) -> None:
-    """x (B,T,C), w_q (H·D,C), w_k and w_v (G·D,C), biases (H·D), (G·D), (G·D), and the angles."""
+    """x (B,T,C), w_q (H·D,C), w_k and w_v (G·D,C), biases (H·D), (G·D), (G·D) or tables of them, and the angles."""
     if x.ndim != 3:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected three axes (B, T, C)")
     if x.dtype not in TYPES:
@@ -78,5 +80,12 @@ def check_projection(
             continue
         check_device(f"b_{letter}", b, x)
         check_type(f"b_{letter}", b, x, wider=True)
-        check_shape(f"b_{letter}", b, (w.shape[0],), f"w_{letter} has shape {tuple(w.shape)}")
+        tables = () if sets is None or b.ndim == 1 else (len(sets.starts) - 1,)
+        reason = f"w_{letter} has shape {tuple(w.shape)}"
+        if tables:
+            reason = f"{reason}, and there are {tables[0]} sets"
+        check_shape(f"b_{letter}", b, (*tables, w.shape[0]), reason)
+    if sets is not None:
+        check_device("sets", sets.each, x)
+        check_shape("sets", sets.each, (x.shape[0] * x.shape[1],), f"x has shape {tuple(x.shape)}")
     check_rotation(rotation, x, size)

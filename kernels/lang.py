@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minibeft.errors import BadInput
 
@@ -14,13 +15,14 @@ try:
     import triton
     import triton.language as tl
     from triton import knobs
+    from triton.tools.tensor_descriptor import TensorDescriptor
 except ModuleNotFoundError as missing:
     raise BadInput(
         "the kernels need the package triton, which is not installed: pip install 'minibeft[kernels]', "
         'or use backend="fused", which needs no kernel'
     ) from missing
 
-__all__ = ["INTERPRETED", "Launch", "accumulator", "chip_of", "operand", "tl", "triton"]
+__all__ = ["INTERPRETED", "Launch", "accumulator", "chip_of", "descriptor", "operand", "tl", "triton"]
 
 INTERPRETED = bool(knobs.runtime.interpret)
 """TRITON_INTERPRET=1 was set when triton was imported: kernels run in numpy, on the CPU."""
@@ -38,6 +40,11 @@ class Launch:
     def run(self) -> None:
         if all(self.grid):  # an empty batch has nothing to launch
             self.kernel[self.grid](*self.args, **self.options)
+
+
+def descriptor(tensor: Tensor, block: list[int]) -> TensorDescriptor:
+    """By which a kernel loads and stores blocks of the tensor: zeros for what is beyond it, which is not written."""
+    return TensorDescriptor.from_tensor(tensor, block)
 
 
 def chip_of(device: torch.device) -> int | None:

@@ -1,9 +1,14 @@
 """Launch configurations as data: tile sizes, warps and pipeline stages by chip and element size.
 
-kernels/README.md says why each was chosen. tests/kernels/test_kernel_aot.py compiles exactly these.
+kernels/README.md says why each was chosen. tests/kernels/test_kernel_aot.py compiles exactly these. Where a card was
+measured (tune.py), its table comes first.
 """
 
-from typing import NamedTuple
+import json
+from functools import cache
+from math import log
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +31,20 @@ class Tiles(NamedTuple):
     narrow: Tile
 
 
+class Variant(NamedTuple):
+    """The projection by tensor descriptors.
+
+    flatten     the loop over tiles and the sum become one, so that loads of the next tile begin before this one's end
+    specialize  some warps load, others multiply (Blackwell)
+    general     registers suffice also where pairs turn, or rows belong to sets of biases
+    """
+
+    tile: Tile
+    flatten: bool
+    specialize: bool = False
+    general: bool = False
+
+
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
 
 INTERPRETER = Tile(64, 32, 32, 4, 1)  # small, so that small tests still cross tile borders
@@ -40,6 +59,24 @@ MATMUL: dict[tuple[int, int], Tiles] = {  # (chip, bytes an element)
     (100, 2): Tiles(Tile(128, 256, 64, 8, 4), Tile(128, 128, 64, 8, 3)),
     (100, 4): Tiles(Tile(64, 64, 16, 8, 3), Tile(32, 64, 16, 4, 3)),
     (100, 8): Tiles(Tile(32, 32, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+}
+
+INTERPRETED_VARIANT = Variant(Tile(32, 32, 16, 4, 1), flatten=True, general=True)
+
+VARIANTS: dict[int, tuple[Variant, ...]] = {  # by chip, for half precision
+    90: (
+        Variant(Tile(128, 128, 64, 8, 3), flatten=False, general=True),
+        Variant(Tile(128, 128, 64, 8, 3), flatten=True, general=True),
+        Variant(Tile(128, 256, 64, 8, 3), flatten=False),
+        Variant(Tile(128, 256, 64, 8, 3), flatten=True),
+    ),
+    100: (
+        Variant(Tile(128, 128, 64, 8, 3), flatten=False, general=True),
+        Variant(Tile(128, 128, 64, 8, 3), flatten=True),
+        Variant(Tile(128, 128, 64, 4, 3), flatten=True, specialize=True),
+        Variant(Tile(128, 256, 64, 8, 3), flatten=False),
+        Variant(Tile(128, 256, 64, 8, 3), flatten=True),
+    ),
 }
 
 GROUP = 8
@@ -57,10 +94,64 @@ def family(chip: int) -> int:
     return {9: 90, 10: 100}.get(chip // 10, 80)
 
 
-def matmul_tile(chip: int | None, dtype: torch.dtype, rows: int, columns: int, turning: bool) -> Tile:
-    """The wide tile when it gives every multiprocessor two programs or more and nothing turns, else the narrow one."""
+TUNED = Path(__file__).with_name("tuned.json")
+
+
+@cache
+def table() -> dict[str, list[dict[str, Any]]]:
+    """What was quickest on cards that were measured, a list for each kind of chip; empty before the first."""
+    return json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
+
+
+def candidates(chip: int | None) -> tuple[Tile, ...]:
+    """The tiles that tuning tries, in half precision."""
+    if chip is None:
+        return (INTERPRETER,)
+    more = (Tile(64, 128, 32, 4, 4), Tile(128, 64, 32, 4, 4)) if family(chip) == 80 else ()
+    more = more or (Tile(128, 128, 64, 8, 4), Tile(64, 128, 64, 4, 4), Tile(128, 64, 64, 4, 4), Tile(64, 256, 64, 4, 3))
+    return tuple(dict.fromkeys((*MATMUL[family(chip), 2], *more)))
+
+
+def variants(chip: int | None) -> tuple[Variant, ...]:
+    """The projections by descriptors that tuning tries, in half precision."""
+    return (INTERPRETED_VARIANT,) if chip is None else VARIANTS.get(family(chip), ())
+
+
+def as_row(choice: Tile | Variant) -> dict[str, Any]:
+    """For a record; from_row() reads it."""
+    if isinstance(choice, Tile):
+        return {"tile": list(choice)}
+    return choice._asdict() | {"tile": list(choice.tile)}
+
+
+def from_row(row: dict[str, Any]) -> Tile | Variant:
+    tile = Tile(*row["tile"])
+    return Variant(tile, row["flatten"], row["specialize"], row["general"]) if "flatten" in row else tile
+
+
+def tuned(chip: int | None, dtype: torch.dtype, direction: str, rows: int, columns: int, turning: bool) -> Any:
+    """The Tile or Variant that was quickest for the measured shape nearest to this one, or None."""
+    if chip is None or dtype.itemsize != 2:
+        return None
+    alike = [
+        row
+        for row in table().get(str(family(chip)), [])
+        if (row["direction"], row["turned"]) == (direction, turning) and rows and columns
+    ]
+
+    def far(row: dict[str, Any]) -> float:
+        return abs(log(row["rows"] / rows)) + abs(log(row["columns"] / columns))
+
+    return from_row(min(alike, key=far)) if alike else None
+
+
+def matmul_tile(chip: int | None, dtype: torch.dtype, direction: str, rows: int, columns: int, turning: bool) -> Tile:
+    """The tuned one; else the wide tile when it gives every multiprocessor two programs or more and nothing turns, else
+    the narrow one. direction: "forward" or "backward"."""
     if chip is None:
         return INTERPRETER
+    if isinstance(found := tuned(chip, dtype, direction, rows, columns, turning), Tile):
+        return found
     wide, narrow = MATMUL[family(chip), dtype.itemsize]
     programs = -(-rows // wide.rows) * -(-columns // wide.columns)
     return narrow if turning or programs < 2 * MULTIPROCESSORS[family(chip)] else wide

@@ -6,30 +6,46 @@ from torch import Tensor
 
 from minibeft.kernels.bias_grad.reference import column_sum_reference
 from minibeft.kernels.dispatch import on_kernels
+from minibeft.kernels.owners import as_owners
 from minibeft.theory.rotary import Rotation
 
 
 @torch.library.custom_op("minibeft::column_sum", mutates_args=())
 def column_sum(
-    d_out: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, shared: int, dtype: torch.dtype
+    d_out: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    interleaved: bool,
+    shared: int,
+    dtype: torch.dtype,
+    each: Tensor | None = None,
+    order: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> Tensor:
-    """(B, h, T, D) → (h·D/shared): the sum over batch and tokens, turned back where angles are given, in dtype."""
+    """(B, h, T, D) → (h·D/shared): the sum over batch and tokens, turned back where angles are given, in dtype.
+
+    each, order, starts  all or none, Owners: (R, h·D/shared), each row is summed into that of its set
+    """
     rotation = None if cos is None or sin is None else Rotation(cos, sin, interleaved)
+    sets = as_owners(each, order, starts)
     if not on_kernels(d_out):
-        return column_sum_reference(d_out, rotation, shared, dtype)
+        return column_sum_reference(d_out, rotation, shared, dtype, sets)
     from minibeft.kernels.bias_grad.forward import plan_column_sum
 
-    out = d_out.new_empty(d_out.shape[1] * d_out.shape[3] // shared, dtype=dtype)
-    for launch in plan_column_sum(d_out, out, rotation, shared):
+    out = _sum_like(d_out, shared, dtype, starts)
+    for launch in plan_column_sum(d_out, out, rotation, shared, sets):
         launch.run()
     return out
 
 
+def _sum_like(d_out: Tensor, shared: int, dtype: torch.dtype, starts: Tensor | None) -> Tensor:
+    sets = () if starts is None else (starts.shape[0] - 1,)
+    return d_out.new_empty((*sets, d_out.shape[1] * d_out.shape[3] // shared), dtype=dtype)
+
+
 @column_sum.register_fake
-def _(
-    d_out: Tensor, cos: Tensor | None, sin: Tensor | None, interleaved: bool, shared: int, dtype: torch.dtype
-) -> Tensor:
-    return d_out.new_empty(d_out.shape[1] * d_out.shape[3] // shared, dtype=dtype)
+def _(d_out, cos, sin, interleaved, shared, dtype, each=None, order=None, starts=None):
+    return _sum_like(d_out, shared, dtype, starts)
 
 
 def value_bias_grad(d_out: Float[Tensor, "B T HD"], *, heads: int, kv_heads: int, verdict: str) -> Float[Tensor, " GD"]:

@@ -11,7 +11,7 @@ from minibeft.kernels.lang import Launch, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
 from minibeft.kernels.qkv_bias.forward import matmul_options, same_strides
 from minibeft.kernels.qkv_bias.reference import Triple
-from minibeft.kernels.tiles import GROUP, matmul_tile
+from minibeft.kernels.tiles import GROUP, Tile, matmul_tile
 from minibeft.theory.rotary import Rotation
 
 
@@ -111,12 +111,16 @@ def plan_input_grad(
     d_x: Tensor,
     rotation: Rotation | None,
     chip: int | None,
+    tile: Tile | None = None,
 ) -> Launch:
-    """The launch that fills d_x (B, T, C), contiguous. Inputs have been checked."""
+    """The launch that fills d_x (B, T, C), contiguous. Inputs have been checked.
+
+    tile  instead of the one that tiles.py chooses
+    """
     batch, heads, tokens, size = grads[0].shape
     groups, width = grads[1].shape[1], d_x.shape[-1]
     rows = batch * tokens
-    tile = matmul_tile(chip, d_x.dtype, rows, width, rotation is not None)
+    tile = tile or matmul_tile(chip, d_x.dtype, "backward", rows, width, rotation is not None)
     weights = same_strides(weights)
     cos, sin, angle_b = angle_arguments(rotation, tokens)
     strides = (stride for grad in grads for stride in grad.stride())

@@ -19,18 +19,29 @@ from minibeft.theory.rotary import Rotation
 
 
 @triton.jit
-def store_columns(acc, bias, out, row, live, n, T, heads, D: tl.constexpr):
+def load_bias(bias, each, stride, r, live, n, used):
+    """The bias of columns n: one for all rows, (1, BN), or where rows r belong to sets each its set's, (BM, BN)."""
+    if each is None:
+        found = tl.load(bias + n, mask=used, other=0.0)[None, :]
+    else:
+        own = tl.load(each + r, mask=live, other=0).to(tl.int64) * stride
+        found = tl.load(bias + own[:, None] + n[None, :], mask=live[:, None] & used[None, :], other=0.0)
+    return found
+
+
+@triton.jit
+def store_columns(acc, bias, each, stride, out, r, row, live, n, T, heads, D: tl.constexpr):
     """acc + bias → out, columns in their own order. row: b · heads · T + t, the output's row for head 0."""
     used = n < heads * D
     if bias is not None:
-        acc += tl.load(bias + n, mask=used, other=0.0).to(acc.dtype)[None, :]
+        acc += load_bias(bias, each, stride, r, live, n, used).to(acc.dtype)
     column = (n // D).to(tl.int64) * T * D + n % D
     tl.store(out + row[:, None] * D + column[None, :], acc.to(out.dtype.element_ty), mask=live[:, None] & used[None, :])
 
 
 @triton.jit
 def store_turned(
-    acc, bias, out, cos, sin, row, angle, live, first, T, heads,
+    acc, bias, each, stride, out, cos, sin, r, row, angle, live, first, T, heads,
     D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """turn(acc + bias) → out, columns in pairs: neighbours in acc are the two members of pair first + i."""
@@ -40,8 +51,8 @@ def store_turned(
     d0, d1 = pair_members(p, R, D, INTERLEAVED)
     low, high = tl.split(tl.reshape(acc, (BM, BN // 2, 2)))
     if bias is not None:
-        low += tl.load(bias + head * D + d0, mask=used, other=0.0).to(acc.dtype)[None, :]
-        high += tl.load(bias + head * D + d1, mask=used, other=0.0).to(acc.dtype)[None, :]
+        low += load_bias(bias, each, stride, r, live, head * D + d0, used).to(acc.dtype)
+        high += load_bias(bias, each, stride, r, live, head * D + d1, used).to(acc.dtype)
     c, s = load_angles(cos, sin, angle, live, p, R, acc.dtype)
     low, high = low * c - high * s, high * c + low * s
     start = out + row[:, None] * D
@@ -59,8 +70,8 @@ def store_turned(
 
 @triton.jit
 def qkv_bias_kernel(
-    x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, q, k, v,
-    M, T, C, H, G, x_b, x_t, x_c, w_n, w_c, angle_b,
+    x, w_q, w_k, w_v, b_q, b_k, b_v, each, cos, sin, q, k, v,
+    M, T, C, H, G, x_b, x_t, x_c, w_n, w_c, bq_r, bk_r, bv_r, angle_b,
     D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr,
     GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -103,18 +114,24 @@ def qkv_bias_kernel(
 
     row, angle = b * heads * T + t, b * angle_b + t
     if is_v:
-        store_columns(acc, b_v, v, row, live, n, T, heads, D)
+        store_columns(acc, b_v, each, bv_r, v, r, row, live, n, T, heads, D)
     elif R == 0:
         if is_q:
-            store_columns(acc, b_q, q, row, live, n, T, heads, D)
+            store_columns(acc, b_q, each, bq_r, q, r, row, live, n, T, heads, D)
         else:
-            store_columns(acc, b_k, k, row, live, n, T, heads, D)
+            store_columns(acc, b_k, each, bk_r, k, r, row, live, n, T, heads, D)
     else:
         pair = tile * (BN // 2)
         if is_q:
-            store_turned(acc, b_q, q, cos, sin, row, angle, live, pair, T, heads, D, R, INTERLEAVED, BM, BN)
+            store_turned(
+                acc, b_q, each, bq_r, q, cos, sin, r, row, angle, live, pair, T, heads,
+                D, R, INTERLEAVED, BM, BN,
+            )  # fmt: skip
         else:
-            store_turned(acc, b_k, k, cos, sin, row, angle, live, pair, T, heads, D, R, INTERLEAVED, BM, BN)
+            store_turned(
+                acc, b_k, each, bk_r, k, cos, sin, r, row, angle, live, pair, T, heads,
+                D, R, INTERLEAVED, BM, BN,
+            )  # fmt: skip
 
 
 def same_strides(weights: Triple) -> Triple:
@@ -123,6 +140,12 @@ def same_strides(weights: Triple) -> Triple:
     if q.stride() == k.stride() == v.stride():
         return weights
     return q.contiguous(), k.contiguous(), v.contiguous()
+
+
+def bias_arguments(biases: OptionalTriple) -> tuple[list[Tensor | None], list[int]]:
+    """The biases, and how far the rows of each table lie apart: 0 for one vector, which all sets share."""
+    tables = [b if b is None or b.stride(-1) == 1 else b.contiguous() for b in biases]
+    return tables, [b.stride(0) if b is not None and b.ndim == 2 else 0 for b in tables]
 
 
 def matmul_options(tile: Tile, dtype: torch.dtype, chip: int | None) -> dict[str, Any]:
@@ -139,22 +162,30 @@ def plan_qkv_bias(
     outputs: Triple,
     rotation: Rotation | None,
     chip: int | None,
+    each: Tensor | None = None,
+    tile: Tile | None = None,
 ) -> Launch:
-    """The launch that fills outputs (B,H,T,D), (B,G,T,D), (B,G,T,D). Inputs have been checked."""
+    """The launch that fills outputs (B,H,T,D), (B,G,T,D), (B,G,T,D). Inputs have been checked.
+
+    each  the set of each row, (B·T); biases are then tables, a row a set, or one vector that all sets share
+    tile  instead of the one that tiles.py chooses
+    """
     batch, tokens, width = x.shape
     _, heads, _, size = outputs[0].shape
     groups = outputs[1].shape[1]
     rows = batch * tokens
-    tile = matmul_tile(chip, x.dtype, rows, (heads + 2 * groups) * size, rotation is not None)
+    columns = (heads + 2 * groups) * size
+    tile = tile or matmul_tile(chip, x.dtype, "forward", rows, columns, rotation is not None)
     weights = same_strides(weights)
     cos, sin, angle_b = angle_arguments(rotation, tokens)
+    tables, strides = bias_arguments(biases)
     column_tiles = triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)
     return Launch(
         qkv_bias_kernel,
         (triton.cdiv(rows, tile.rows) * column_tiles,),
         (
-            x, *weights, *(b if b is None else b.contiguous() for b in biases), cos, sin, *outputs,
-            rows, tokens, width, heads, groups, *x.stride(), *weights[0].stride(), angle_b,
+            x, *weights, *tables, each, cos, sin, *outputs,
+            rows, tokens, width, heads, groups, *x.stride(), *weights[0].stride(), *strides, angle_b,
         ),
         {"D": size, "GROUP": GROUP, **rotation_options(rotation), **matmul_options(tile, x.dtype, chip)},
     )  # fmt: skip

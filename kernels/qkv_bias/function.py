@@ -13,6 +13,7 @@ from torch import Tensor
 from minibeft.kernels.bias_grad.function import column_sum
 from minibeft.kernels.checks import check_projection
 from minibeft.kernels.dispatch import on_kernels
+from minibeft.kernels.owners import Owners
 from minibeft.kernels.qkv_bias.reference import (
     Triple,
     input_grad_reference,
@@ -39,16 +40,19 @@ def qkv_bias_op(
     sin: Tensor | None,
     interleaved: bool,
     heads: int,
+    each: Tensor | None = None,
+    order: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Checked inputs → Q (B,H,T,D), K (B,G,T,D), V (B,G,T,D), contiguous."""
+    """Checked inputs → Q (B,H,T,D), K (B,G,T,D), V (B,G,T,D), contiguous. each, order, starts: all or none, Owners."""
     rotation = _rotation(cos, sin, interleaved)
     if not on_kernels(x):
-        return qkv_bias_reference(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads)
+        return qkv_bias_reference(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads, each)
     from minibeft.kernels.lang import chip_of
-    from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
+    from minibeft.kernels.qkv_bias.descriptors import plan_projection
 
     outputs = _outputs(x, w_q, w_k, heads)
-    plan_qkv_bias(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip_of(x.device)).run()
+    plan_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip_of(x.device), each).run()
     return outputs
 
 
@@ -60,7 +64,7 @@ def _outputs(x: Tensor, w_q: Tensor, w_k: Tensor, heads: int) -> Triple:
 
 
 @qkv_bias_op.register_fake
-def _(x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, interleaved, heads):
+def _(x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, interleaved, heads, each=None, order=None, starts=None):
     return _outputs(x, w_q, w_k, heads)
 
 
@@ -94,15 +98,15 @@ def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved):
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
-    x, w_q, w_k, w_v, *biases, cos, sin, ctx.interleaved, _ = inputs
-    ctx.bias_types = [None if b is None else b.dtype for b in biases]
+    x, w_q, w_k, w_v, *biases, cos, sin, ctx.interleaved, _, each, order, starts = inputs
+    ctx.biases = [(None, False) if b is None else (b.dtype, b.ndim == 2) for b in biases]
     needs_x, *needs_w = ctx.needs_input_grad[:4]
     weights = (w_q, w_k, w_v) if needs_x else (None, None, None)
-    ctx.save_for_backward(x if any(needs_w) else None, *weights, cos, sin)
+    ctx.save_for_backward(x if any(needs_w) else None, *weights, cos, sin, each, order, starts)
 
 
 def _gradients(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor | None, ...]:
-    x, w_q, w_k, w_v, cos, sin = ctx.saved_tensors
+    x, w_q, w_k, w_v, cos, sin, *sets = ctx.saved_tensors
     angles = cos, sin, ctx.interleaved
     rotation = _rotation(*angles)
     needs_x, *needs_w = ctx.needs_input_grad[:4]
@@ -111,10 +115,10 @@ def _gradients(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor 
     outputs = (d_q, angles, rotation), (d_k, angles, rotation), (d_v, (None, None, False), None)
     d_w = [weight_grad_reference(d, x, r) if need else None for need, (d, _, r) in zip(needs_w, outputs, strict=True)]
     d_b = [
-        column_sum(d, *a, 1, kind) if need else None
-        for need, kind, (d, a, _) in zip(needs_b, ctx.bias_types, outputs, strict=True)
+        column_sum(d, *a, 1, kind, *(sets if tabled else ())) if need else None
+        for need, (kind, tabled), (d, a, _) in zip(needs_b, ctx.biases, outputs, strict=True)
     ]
-    return d_x, *d_w, *d_b, None, None, None, None
+    return d_x, *d_w, *d_b, *[None] * 7
 
 
 qkv_bias_op.register_autograd(_gradients, setup_context=_save)
@@ -125,19 +129,22 @@ def qkv_bias(
     w_q: Float[Tensor, "HD C"],
     w_k: Float[Tensor, "GD C"],
     w_v: Float[Tensor, "GD C"],
-    b_q: Float[Tensor, " HD"] | None = None,
-    b_k: Float[Tensor, " GD"] | None = None,
-    b_v: Float[Tensor, " GD"] | None = None,
+    b_q: Float[Tensor, "*R HD"] | None = None,
+    b_k: Float[Tensor, "*R GD"] | None = None,
+    b_v: Float[Tensor, "*R GD"] | None = None,
     *,
     heads: int,
     rotation: Rotation | None = None,
     skip_null: bool = False,
+    sets: Owners | None = None,
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
     """Q = turn(X W_qᵀ + b_q), K = turn(X W_kᵀ + b_k), V = X W_vᵀ + b_v, each written once, where attention reads it.
 
     rotation    rotary positions, applied to Q and K after their biases
     skip_null   the caller's word that certify calls b_k null: it is not loaded, and gets no gradient, which theorem
                 K2 says is zero. Refused under rotation, where b_k has an effect (theorem K4).
+    sets        which of R bias sets each of the B·T rows adds: adapters, or runs, over one weight. A bias is then a
+                table (R, …), whose gradient sums the rows of each set, in a fixed order; or one vector for all sets.
 
     A packed weight is passed as views: w_q, w_k, w_v = packed.split((H·D, G·D, G·D)). Biases may stay in float32 beside
     half precision; so may their gradients. Under autocast x and the weights are cast first. Not differentiable in the
@@ -146,7 +153,7 @@ def qkv_bias(
     if torch.is_autocast_enabled(x.device.type):
         kind = torch.get_autocast_dtype(x.device.type)
         x, w_q, w_k, w_v = x.to(kind), w_q.to(kind), w_k.to(kind), w_v.to(kind)
-    check_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads)
+    check_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads, sets)
     if skip_null and rotation is not None:
         raise ValueError(
             f"skip_null=True with rotary on {rotation.dims} entries of each head: b_k has an effect there "
@@ -154,4 +161,10 @@ def qkv_bias(
         )
     cos, sin, interleaved = (None, None, False) if rotation is None else rotation
     b_k = None if skip_null else b_k
-    return qkv_bias_op(x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, interleaved, heads)
+    q, k, v = qkv_bias_op(x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, interleaved, heads, *(sets or ()))
+    # Attention computes no gradient of what has none: b_v alone needs neither that of Q nor that of K (theorem V3).
+    q, k, v = (
+        out if any(t is not None and t.requires_grad for t in (x, w, b)) else out.detach()
+        for out, w, b in ((q, w_q, b_q), (k, w_k, b_k), (v, w_v, b_v))
+    )
+    return q, k, v

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from minibeft.theory.rotary import Rotation
@@ -12,17 +12,27 @@ OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def qkv_bias_reference(
-    x: Float[Tensor, "B T C"], weights: Triple, biases: OptionalTriple, rotation: Rotation | None, heads: int
+    x: Float[Tensor, "B T C"],
+    weights: Triple,
+    biases: OptionalTriple,
+    rotation: Rotation | None,
+    heads: int,
+    each: Int[Tensor, " M"] | None = None,
 ) -> Triple:
     """Q (B,H,T,D), K and V (B,G,T,D), contiguous; weights (H·D,C), (G·D,C), (G·D,C) and biases (H·D), (G·D), (G·D).
 
-    A bias of a wider type than x is added in its own type.
+    A bias of a wider type than x is added in its own type. each: the set of each row; a bias (R, …) is then a table, of
+    which a row adds that of its set.
     """
     (w_q, w_k, w_v), (b_q, b_k, b_v) = weights, biases
     size = w_q.shape[0] // heads
 
     def project(w: Tensor, b: Tensor | None) -> Tensor:
-        y = F.linear(x, w, b) if b is None or b.dtype == x.dtype else (F.linear(x, w) + b).to(x.dtype)
+        if b is None or (b.ndim == 1 and b.dtype == x.dtype):
+            y = F.linear(x, w, b)
+        else:
+            own = b if b.ndim == 1 else b[each].view(*x.shape[:2], b.shape[1])
+            y = (F.linear(x, w) + own).to(x.dtype)
         return y.unflatten(-1, (-1, size)).transpose(1, 2)  # (B, h, T, D)
 
     q, k, v = project(w_q, b_q), project(w_k, b_k), project(w_v, b_v)

@@ -7,6 +7,7 @@ import typer
 
 from minibeft.cli.console import App, Json, Model, picture, plot, save, tell
 from minibeft.cli.training import Data
+from minibeft.errors import BadInput
 
 app = App(help="Measure against the real peers, in one run.")
 Png = Annotated[Path | None, typer.Option(metavar="FILE", help="draw the ratios", callback=picture)]
@@ -18,8 +19,16 @@ def kernels(
     png: Png = None,
     device: Annotated[str, typer.Option(help="cuda, or cpu with --small and TRITON_INTERPRET=1")] = "cuda",
     small: Annotated[bool, typer.Option("--small", help="tiny shapes, to try the benchmark itself")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="time all tiles instead, and keep the quickest ones")] = False,
 ) -> None:
     """Time the fused projection against transformers' way, cuBLASLt and torch.compile."""
+    if tune:
+        from minibeft.kernels.tune import tune as measure
+
+        if png is not None:
+            raise BadInput("--tune: draws no picture; run without --png")
+        measure(json_path=json_file, device=device, small=small)
+        return
     from minibeft.kernels.bench import bench
 
     bench(json_path=json_file, png_path=png, device=device, small=small)

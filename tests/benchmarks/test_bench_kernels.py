@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import DEVICE
+from typer.testing import CliRunner
 
+from minibeft.cli.main import app
 from minibeft.errors import BadInput
-from minibeft.kernels import gate
+from minibeft.kernels import gate, tiles, tune
 from minibeft.kernels.bench import bench
 from minibeft.kernels.contestants import Inputs
 from minibeft.kernels.gate import check
+from minibeft.kernels.lang import Launch, chip_of
+from minibeft.kernels.qkv_bias import descriptors
 from minibeft.kernels.shapes import SHAPES, SMALL, TYPES, Shape
+from minibeft.kernels.tiles import VARIANTS, Tile, as_row, candidates, matmul_tile, tuned, variants
 
 CPU = DEVICE.type == "cpu"
 
@@ -124,3 +129,78 @@ def test_draws_a_bar_chart(record: dict):
     from minibeft.show.plot import as_png
 
     assert as_png(lambda figure: draw(figure, record)).startswith(b"\x89PNG")
+
+
+TINY = Shape("tiny", 1, 5, 32, 2, 2, 16)
+
+
+class TestTuning:
+    """In the interpreter, whose times choose between two ways that both are right."""
+
+    def test_every_way_is_measured_and_the_quickest_is_found(self):
+        rows = tune.measure_all((TINY,), DEVICE)
+        assert len(rows) == len(candidates(chip_of(DEVICE))) * 2 + len(variants(chip_of(DEVICE)))
+        for best in tune.quickest(rows):
+            same = [row for row in rows if row["direction"] == best["direction"]]
+            assert best["seconds"] == min(row["seconds"] for row in same)
+
+    def test_a_wrong_way_stops_it(self, monkeypatch: pytest.MonkeyPatch):
+        plan = tune.plan_qkv_bias
+        monkeypatch.setattr(tune, "plan_qkv_bias", lambda x, w, b, *rest: plan(x, w, (None, *b[1:]), *rest))
+        with pytest.raises(RuntimeError, match=r"gate is red.*tiny q by Tile"):
+            tune.measure(TINY, DEVICE)
+
+    def test_what_does_not_run_is_said_and_not_chosen(self, monkeypatch: pytest.MonkeyPatch):
+        def fail(*_: Any) -> None:
+            raise RuntimeError("out of shared memory\nand more")
+
+        monkeypatch.setattr(Launch, "run", fail)
+        rows = tune.measure(TINY, DEVICE)
+        assert {row["failed"] for row in rows} == {"out of shared memory"}
+        assert tune.quickest(rows) == []
+
+    def test_the_table_is_what_the_kernels_go_by(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """The nearest shape's, of the same direction, turning or not; nothing of another chip or type."""
+        tile, variant = Tile(64, 64, 64, 4, 3), VARIANTS[90][1]
+        base = {"direction": "forward", "turned": False, "columns": 2304}
+        rows = [base | {"rows": 128} | as_row(tile), base | {"rows": 2048} | as_row(variant)]
+        (tmp_path / "tuned.json").write_text(json.dumps({"90": rows}), encoding="utf-8")
+        monkeypatch.setattr(tiles, "TUNED", tmp_path / "tuned.json")
+        tiles.table.cache_clear()
+        half = torch.bfloat16
+        assert (
+            tuned(90, half, "forward", 150, 2304, False) == matmul_tile(90, half, "forward", 150, 2304, False) == tile
+        )
+        assert tuned(90, half, "forward", 1500, 3072, False) == variant
+        assert matmul_tile(90, half, "forward", 1500, 3072, False) == tiles.MATMUL[90, 2].narrow
+        for chip, dtype, direction, turning in (
+            (80, half, "forward", False),
+            (90, torch.float32, "forward", False),
+            (90, half, "backward", False),
+            (90, half, "forward", True),
+            (None, half, "forward", False),
+        ):
+            assert tuned(chip, dtype, direction, 128, 2304, turning) is None
+        tiles.table.cache_clear()
+
+    def test_the_operator_takes_descriptors_where_the_table_says_so(self, monkeypatch: pytest.MonkeyPatch):
+        inputs, seen = Inputs(TINY, torch.float32, DEVICE, 0), list[str]()
+        without, run = inputs.fused(), Launch.run
+        monkeypatch.setattr(descriptors, "tuned", lambda *_: tiles.INTERPRETED_VARIANT)
+        monkeypatch.setattr(Launch, "run", lambda self: (seen.append(self.kernel.__name__), run(self)))
+        found = inputs.fused()
+        assert seen == ["described_kernel"]
+        for one, other in zip(found, without, strict=True):
+            torch.testing.assert_close(one, other)
+        check(TINY, torch.bfloat16, DEVICE)
+
+    @pytest.mark.skipif(not CPU, reason="has a GPU")
+    def test_refuses_what_it_cannot_measure(self, tmp_path: Path):
+        before = tiles.TUNED.exists()
+        done = CliRunner().invoke(app, ["bench", "kernels", "--tune", "--json", str(tmp_path / "k.json")])
+        assert isinstance(done.exception, BadInput)
+        assert "torch sees no GPU here" in str(done.exception)
+        done = CliRunner().invoke(app, ["bench", "kernels", "--tune", "--png", str(tmp_path / "k.png")])
+        assert "draws no picture" in str(done.exception)
+        assert not list(tmp_path.iterdir())
+        assert tiles.TUNED.exists() == before

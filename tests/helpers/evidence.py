@@ -1,4 +1,5 @@
-"""The tables of README.md and EVIDENCE.md, made from the committed records; `make readme` runs this and rewrites them.
+"""The tables of README.md, EVIDENCE.md and kernels/README.md, made from the committed records; `make readme` runs this
+and rewrites them.
 
 A block between <!-- evidence: NAME --> and <!-- end --> is the table that the function NAME below makes.
 """
@@ -23,7 +24,7 @@ from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "EVIDENCE.md")
+PAGES = (ROOT / "README.md", ROOT / "EVIDENCE.md", ROOT / "kernels" / "README.md")
 
 
 def record(name: str) -> dict[str, Any]:
@@ -314,6 +315,14 @@ def kept() -> str:
     return "\n".join([*evidence_speed.kept(found), "", made_by(found, "bench-memory")])
 
 
+def binaries() -> str:
+    """What the compiler makes of the kernels."""
+    found = record("kernel-binaries")
+    name = "records/kernel-binaries.json"
+    made = f"`make binaries`, Triton {found['versions']['triton']}, {found['date']}: [{name}](../{name})"
+    return "\n".join([*evidence_speed.binaries(found), "", made])
+
+
 def atlas() -> str:
     """The headline numbers of the atlas."""
     return f"{atlas_page.finding(record('atlas'))} [The table of all](records/atlas.html)."
@@ -331,6 +340,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "same_accuracy": same_accuracy,
     "serve": serve,
     "kept": kept,
+    "binaries": binaries,
     "recipe": recipe,
     "stack": stack,
     "biases": biases,

@@ -1,4 +1,4 @@
-"""The README's tables of speed and memory, from records/bench-train.json and records/bench-memory.json."""
+"""The tables of speed and memory, from records/bench-train.json, bench-memory.json and kernel-binaries.json."""
 
 from typing import Any
 
@@ -55,3 +55,43 @@ def kept(found: Row) -> list[str]:
         sizes = [f"{size / 2**20:.1f}" for size in (*row["by_kind"].values(), row["bytes"])]
         rows.append(f"| {row['way']} | {row['trainable']:,} | {' | '.join(sizes)} |")
     return [*rows, "", f"MiB of {found['batch']} sequences of {found['tokens']} tokens in float32"]
+
+
+def binaries(found: Row) -> list[str]:
+    """A row for each launch of the kernels, a cell for each chip."""
+    chips = found["chips"]
+    rows = [f"| kernel | of | {' | '.join(f'sm_{chip}' for chip in chips)} |", "|---" * (len(chips) + 2) + "|"]
+    launches: dict[str, dict[str, list[str]]] = {}
+    for chip, binaries in chips.items():
+        for one in binaries:
+            cells = launches.setdefault(launch_of(one), {})
+            cells.setdefault(chip, []).append(binary(one))
+    for launch, cells in launches.items():
+        rows.append(f"| {launch} | {' | '.join('<br>'.join(cells.get(chip, [])) for chip in chips)} |")
+    every = [one for binaries in chips.values() for one in binaries]
+    spilled = sum(bool(one["stack"] or one["local"] or one["spill_instructions"]) for one in every)
+    note = (
+        "Tile, warps (w) and pipeline stages (s), registers of a thread, shared memory of a block, and the instruction "
+        f"that multiplies. Registers spill in {spilled} of the {len(every)}."
+    )
+    return [*rows, "", note]
+
+
+def launch_of(one: Row) -> str:
+    """The kernel; type, size of a head, and what else the launch does."""
+    turn = f"turns {one['turned']}{' neighbours' if one['interleaved'] else ''}" if one["turned"] else ""
+    parts = [one["operand"].removeprefix("torch."), f"D = {one['head_size']}", turn, "sets" if one["sets"] else ""]
+    return f"{one['kernel'].removesuffix('_kernel')} | {', '.join(filter(None, parts))}"
+
+
+def binary(one: Row) -> str:
+    """Of one chip."""
+    stages = f" {one['stages']}s" if one["stages"] else ""
+    used = [
+        f"{one['reg']} registers",
+        f"{one['shared'] / 1024:.0f} KiB" if one["shared"] else "",
+        *one["tensor_core"],
+        *one["descriptors"],
+    ]
+    loop = {(True, False): " flat", (True, True): " flat, specialized"}.get((one["flatten"], one["specialize"]), "")
+    return f"{one['tile']} {one['warps']}w{stages}{loop}: {', '.join(filter(None, used))}"

@@ -15,10 +15,13 @@ from torch import Tensor
 from minibeft.kernels.bias_grad.forward import plan_column_sum
 from minibeft.kernels.bias_grad.reference import column_sum_reference
 from minibeft.kernels.lang import chip_of
+from minibeft.kernels.owners import Owners, owners
 from minibeft.kernels.qkv_bias.backward import plan_input_grad
+from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
 from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, input_grad_reference, qkv_bias_reference
 from minibeft.kernels.rounding import Reach, rounding_bound
+from minibeft.kernels.tiles import INTERPRETED_VARIANT
 from minibeft.theory.draws import Draws
 from minibeft.theory.rotary import Rotation
 
@@ -28,8 +31,9 @@ Run = Callable[..., Any]
 
 
 def guarded(values: Tensor) -> Tensor:
-    """The same values, contiguous, with GUARD times NaN on either side of them in memory."""
-    buffer = torch.full((values.numel() + 2 * GUARD,), torch.nan, dtype=values.dtype, device=DEVICE)
+    """The same values, contiguous, with GUARD times NaN on either side of them in memory; 0 beside whole numbers."""
+    guard = torch.nan if values.is_floating_point() else 0
+    buffer = torch.full((values.numel() + 2 * GUARD,), guard, dtype=values.dtype, device=DEVICE)
     inner = buffer[GUARD : GUARD + values.numel()].view(values.shape)
     inner.copy_(values)
     return inner
@@ -48,7 +52,8 @@ def assert_guards_intact(output: Tensor, what: str) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One projection. dims: entries of a head that turn; layout: "strided" makes every large input non-contiguous."""
+    """One projection. dims: entries of a head that turn; layout: "strided" makes every large input non-contiguous;
+    sets: how many sets of biases rows take theirs from, 0 for one bias; b_v is then one vector for all of them."""
 
     batch: int
     tokens: int
@@ -61,11 +66,12 @@ class Case:
     positions: str = "shared"
     layout: str = "contiguous"
     biases: str = "qkv"
+    sets: int = 0
 
     def __str__(self) -> str:
         turned = f"-turn{self.dims}{'i' if self.interleaved else 'h'}" if self.dims else ""
         shape = f"{self.batch}x{self.tokens}x{self.width}-{self.heads}:{self.groups}x{self.size}"
-        return f"{shape}{turned}-{self.layout}-b{self.biases}"
+        return f"{shape}{turned}-{self.layout}-b{self.biases}{self.sets or ''}"
 
     def _lay(self, values: Tensor) -> Tensor:
         """Strided: stored with the last two axes exchanged, so that no axis but these has its usual stride."""
@@ -85,12 +91,17 @@ class Case:
             angles = 2 * torch.pi * generator.uniform(*sequences, self.tokens, self.dims // 2, dtype=torch.float32)
             rotation = Rotation(guarded(angles.cos()), guarded(angles.sin()), self.interleaved)
         w_q, w_k, w_v = (self._lay(normal(h * self.size, self.width)) for h in heads)
+        tables = {name: (self.sets,) if self.sets and name != "v" else () for name in "qkv"}
         b_q, b_k, b_v = (
-            guarded(normal(h * self.size)) if n in self.biases else None for n, h in zip("qkv", heads, strict=True)
+            guarded(normal(*tables[n], h * self.size)) if n in self.biases else None
+            for n, h in zip("qkv", heads, strict=True)
         )
         d_q, d_k, d_v = (self._lay(normal(self.batch, h, self.tokens, self.size)) for h in heads)
         x = self._lay(normal(self.batch, self.tokens, self.width))
-        return Drawn(x, (w_q, w_k, w_v), (b_q, b_k, b_v), (d_q, d_k, d_v), rotation, self.heads)
+        rows = self.batch * self.tokens
+        sets = owners(generator.integers(0, self.sets, rows).to(DEVICE), self.sets) if self.sets else None
+        sets = sets and Owners(*(guarded(part) for part in sets))
+        return Drawn(x, (w_q, w_k, w_v), (b_q, b_k, b_v), (d_q, d_k, d_v), rotation, self.heads, sets)
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,7 @@ class Drawn:
     grads: Triple
     rotation: Any  # Rotation, None, or Reach
     heads: int
+    sets: Owners | None
 
     def to(self, dtype: torch.dtype) -> "Drawn":
         """The same numbers in another type."""
@@ -121,7 +133,9 @@ class Drawn:
         def each(tensors: Iterable[Tensor | None]) -> Any:
             return tuple(t if t is None else f(t) for t in tensors)
 
-        return Drawn(f(self.x), each(self.weights), each(self.biases), each(self.grads), rotation, self.heads)
+        return Drawn(
+            f(self.x), each(self.weights), each(self.biases), each(self.grads), rotation, self.heads, self.sets
+        )
 
 
 def assert_within(candidate: Tensor, gold: Tensor, allowed: Tensor, what: str) -> None:
@@ -144,11 +158,29 @@ def check_forward(case: Case, dtype: torch.dtype, plan: Run = plan_qkv_bias) -> 
 
     def run(d: Drawn) -> list[Tensor]:
         out = [poisoned(case.batch, h, case.tokens, case.size, dtype=dtype) for h in heads]
-        plan(d.x, d.weights, d.biases, tuple(out), d.rotation, chip_of(DEVICE)).run()
+        plan(d.x, d.weights, d.biases, tuple(out), d.rotation, chip_of(DEVICE), d.sets and d.sets.each).run()
         return out
 
     def reference(d: Drawn) -> tuple[Tensor, ...]:
-        return qkv_bias_reference(d.x, d.weights, d.biases, d.rotation, d.heads)
+        return qkv_bias_reference(d.x, d.weights, d.biases, d.rotation, d.heads, d.sets and d.sets.each)
+
+    _compare(run, reference, case.draw(dtype), dict.fromkeys("qkv", case.width))
+
+
+def check_described(case: Case, dtype: torch.dtype, plan: Run = plan_described) -> None:
+    """Q, K and V by descriptors, from one weight q|k|v."""
+    heads = (case.heads, case.groups, case.groups)
+
+    def run(d: Drawn) -> list[Tensor]:
+        w_q, w_k, w_v = guarded(torch.cat(d.weights)).split([len(w) for w in d.weights])
+        out = [poisoned(case.batch, h, case.tokens, case.size, dtype=dtype) for h in heads]
+        variant, each = INTERPRETED_VARIANT, d.sets and d.sets.each
+        assert describable(d.x, (w_q, w_k, w_v), d.rotation, case.heads, each is not None, variant)
+        plan(d.x, (w_q, w_k, w_v), d.biases, tuple(out), d.rotation, chip_of(DEVICE), each, variant).run()
+        return out
+
+    def reference(d: Drawn) -> tuple[Tensor, ...]:
+        return qkv_bias_reference(d.x, d.weights, d.biases, d.rotation, d.heads, d.sets and d.sets.each)
 
     _compare(run, reference, case.draw(dtype), dict.fromkeys("qkv", case.width))
 
@@ -175,8 +207,9 @@ def check_column_sums(case: Case, dtype: torch.dtype, plan: Run = plan_column_su
     def run(d: Drawn) -> list[Tensor]:
         out = []
         for grad, rotation, members in _sums(d, shared):
-            total = poisoned(grad.shape[1] * case.size // members, dtype=dtype)
-            first, second = plan(grad, total, rotation, members)
+            tables = (case.sets,) if case.sets else ()
+            total = poisoned(*tables, grad.shape[1] * case.size // members, dtype=dtype)
+            first, second = plan(grad, total, rotation, members, d.sets)
             first.args[3].fill_(torch.nan)
             first.run()
             second.run()
@@ -185,7 +218,8 @@ def check_column_sums(case: Case, dtype: torch.dtype, plan: Run = plan_column_su
 
     def reference(d: Drawn) -> list[Tensor]:
         return [
-            column_sum_reference(grad, rotation, members, d.x.dtype) for grad, rotation, members in _sums(d, shared)
+            column_sum_reference(grad, rotation, members, d.x.dtype, d.sets)
+            for grad, rotation, members in _sums(d, shared)
         ]
 
     rows = case.batch * case.tokens

@@ -2,9 +2,9 @@
 
     python kernel_compile.py CHIP [--wide | --odd]
 
-Every shape in bfloat16; the narrow and the wide tile in float16 too, and one shape in float32. --odd instead takes
-sizes of one, which triton compiles as constants. --wide instead puts the wide tile where pairs turn, which the launch
-configurations avoid because it spills.
+Every shape in bfloat16; the narrow and the wide tile in float16 too, and one shape in float32; three shapes with eight
+sets of biases; every projection by descriptors. --odd instead takes sizes of one, which triton compiles as constants.
+--wide instead puts the wide tile where pairs turn, which the launch configurations avoid because it spills.
 
 Run as a program of its own: the test process may have triton in interpreter mode, which cannot compile. The launches
 come from the plans that a GPU runs; meta tensors stand in for its memory, and a driver that only names the chip for its
@@ -29,9 +29,12 @@ from triton.runtime.driver import driver
 from minibeft.kernels import tiles
 from minibeft.kernels.bias_grad.forward import plan_column_sum
 from minibeft.kernels.lang import Launch
+from minibeft.kernels.owners import Owners
 from minibeft.kernels.qkv_bias.backward import plan_input_grad
+from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
 from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.shapes import SHAPES, Shape
+from minibeft.kernels.tiles import VARIANTS
 from minibeft.theory.rotary import Rotation
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -41,6 +44,11 @@ ODD = (
     Shape("one head", 2, 7, 33, 1, 1, 80, dims=32, interleaved=True),
     Shape("one key-value head", 1, 9, 64, 8, 1, 64, dims=8),
 )
+PACKED = tuple(Shape(f"BERT-base {rows} packed", 1, rows, 768, 1, 1, 768) for rows in (2048, 8192))
+"""As packed batches launch it, one sequence, heads side by side: the narrow tile and the wide one."""
+SETS = 8
+TURNED = next(shape for shape in SHAPES if shape.dims)
+DESCRIPTORS = re.compile(r"\b(UTMALDG|UTMASTG)\b")
 TENSOR_CORE = re.compile(r"\b(HMMA|HGMMA|UTC[A-Z]*MMA)\b")
 
 
@@ -60,8 +68,8 @@ class NamedChip:
         return 0
 
 
-def launches(shape: Shape, dtype: torch.dtype, chip: int) -> Iterator[Launch]:
-    """Forward, dX, and the column sums of a query bias."""
+def launches(shape: Shape, dtype: torch.dtype, chip: int, sets: int) -> Iterator[Launch]:
+    """Forward, dX, and the column sums of a query bias; with so many sets of biases, if any."""
 
     def empty(*size: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.empty(size, dtype=kind, device="meta")
@@ -71,16 +79,26 @@ def launches(shape: Shape, dtype: torch.dtype, chip: int) -> Iterator[Launch]:
 
     heads = (shape.heads, shape.kv_heads, shape.kv_heads)
     outputs = by_head(heads[0]), by_head(heads[1]), by_head(heads[2])
-    w_q, w_k, w_v = (empty(h * shape.size, shape.width) for h in heads)
-    b_q, b_k, b_v = (empty(h * shape.size) for h in heads)
+    w_q, w_k, w_v = empty(shape.columns, shape.width).split([h * shape.size for h in heads])
+    tables = (sets,) if sets else ()
+    b_q, b_k, b_v = (empty(*tables, h * shape.size) for h in heads)
+    found = None
+    if sets:
+        found = Owners(*(empty(size, kind=torch.int32) for size in (shape.rows, shape.rows, sets + 1)))
     rotation = None
     if shape.dims:
         angles = [empty(shape.tokens, shape.dims // 2, kind=torch.float32) for _ in range(2)]
         rotation = Rotation(*angles, interleaved=shape.interleaved)
     x = empty(shape.batch, shape.tokens, shape.width)
-    yield plan_qkv_bias(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip)
+    yield plan_qkv_bias(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, found and found.each)
+    described = dtype == torch.bfloat16 and shape in (PACKED if sets else (SHAPES[0], TURNED))
+    for variant in VARIANTS.get(chip, ()) if described else ():
+        if describable(x, (w_q, w_k, w_v), rotation, shape.heads, sets > 0, variant):
+            each = found and found.each
+            yield plan_described(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, each, variant)
     yield plan_input_grad(outputs, (w_q, w_k, w_v), empty(*x.shape), rotation, chip)
-    yield from plan_column_sum(outputs[0], empty(shape.heads * shape.size), rotation, 1)
+    if dtype != torch.float16:
+        yield from plan_column_sum(outputs[0], empty(*tables, shape.heads * shape.size), rotation, 1, found)
 
 
 def signature(launch: Launch) -> tuple[Any, ...]:
@@ -98,31 +116,44 @@ def inspect(launch: Launch) -> dict[str, Any]:
         command = [CUOBJDUMP, "--dump-resource-usage", "--dump-sass", binary.name]
         dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     usage = {key.lower(): int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", dump)}
+    options, given = launch.options, dict(zip(launch.kernel.arg_names, launch.args, strict=False))
+    blocks = [options[name] for name in ("BM", "BN", "BK", "BR", "BD", "BS") if name in options]
     return usage | {
         "kernel": launch.kernel.__name__,
-        "operand": str(launch.args[0].dtype),
+        "operand": str(getattr(launch.args[0], "base", launch.args[0]).dtype),
+        "head_size": options["D"],
+        "turned": options.get("R", 0),
+        "interleaved": options.get("INTERLEAVED", False),
+        "sets": given.get("each", given.get("starts")) is not None,
+        "tile": "×".join(map(str, blocks)),
+        "warps": options["num_warps"],
+        "stages": options.get("num_stages"),
+        "flatten": options.get("FLATTEN", False),
+        "specialize": options.get("SPECIALIZE", False),
         "shared": compiled.metadata.shared,
         "tensor_core": sorted(set(TENSOR_CORE.findall(dump))),
+        "descriptors": sorted(set(DESCRIPTORS.findall(dump))),
         "spill_instructions": len(re.findall(r"\b(?:LDL|STL)\b", dump)),
     }
 
 
-def chosen(option: str) -> list[tuple[Shape, torch.dtype]]:
-    """What an option asks for."""
+def chosen(option: str) -> list[tuple[Shape, torch.dtype, int]]:
+    """What an option asks for: shapes, types, and how many sets of biases."""
     if option == "--wide":
         tiles.MATMUL = {key: tiles.Tiles(pair.wide, pair.wide) for key, pair in tiles.MATMUL.items()}
-        return [(next(shape for shape in SHAPES if shape.dims), torch.bfloat16)]
+        return [(TURNED, torch.bfloat16, 0)]
     if option == "--odd":
-        return [(shape, torch.bfloat16) for shape in ODD]
-    halves = [(SHAPES[0], torch.float16), (SHAPES[3], torch.float16)]
-    return [*((shape, torch.bfloat16) for shape in SHAPES), *halves, (SHAPES[0], torch.float32)]
+        return [(shape, torch.bfloat16, 0) for shape in ODD]
+    halves = [(SHAPES[0], torch.float16, 0), (SHAPES[3], torch.float16, 0)]
+    mixed = [(shape, torch.bfloat16, SETS) for shape in (*PACKED, TURNED)]
+    return [*((shape, torch.bfloat16, 0) for shape in SHAPES), *halves, (SHAPES[0], torch.float32, 0), *mixed]
 
 
 def main(chip: int, option: str = "") -> None:
     driver.set_active(NamedChip(chip))  # pyright: ignore[reportArgumentType]
     seen = set()
-    for shape, dtype in chosen(option):
-        for launch in launches(shape, dtype, chip):
+    for shape, dtype, sets in chosen(option):
+        for launch in launches(shape, dtype, chip, sets):
             if signature(launch) not in seen:
                 seen.add(signature(launch))
                 print(json.dumps(inspect(launch) | {"shape": shape.name}), flush=True)

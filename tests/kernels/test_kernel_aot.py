@@ -4,47 +4,49 @@ No register spills, shared memory within the limit, tensor cores in half precisi
 """
 
 import json
-import os
-import subprocess
-import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
+from kernel_binaries import CHIPS, compiled, spills
 
+from minibeft.kernels.tiles import VARIANTS
+
+RECORD = json.loads((Path(__file__).parents[2] / "records" / "kernel-binaries.json").read_text(encoding="utf-8"))
+SAME_TRITON = RECORD["versions"]["triton"] == version("triton")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have, CUDA programming guide
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 KERNELS = {"qkv_bias_kernel", "input_grad_kernel", "partial_sum_kernel", "final_sum_kernel"}
 ODD = {"one of everything", "one token", "one head", "one key-value head"}
+HALF = "torch.bfloat16"
 MATMULS = {"qkv_bias_kernel", "input_grad_kernel"}
 
 
-def compiled(chip: int, *options: str) -> list[dict[str, Any]]:
-    """What kernel_compile.py says of every binary, from a process without the interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    program = Path(__file__).parents[1] / "helpers" / "kernel_compile.py"
-    command = [sys.executable, str(program), str(chip), *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def spills(binary: dict[str, Any]) -> bool:
-    return bool(binary["stack"] or binary["local"] or binary["spill_instructions"])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("chip", [80, 90, 100])
+@pytest.mark.parametrize("chip", CHIPS)
 def test_compiles_without_spills_for_tensor_cores(chip: int):
     binaries = compiled(chip)
-    assert {binary["kernel"] for binary in binaries} == KERNELS
+    described = {"described_kernel"} if chip in VARIANTS else set()
+    assert {binary["kernel"] for binary in binaries} == KERNELS | described
     for binary in binaries:
         assert not spills(binary), f"registers spill: {binary}"
         assert binary["shared"] <= SHARED_LIMIT[chip], f"more shared memory than sm_{chip} has: {binary}"
-        if binary["kernel"] in MATMULS and binary["operand"] in ("torch.bfloat16", "torch.float16"):
+        if binary["kernel"] in MATMULS | described and binary["operand"] in ("torch.bfloat16", "torch.float16"):
             assert TENSOR_CORE[chip] in binary["tensor_core"], f"not on tensor cores: {binary}"
-    halves = {(b["kernel"], b["operand"]) for b in binaries if b["tensor_core"]}
+        if binary["kernel"] in described:
+            assert binary["descriptors"] == ["UTMALDG", "UTMASTG"], f"tiles are not moved by descriptors: {binary}"
+    made = {(b["tile"], b["warps"], b["flatten"], b["specialize"]) for b in binaries if b["kernel"] in described}
+    assert len(made) == len(VARIANTS.get(chip, ()))
+    halves = {(b["kernel"], b["operand"]) for b in binaries if b["tensor_core"]} - {(n, HALF) for n in described}
     assert halves == {(kernel, f"torch.{half}") for kernel in MATMULS for half in ("bfloat16", "float16")}
+    if SAME_TRITON:
+        assert binaries == RECORD["chips"][str(chip)], "run: make binaries"
+
+
+def test_the_record_is_of_this_triton():
+    """Another version makes other binaries: then they are held to all the above, and not to the record."""
+    if not SAME_TRITON:
+        pytest.skip(f"the record is of Triton {RECORD['versions']['triton']}; here is {version('triton')}")
 
 
 @pytest.mark.slow

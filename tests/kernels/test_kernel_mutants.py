@@ -13,16 +13,19 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from kernel_cases import Case, Run, check_column_sums, check_forward, check_input_grad
+from kernel_cases import Case, Run, check_column_sums, check_described, check_forward, check_input_grad
 
 from minibeft.kernels.bias_grad import forward as column_sum
-from minibeft.kernels.qkv_bias import backward, forward
+from minibeft.kernels.qkv_bias import backward, descriptors, forward
 
 PLAIN = Case(2, 5, 33, 3, 3, 24)
 GROUPED = Case(2, 5, 45, 4, 2, 24, layout="strided")
 HALF = Case(2, 5, 33, 2, 1, 24, dims=24)
 PARTIAL = Case(2, 5, 33, 2, 1, 24, dims=8, interleaved=True, positions="own")
 LONG = Case(3, 70, 33, 2, 2, 24)  # more than one tile of rows
+SETS = Case(3, 70, 8, 4, 2, 64, sets=2)
+HEADS = Case(2, 37, 32, 3, 3, 16)  # two heads a tile, and one beyond them
+WHOLE = Case(2, 33, 32, 2, 1, 32, dims=32, sets=2)
 
 
 class Bug(NamedTuple):
@@ -35,8 +38,8 @@ class Bug(NamedTuple):
 
 
 ADD_BIAS = """    if bias is not None:
-        low += tl.load(bias + head * D + d0, mask=used, other=0.0).to(acc.dtype)[None, :]
-        high += tl.load(bias + head * D + d1, mask=used, other=0.0).to(acc.dtype)[None, :]
+        low += load_bias(bias, each, stride, r, live, head * D + d0, used).to(acc.dtype)
+        high += load_bias(bias, each, stride, r, live, head * D + d1, used).to(acc.dtype)
 """
 TURN = """    c, s = load_angles(cos, sin, angle, live, p, R, acc.dtype)
     low, high = low * c - high * s, high * c + low * s
@@ -49,11 +52,11 @@ FORWARD = [
     Bug("no mask on the stored rows", "mask=live[:, None] & used[None, :])\n", "mask=used[None, :])\n", PLAIN),
     Bug("no mask on the stored columns", "mask=live[:, None] & used[None, :])\n", "mask=live[:, None])\n", PLAIN),
     Bug("biases added after rotary", ADD_BIAS + TURN, TURN + ADD_BIAS, HALF),
-    Bug("a bias added twice", "acc += tl.load", "acc += 2 * tl.load", PLAIN),
-    Bug("a bias added twice before rotary", "low += tl.load", "low += 2 * tl.load", HALF),
+    Bug("a bias added twice", "acc += load_bias", "acc += 2 * load_bias", PLAIN),
+    Bug("a bias added twice before rotary", "low += load_bias", "low += 2 * load_bias", HALF),
     Bug("no bias at all", "if bias is not None:", "if False:", PLAIN),
-    Bug("the first head's bias for every head", "bias + head * D + d1", "bias + d1", HALF),
-    Bug("the key's bias for the query", "acc, b_q, q, row", "acc, b_k, q, row", PLAIN),
+    Bug("the first head's bias for every head", "live, head * D + d1", "live, d1", HALF),
+    Bug("the key's bias for the query", "acc, b_q, each", "acc, b_k, each", PLAIN),
     Bug(
         "a turn the other way", "low * c - high * s, high * c + low * s", "low * c + high * s, high * c - low * s", HALF
     ),
@@ -61,6 +64,9 @@ FORWARD = [
     Bug("every sequence at the first one's positions", "b * angle_b + t", "b * 0 + t", PARTIAL),
     Bug("only the last step of the sum over C", "w_part, acc, input", "w_part, acc * 0, input", PLAIN),
     Bug("the last tile of rows left out", "(triton.cdiv(rows, tile.rows) *", "(rows // tile.rows *", LONG),
+    Bug("every row adds the first set's bias", ".to(tl.int64) * stride", ".to(tl.int64) * 0", WHOLE),
+    Bug("a row adds its neighbour's bias", "tl.load(each + r,", "tl.load(each + r // 2,", WHOLE),
+    Bug("the length of another table", "b_k, each, bk_r", "b_k, each, bq_r", WHOLE),
 ]
 
 INPUT_GRAD = [
@@ -75,19 +81,36 @@ INPUT_GRAD = [
 ]  # fmt: skip
 
 COLUMN_SUM = [
-    Bug("no mask on the rows", "(r < M)[:, None] & (d < D)", "(r < 2 * M)[:, None] & (d < D)", PLAIN),
+    Bug("no mask on the rows", "live = place < end", "live = place < 2 * end", PLAIN),
     Bug("no mask on the splits", "(s < splits)[:, None]", "(s < splits - 1)[:, None]", LONG),
-    Bug("a run too short", "for first in range(0, RUN, BR)", "for first in range(BR, RUN + BR, BR)", LONG),
+    Bug("a run too short", "for first in range(0, run, BR)", "for first in range(BR, run + BR, BR)", LONG),
     Bug("one head of a group", "range(0, SHARED)", "range(0, 1)", GROUPED),
     Bug("neighbours of the wrong group", "(n // D * SHARED + member)", "(n // D + member)", GROUPED),
     Bug("a turn forward instead of back", "low * c + high * s", "low * c - high * s", HALF),
     Bug("a wrong token stride", "(r % T).to(tl.int64) * g_t\n", "(r % T).to(tl.int64) * D\n", GROUPED),
+    Bug("rows as they lie", "tl.load(order + place, mask=live, other=0)", "place", SETS),
+    Bug("the next set's rows too", "tl.load(starts + own + 1)", "tl.load(starts + own + 1) + BR", SETS),
+    Bug("a set's last rows left out", "tl.cdiv(end - begin, BR), tl", "(end - begin) // BR, tl", WHOLE),
+    Bug("the first set's partial sums for each", "partial += own *", "partial += 0 *", SETS),
 ]  # fmt: skip
+
+DESCRIBED = [
+    Bug("rows of the first sequence", "x.load([b * T + t, c])", "x.load([t, c])", HEADS),
+    Bug("the query's weights for the keys", "before, n, heads = H * D, (", "before, n, heads = 0, (", HEADS),
+    Bug("all in the first heads", "out.store([b, head, t, d]", "out.store([b, 0, t, d]", HEADS),
+    Bug("the heads of a tile exchanged", "(1, 0, 2)", "(0, 1, 2)", HEADS),
+    Bug("the last tile left out", "rows * columns, tl.num", "rows * columns - 1, tl.num", HEADS),
+    Bug("second members do not turn", "low * c - high * s, high * c + low * s", "low * c - high * s, high", WHOLE),
+    Bug("the first members' bias for the second", "column + D // 2, used", "column, used", WHOLE),
+    Bug("the first members' weights for the second", "before + n + D // 2", "before + n", WHOLE),
+    Bug("sets of the first sequence", "r = b * T + place", "r = place", WHOLE),
+]
 
 SUBJECTS = [
     (forward, "plan_qkv_bias", check_forward, FORWARD),
     (backward, "plan_input_grad", check_input_grad, INPUT_GRAD),
     (column_sum, "plan_column_sum", check_column_sums, COLUMN_SUM),
+    (descriptors, "plan_described", check_described, DESCRIBED),
 ]
 
 
@@ -125,4 +148,4 @@ def test_planted_bug_is_caught(module: ModuleType, plan: str, check: Run, bug: B
 @pytest.mark.parametrize(("module", "plan", "check"), [s[:3] for s in SUBJECTS], ids=[s[1] for s in SUBJECTS])
 def test_unedited_copy_passes(module: ModuleType, plan: str, check: Run, tmp_path: Path):
     """It is the bug that the test above catches, not the loading."""
-    check(HALF, torch.float32, getattr(edited(module, Bug("none", "", "", HALF), tmp_path), plan))
+    check(WHOLE, torch.float32, getattr(edited(module, Bug("none", "", "", WHOLE), tmp_path), plan))

@@ -11,6 +11,7 @@ from kernel_cases import DEVICE, Case
 
 from minibeft.errors import BadInput
 from minibeft.kernels import lang
+from minibeft.kernels.owners import owners
 from minibeft.kernels.qkv_bias.function import qkv_bias
 from minibeft.theory.rotary import Rotation
 
@@ -33,6 +34,11 @@ REFUSED = {
     "sin has shape .5, 2., expected .5, 3.: cos": {"rotation": Rotation(torch.ones(5, 3), torch.ones(5, 2))},
     "cos turns 8 entries, heads have D = 6": {"rotation": Rotation(torch.ones(5, 4), torch.ones(5, 4))},
     "b_q is torch.float16, x is torch.float32": {"b_q": GOOD["b_q"].half()},
+    "b_q has shape .3, 24., expected .2, 24.: w_q has shape .24, 12., and there are 2 sets": {
+        "b_q": torch.ones(3, 24, device=DEVICE),
+        "sets": owners(torch.zeros(10, dtype=torch.long, device=DEVICE), 2),
+    },
+    "sets has shape .9,., expected .10,.: x has": {"sets": owners(torch.zeros(9, dtype=torch.long, device=DEVICE), 2)},
     "cos is torch.float16, x is torch.float32": {"rotation": Rotation(torch.ones(5, 3).half(), torch.ones(5, 3))},
 }
 
@@ -42,6 +48,11 @@ def test_refuses_before_any_launch(message: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lang.Launch, "run", lambda self: pytest.fail("launched"))
     with pytest.raises(ValueError, match=message):
         qkv_bias(**(GOOD | REFUSED[message]), heads=CASE.heads)
+
+
+def test_sets_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"rows belong to sets 0 … 2; there are 2, from 0"):
+        owners(torch.tensor([0, 2]), 2)
 
 
 def test_operators_load_without_triton():

@@ -4,7 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import Case, check_column_sums, check_forward, check_input_grad
+from kernel_cases import Case, check_column_sums, check_described, check_forward, check_input_grad
+
+from minibeft.kernels.qkv_bias.descriptors import describable
+from minibeft.kernels.tiles import INTERPRETED_VARIANT
 
 CHECKS = pytest.mark.parametrize("check", [check_forward, check_input_grad, check_column_sums])
 
@@ -28,6 +31,58 @@ def test_agrees_with_plain_torch(check, case, dtype):
     check(case, dtype)
 
 
+SETS = [
+    Case(3, 70, 8, 4, 2, 64, sets=2),  # a set's own partial sums, more than one
+    Case(1, 37, 45, 3, 1, 24, dims=24, layout="strided", sets=5),  # one packed batch
+    Case(2, 5, 33, 2, 2, 24, dims=8, interleaved=True, sets=9),  # sets without a row
+    Case(0, 5, 16, 2, 2, 8, sets=2),
+]
+
+
+@pytest.mark.parametrize("check", [check_forward, check_column_sums])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", SETS, ids=str)
+def test_sets_of_biases_agree_with_plain_torch(check, case, dtype):
+    check(case, dtype)
+
+
+DESCRIBED = [
+    Case(2, 40, 32, 4, 2, 16),  # two heads a tile, rows cut off at the sequence's end
+    Case(3, 5, 24, 3, 1, 16, biases="qv"),  # a tile beyond the heads
+    Case(1, 70, 40, 1, 1, 96, sets=3),  # one packed batch
+    Case(2, 33, 32, 2, 1, 64, dims=64, positions="own", sets=2),  # pairs, two tiles a head
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", DESCRIBED, ids=str)
+def test_descriptors_agree_with_plain_torch(case: Case, dtype: torch.dtype):
+    check_described(case, dtype)
+
+
+def test_what_descriptors_cannot_move():
+    """Each differs in one thing from what they can."""
+    rotation = Case(2, 3, 32, 2, 2, 32, dims=32).draw(torch.float32).rotation
+    partial = Case(2, 3, 32, 2, 2, 32, dims=16).draw(torch.float32).rotation
+    x, narrow, packed = torch.zeros(2, 3, 32), torch.zeros(2, 3, 33)[..., :32], torch.zeros(192, 32)
+    q, k, v = packed.split(64)
+    weights = q, k, v
+    wide = INTERPRETED_VARIANT._replace(general=False)
+    assert describable(x, weights, rotation, 2, True, INTERPRETED_VARIANT)
+    for wrong in (
+        (narrow, weights, rotation, 2, True, INTERPRETED_VARIANT),  # rows begin anywhere
+        (x[:, :0], weights, None, 2, True, INTERPRETED_VARIANT),
+        (x, (q, v, k), None, 2, True, INTERPRETED_VARIANT),
+        (x, (q, k, v.clone()), None, 2, True, INTERPRETED_VARIANT),
+        (x, weights, rotation, 4, True, INTERPRETED_VARIANT),  # pairs of two heads in a tile
+        (x, weights, partial, 2, True, INTERPRETED_VARIANT),
+        (x, weights, rotation._replace(interleaved=True), 2, True, INTERPRETED_VARIANT),
+        (x, weights, None, 2, True, wide),
+        (x, weights, rotation, 2, False, wide),
+    ):
+        assert not describable(*wrong), wrong
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Any shape; heads in groups; rotary of any kind where the head size is even."""
@@ -45,6 +100,7 @@ def cases(draw: st.DrawFn) -> Case:
         positions=draw(st.sampled_from(["shared", "own"])),
         layout=draw(st.sampled_from(["contiguous", "strided"])),
         biases=draw(st.sampled_from(["", "q", "k", "v", "qv", "qkv"])),
+        sets=draw(st.integers(0, 3)),
     )
 
 
