@@ -25,11 +25,11 @@ from minibeft.theory.mechanisms import broken
 def load_adapters(model: Transformer, folders: Sequence[str | Path]) -> Transformer:
     """Put these adapters beside each other in the model, in place; number i is that of folders[i].
 
-    BadInput for a model that is no encoder's classifier on the backend "fused", for an adapter that changes more than
-    biases and the head, for one without a classifier where the model has none, and for heads of different numbers of
-    classes.
+    BadInput for a model that is no encoder's classifier or on the backend "plain", for an adapter that changes more
+    than biases and the head, for one without a classifier where the model has none, and for heads of different numbers
+    of classes.
     """
-    if model.backend != "fused" or not isinstance(model.head, ClassificationHead) or model.head.out is None:
+    if model.backend == "plain" or not isinstance(model.head, ClassificationHead) or model.head.out is None:
         raise BadInput("adapters side by side need an encoder's classifier: load_model(…, task='classification')")
     adapters = [load_adapter(folder) for folder in folders]
     found = [read_values(model, adapter, folder) for adapter, folder in zip(adapters, folders, strict=True)]

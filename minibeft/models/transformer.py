@@ -66,28 +66,41 @@ class Attention(nn.Module):
     def on_kernels(
         self, x: Float[Tensor, "B T C"], mask: Mask | None, rotate: Rotation | None, dropout: float
     ) -> Float[Tensor, "B T C"]:
-        """The same with the three projections as one kernel. Where b_k is null it is not even loaded (K1)."""
-        # Imported here: the operators register themselves with torch, which the other backends do not need.
-        from minibeft.kernels.qkv_bias.function import qkv_bias
-
-        weights, biases = (self.q.weight, self.k.weight, self.v.weight), (self.q.bias, self.k.bias, self.v.bias)
-        norms, null = self.norms(), not broken(self.spec, "k")
-        turn = None if norms else rotate  # a norm comes before the turn
-        q, k, v = qkv_bias(x, *weights, *biases, heads=self.heads, rotation=turn, skip_null=null)
+        """The same with the three projections as one kernel."""
+        norms = self.norms()
+        q, k, v = self.from_kernel(x, self.heads, None if norms else rotate)  # a norm comes before the turn
         if norms:
             q, k = norms["q_norm"](q), norms["k_norm"](k)
             q, k = (q, k) if rotate is None else (rotate(q), rotate(k))
         o, _ = mix(q, k, v, mask=mask, scale=self.spec.scale, softcap=self.spec.softcap, dropout=dropout)
         return linear(o, self.o.weight, self.o.bias)
 
+    def from_kernel(
+        self, x: Float[Tensor, "B T C"], heads: int, turn: Rotation | None
+    ) -> tuple[Float[Tensor, "B h T D"], Float[Tensor, "B g T D"], Float[Tensor, "B g T D"]]:
+        """Q, K and V in so many heads, turned; a row adds the biases of its own set. A null b_k is not loaded (K1)."""
+        # Imported here: the operators register themselves with torch, which the other backends do not need.
+        from minibeft.kernels.qkv_bias.function import qkv_bias
+
+        modules = self.q, self.k, self.v
+        weights, biases = [m.weight for m in modules], [m.bias if m.sets is None else m.sets.table for m in modules]
+        found = next((m.sets for m in modules if m.sets is not None), None)
+        sets = found and found.rows.of_sets(len(found.table), x.shape[0] * x.shape[1])
+        null = not broken(self.spec, "k")
+        return qkv_bias(x, *weights, *biases, heads=heads, rotation=turn, skip_null=null, sets=sets)
+
     def packed(self, x: Float[Tensor, "N C"], packing: Packing | Packings, first: bool) -> Float[Tensor, "n C"]:
         """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone.
 
         The projections come of one product, or of one each where x has no gradient, in the lowest trained layer, for
-        autograd then computes the gradients of trained biases alone.
+        autograd then computes the gradients of trained biases alone. On kernels they come of one, for every token.
         """
-        q, names = (self.project(x[packing.first], "q"), "kv") if first else (None, "qkv")
-        projected = [self.project(x, group) for group in ([names] if x.requires_grad else names)]
+        if self.backend == "triton":
+            q, k, v = (part[0, 0] for part in self.from_kernel(x[None], 1, None))  # heads side by side
+            q, projected = (q[packing.first], [k, v]) if first else (None, [q, k, v])
+        else:
+            q, names = (self.project(x[packing.first], "q"), "kv") if first else (None, "qkv")
+            projected = [self.project(x, group) for group in ([names] if x.requires_grad else names)]
         return self.o(packing.mix(q, projected, self.dropout if self.training else 0.0))
 
     def project(self, x: Float[Tensor, "N C"], names: str) -> Float[Tensor, "N n"]:
@@ -257,8 +270,8 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B labels"]:
         """model(...).logits of a classifier, for padding on the right, from what the logits depend on and no more.
 
-        For an encoder the backend "fused" computes the real tokens without the padding, and in the last block the first
-        tokens, which are all that the head reads; decoders and the other backends take the way of forward().
+        For an encoder this computes the real tokens without the padding, and in the last block the first tokens, which
+        are all that the head reads; decoders and the backend "plain" take the way of forward().
 
         adapters  the number of each sequence's adapter, of those that load_adapters put beside each other
         """
@@ -266,7 +279,7 @@ class Transformer(nn.Module):
             packing = Packing(attention_mask, self.config.heads)
             x = self.states_mixed(input_ids, attention_mask, token_type_ids, packing, adapters, whole=False)
             return self.answer(x, adapters)
-        if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
+        if self.backend == "plain" or not isinstance(self.head, ClassificationHead):
             logits = self(input_ids, attention_mask, token_type_ids).logits
             assert logits is not None
             return logits
@@ -322,7 +335,7 @@ class Transformer(nn.Module):
     def join(self) -> None:
         """Let classify() compute q, k and v as one matrix product where their weights are frozen, and evaluate frozen
         maps by frozen_linear. Values, names and memory stay what they are."""
-        if self.backend != "fused" or not isinstance(self.head, ClassificationHead):
+        if self.backend == "plain" or not isinstance(self.head, ClassificationHead):
             return
         for module in self.modules():
             if isinstance(module, Attention) and not any(getattr(module, n).weight.requires_grad for n in "qkvo"):

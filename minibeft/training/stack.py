@@ -133,7 +133,7 @@ def hindrance(settings: Settings) -> str | None:
     found = {
         f"--terms {settings.terms}": settings.terms == "full",
         f"--form {settings.form}": settings.form != "plain",
-        f"--backend {settings.backend}": settings.backend != "fused",
+        f"--backend {settings.backend}": settings.backend == "plain",
         f"a {family} model, which is a decoder": BODIES[family].decodes,
         f"--data {settings.data}, which are no texts": settings.reads_files,
         "torchrun": sharded.processes() > 1,

@@ -13,6 +13,7 @@ from minibeft.checkpoints.adapters import Adapter, load_adapted, load_adapter, s
 from minibeft.checkpoints.load import load_model
 from minibeft.checkpoints.serve import load_adapters
 from minibeft.errors import BadInput
+from minibeft.models.config import Backend
 from minibeft.models.packed.sets import Rows, Served
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
@@ -36,19 +37,28 @@ def apart(models: list[Transformer]) -> Tensor:
     return torch.cat(rows)
 
 
-def mixed(base: Path, folders: list[Path]) -> Tensor:
-    model = load_adapters(load_model(base, task="classification", dtype=torch.float64), folders)
+def mixed(base: Path, folders: list[Path], backend: Backend = "fused") -> Tensor:
+    model = load_adapters(load_model(base, task="classification", dtype=torch.float64, backend=backend), folders)
     with torch.no_grad():
         return model.eval().classify(IDS, MASK, adapters=WHO)
 
 
-def compare(base: Path, folders: list[Path]) -> None:
+def compare(base: Path, folders: list[Path], backend: Backend = "fused") -> None:
     models = [load_adapted(base, folder, dtype=torch.float64) for folder in folders]
-    assert_agrees(mixed(base, folders), samples(apart, models, torch.float64), apart(models), what="logits")
+    assert_agrees(mixed(base, folders, backend), samples(apart, models, torch.float64), apart(models), what="logits")
 
 
-def test_each_sequence_is_answered_by_its_adapter(places):
-    compare(*places)
+@pytest.mark.parametrize("backend", ["fused", "triton"])
+def test_each_sequence_is_answered_by_its_adapter(backend, places):
+    compare(*places, backend=backend)
+
+
+def test_on_kernels_each_row_takes_its_set(places, monkeypatch):
+    """Negative twin of the above."""
+    of_sets = Rows.of_sets
+    monkeypatch.setattr(Rows, "of_sets", lambda *a: (o := of_sets(*a))._replace(each=(o.each + 1) % 3))
+    with pytest.raises(AssertionError, match="logits: error"):
+        compare(*places, backend="triton")
 
 
 def test_the_model_itself_takes_adapters(places):

@@ -106,6 +106,22 @@ def test_K3_a_run_of_b_k_is_the_run_of_the_head_alone(tmp_path):
         assert_agrees(of_q[-logits:], [one[-logits:] for one in off], of_none[-logits:], what="training q")
 
 
+def test_a_stack_on_kernels_is_each_run_alone(tmp_path, monkeypatch):
+    """The second of two; rounding is sampled off the kernels, at no cost. Negative twin: biases exchanged."""
+    base = small_settings(tmp_path, epochs=1, examples=8, batch=4, evaluated=4)
+    first, kernels = in_double(base), in_double(replace(base, backend="triton"))
+    work = [replace(base, terms="v", backend="triton"), replace(base, terms="q,v", seed=1, backend="triton")]
+    assert hindrance(work[0]) is None
+    each, off = load_like(kernels, work[1]), load_like(first, replace(work[1], backend="fused"))
+    gold = alone(each, kernels.model)
+    drawn = samples(lambda model: alone(off, model), first.model, torch.float64)
+    assert_agrees(together(kernels, work)[1], drawn, gold, what="training q,v")
+    of_sets = Rows.of_sets
+    monkeypatch.setattr(Rows, "of_sets", lambda *a: (o := of_sets(*a))._replace(each=1 - o.each))
+    with pytest.raises(AssertionError, match="training q,v: error"):
+        assert_agrees(together(kernels, work)[1], drawn, gold, what="training q,v")
+
+
 PICK, BACKWARD = Rows.pick, Pick.backward
 
 

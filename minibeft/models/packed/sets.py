@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minibeft.kernels.owners import Owners, owners
 from minibeft.models.packed.frozen import frozen_linear
 
 
@@ -34,6 +35,7 @@ class Rows:
         self.owners, self.streams = owners, streams
         self.by_count = {sum(sizes): list(sizes) for sizes in (sequences, tokens)}
         self.picked: dict[int, Int[Tensor, " N"]] = {}
+        self.owned: dict[int, Owners] = {}
 
     def sizes(self, count: int) -> list[int]:
         """The rows of each segment, of `count` in all."""
@@ -45,6 +47,12 @@ class Rows:
             sizes = torch.tensor(self.sizes(count), device=self.owners.device)
             self.picked[count] = self.owners.repeat_interleave(sizes)
         return self.picked[count]
+
+    def of_sets(self, sets: int, count: int) -> Owners:
+        """The same as the kernels take it; made once a batch."""
+        if count not in self.owned:
+            self.owned[count] = owners(self.pick(count), sets)
+        return self.owned[count]
 
 
 class Pick(torch.autograd.Function):
