@@ -60,6 +60,7 @@ def named(bert: Path, out: Path, adapter: Path) -> dict[str, list[str | Path]]:
         "bench train --png": ["bench", "train", bert, "--png"],
         "bench memory --json": ["bench", "memory", bert, "--json"],
         "bench kernels --json": ["bench", "kernels", "--json"],
+        "bench kernels --tune --json": ["bench", "kernels", "--tune", "--json"],
         "bench kernels --png": ["bench", "kernels", "--png"],
     }
 

@@ -39,11 +39,13 @@ class Step(NamedTuple):
 
 
 def steps(card: str) -> list[Step]:
-    """The kernels' tests and bench, fine-tuning against its peers, and the paper's tables over twenty seeds."""
-    kernels, training = (RUNS / f"{name}.json" for name in ("kernels", "training"))
+    """The kernels' tests, tiles and bench, fine-tuning against its peers, and the paper's tables over twenty seeds."""
+    tiles, kernels, training = (RUNS / f"{name}.json" for name in ("tiles", "kernels", "training"))
     found = [
         Step([*PYTHON, "pytest", "-q", "-n0", "tests/kernels", f"--junitxml={RUNS}/tests.xml"], 5, RUNS / "tests.xml",
              RUNS / "tests-passed.xml"),
+        Step([*PYTHON, "minibeft", "bench", "kernels", "--tune", "--json", str(tiles)], 10, tiles,
+             Path(f"records/tiles-{card}.json")),
         Step([*PYTHON, "minibeft", "bench", "kernels", "--json", str(kernels)], 10, kernels,
              Path(f"records/bench-kernels-{card}.json")),
         Step([*PYTHON, "minibeft", "bench", "train", str(RUNS / "base"), "--json", str(training)], 5, training,

@@ -43,7 +43,7 @@ def test_what_is_there_is_not_run_again_and_what_fails_leaves_no_record(tmp_path
 def test_its_commands_are_there():
     """Each is parsed as typed; none is run."""
     words = [step.words[4:] for step in gpu_record.steps("card") if "minibeft" in step.words]
-    assert len(words) == 4
+    assert len(words) == 5
     for line in words:
         with pytest.raises(SystemExit) as ended:
             app([*line, "--help"], standalone_mode=True)
