@@ -67,6 +67,20 @@ def test_verdicts(config, expected):
     assert statuses(config) == expected
 
 
+@pytest.mark.parametrize("weighting", ["sigmoid", "relu"])
+def test_without_a_softmax_b_q_is_active(weighting):
+    q = judge(AttentionSpec(2, 2, 4, 8, weighting=weighting))["q"]
+    assert (q.status, q.theorem, q.broken) == ("active", "Q3", ("softmax",))
+
+
+def test_a_single_dim_that_does_not_turn_is_named():
+    spec = AttentionSpec(2, 2, 3, 8, rotary=Rotary(2))
+    assert [(part.first, part.last, part.status) for part in judge(spec)["k"].dims] == [
+        (0, 1, "active"),
+        (2, 2, "null"),
+    ]
+
+
 def test_relative_key_breaks_b_q_alone():
     c = certify({**BERT, "position_embedding_type": "relative_key"})
     assert c.verdict("q").broken == ("no-relative-vectors",)

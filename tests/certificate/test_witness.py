@@ -109,8 +109,10 @@ def test_Q3s_ratio_row_by_row(name):
     assert largest == statements.blindness(p).value.max().item()
 
 
-def test_a_row_with_one_key_has_no_ratio():
-    assert query_witness(replace(PLAIN, window=1)).value == 0.0
+@pytest.mark.parametrize("weighting", ["softmax", "sigmoid"])
+def test_a_row_with_one_key_has_no_ratio(weighting):
+    """A key that is hidden is not one whose weight stays."""
+    assert query_witness(replace(PLAIN, window=1, weighting=weighting)).value == 0.0
 
 
 # Two broken hypotheses for each bias: what is measured where one of them alone is left.

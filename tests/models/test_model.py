@@ -2,22 +2,25 @@
 
 import inspect
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from families import drawn
-from tiny import CASES, LAYOUTS, batch, load, reference, typical
+from tiny import CASES, LAYOUTS, batch, load, redraw, reference, typical
 from tolerance import assert_agrees, in_float64, samples
 from torch import Tensor
 
 import minibeft
 from minibeft.models.config import Backend, Task
 from minibeft.models.embeddings import Embeddings
-from minibeft.models.heads import LMHead, make_head
-from minibeft.models.layers import RMSNorm, make_norm
+from minibeft.models.heads import LMHead, Map, make_head
+from minibeft.models.layers import Learned, RMSNorm, make_norm
 from minibeft.models.packed.dropout import Dropout
-from minibeft.models.transformer import Transformer, additive_mask
+from minibeft.models.transformer import Block, Transformer, additive_mask
+from minibeft.theory.draws import Draws
 from minibeft.theory.variants import AttentionSpec, alibi_slopes
 
 
@@ -136,6 +139,46 @@ def test_which_tokens_are_in_sight(causal, window, padded, alibi):
         assert [j for j in range(4) if row[j] > -torch.inf] == seen
         for j in seen:
             assert row[j] - row[seen[0]] == pytest.approx(slopes[h] * (j - seen[0]) if alibi else 0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("counted", "rows"),
+    [
+        ("all", [[2, 3, 4, 5], [2, 3, 4, 5]]),
+        ("tokens", [[2, 3, 1, 1], [1, 2, 3, 4]]),
+        ("mask", [[2, 3, 4, 1], [1, 1, 2, 3]]),
+    ],
+)
+def test_which_row_of_the_positions_a_token_reads(counted: str, rows: list[list[int]]):
+    tokens, mask = torch.tensor([[5, 6, 9, 9], [9, 5, 6, 7]]), torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1]])
+    assert Learned(8, start=2, counted=counted).indices(tokens, mask, pad=9).tolist() == rows
+
+
+BRANCHES: dict[str, tuple[str, dict[str, Any], Callable[[Any, Tensor, Map, Map], Tensor]]] = {
+    "post": ("bert", {}, lambda b, x, f, g: b.norm2((y := b.norm1(x + f(x))) + g(y))),
+    "pre": ("gpt2", {}, lambda b, x, f, g: (y := x + f(b.norm1(x))) + g(b.norm2(y))),
+    "parallel": ("gptj", {}, lambda b, x, f, g: x + f(b.norm1(x)) + g(b.norm1(x))),
+    "twin": ("gpt_neox", {"use_parallel_residual": True}, lambda b, x, f, g: x + f(b.norm1(x)) + g(b.norm2(x))),
+    "sandwich": (
+        "gemma2", {}, lambda b, x, f, g: (y := x + b.after1(f(b.norm1(x)))) + b.after2(g(b.norm2(y)))
+    ),
+    "scaled": (
+        "dinov2", {}, lambda b, x, f, g: (y := x + b.after1(f(b.norm1(x)))) + b.after2(g(b.norm2(y)))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_where_the_norms_sit(kind: str):
+    """And what is added to what, with every parameter of the block redrawn."""
+    family, changes, formula = BRANCHES[kind]
+    block = minibeft.build_model(drawn(family, "hidden", 0) | changes).blocks[0].double().eval()
+    redraw(block, 1)
+    assert isinstance(block, Block)
+    assert block.residual == kind
+    x = Draws(2).normal(1, 3, block.attention.q.in_features)
+    found = block(x, None, None)
+    torch.testing.assert_close(found, formula(block, x, lambda y: block.attention(y, None, None), block.mlp))
 
 
 @pytest.mark.parametrize("backend", ["fused", "plain"])

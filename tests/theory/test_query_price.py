@@ -17,7 +17,7 @@ from minibeft.theory.attention import attend
 from minibeft.theory.draws import Draws
 from minibeft.theory.instance import Instance
 from minibeft.theory.rotary import Rotary
-from minibeft.theory.statements import enough, query_errors, query_price
+from minibeft.theory.statements import enough, query_errors, query_price, query_variation
 
 MODERATE = 10.0
 
@@ -41,6 +41,21 @@ def test_Q10_rejects_what_moves_further(bug):
 def third(x, *weights, b_q=None, **given):
     """b_q comes in at a third of its length."""
     return attend(x, *weights, b_q=None if b_q is None else b_q / 3, **given)
+
+
+def test_Q10_has_a_price_for_rows_that_move_by_more_than_one():
+    """Which only a wrong function's do: it is finite, and beyond what b_q can pay."""
+
+    def heavy(*weights, **given):
+        found = attend(*weights, **given)
+        assert found.weights is not None
+        return found if given["b_q"] is None else found._replace(weights=4 * found.weights)
+
+    p = replace(Layer.random(PLAIN).instance(), function=heavy)
+    assert query_variation(p).value.max() > 1
+    price = query_price(p)
+    assert price.value.isfinite().all()
+    assert not price.holds
 
 
 def test_Q10_rejects_what_is_not_enough():
