@@ -233,8 +233,9 @@ def running(covered: Covered) -> tuple[Running, Ground]:
     return tests, {key: frozenset(found) for key, found in lines.items()}
 
 
-def choose(mutant: Mutant, covered: Covered, tests: Running, ground: Ground, times: int = 1) -> list[str]:
-    """The tests for a mutant: of those that run its statement so many times as many as usual, the quickest first.
+def choose(mutant: Mutant, covered: Covered, tests: Running, ground: Ground, *, lived: bool) -> list[str]:
+    """The tests for a mutant: of those that run its statement a few, and where it has lived as many quick ones as fit
+    into four times the time.
 
     In turn one that runs through a line of the module that none before it does, and one by its name: the quickest case
     of each test first, then the second of each, for cases of one test notice much the same."""
@@ -245,30 +246,27 @@ def choose(mutant: Mutant, covered: Covered, tests: Running, ground: Ground, tim
         cases[name.partition("[")[0]] += 1
         wide += [] if ground[name, mutant.file] <= seen else [name]
         seen |= ground[name, mutant.file]
-    by_turns = zip_longest(wide, sorted(names, key=order.__getitem__))
+    by_turns = zip_longest(wide, names if lived else sorted(names, key=order.__getitem__))
+    most, long = (len(names), 4 * LONG) if lived else (FEW, LONG)
     spent, chosen = 0.0, list[str]()
     for name in dict.fromkeys(n for pair in by_turns for n in pair if n):
         seconds = covered[name]["seconds"]
-        if not chosen or (spent + seconds <= LONG * times and len(chosen) < FEW * times):
+        if not chosen or (spent + seconds <= long and len(chosen) < most):
             spent += seconds
             chosen.append(name)
     return chosen
 
 
-def judge(todo: list[Mutant], again: set[str], covered: Covered, tell: Callable[[Mutant, str], None]) -> None:
-    """Run the tests of each mutant, with it; four times as many for those that have lived before."""
+def judge(todo: list[Mutant], covered: Covered, tell: Callable[[Mutant, str], None]) -> None:
+    """Run the tests of each mutant, with it; more of them where none of the first fails."""
 
     def work(plugin: Plugin, items: list[pytest.Item]) -> None:
         by_name, old = {item.nodeid: item for item in items}, loaded(sorted({m.file for m in todo}))
         tests, ground = running(covered)
         gc.freeze()
 
-        def with_it(mutant: Mutant, tree: ast.Module) -> str:
-            names = [
-                name
-                for name in choose(mutant, covered, tests, ground, 4 if mutant.key in again else 1)
-                if name in by_name
-            ]
+        def with_it(mutant: Mutant, tree: ast.Module, *, lived: bool) -> str:
+            names = [name for name in choose(mutant, covered, tests, ground, lived=lived) if name in by_name]
 
             def plant() -> str:
                 found = replace_code(old[mutant.file], tree, mutant.function)
@@ -277,9 +275,10 @@ def judge(todo: list[Mutant], again: set[str], covered: Covered, tell: Callable[
             return forked(plant, 5 + 3 * sum(covered[name]["seconds"] for name in names)) if names else ""
 
         for mutant in todo[:1]:
-            assert not with_it(mutant, ast.parse((ROOT / mutant.file).read_text())), "fails without a mutant"
+            tree = ast.parse((ROOT / mutant.file).read_text())
+            assert not with_it(mutant, tree, lived=False), "fails without a mutant"
         for mutant in todo:
-            tell(mutant, with_it(mutant, mutant.tree))
+            tell(mutant, with_it(mutant, mutant.tree, lived=False) or with_it(mutant, mutant.tree, lived=True))
 
     collected((f"tests/{t}" for t in TESTS), work)
 
@@ -333,7 +332,7 @@ def main(count: int, record: Path) -> None:
             stream.write(json.dumps([mutant.key, texts[mutant.file], by], ensure_ascii=False) + "\n")
         print(f"{mutant.key}\n    {by or 'LIVES'}", flush=True)
 
-    in_forks(*(partial(judge, todo[i::CORES], set(known), covered, tell) for i in range(min(CORES, len(todo)))))
+    in_forks(*(partial(judge, todo[i::CORES], covered, tell) for i in range(min(CORES, len(todo)))))
     write_record(record, total, everything, results_of(results, texts))
 
 
