@@ -6,6 +6,7 @@ measured (tune.py), its table comes first.
 
 import json
 from functools import cache
+from importlib.metadata import version
 from math import log
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,8 +114,12 @@ def candidates(chip: int | None) -> tuple[Tile, ...]:
 
 
 def variants(chip: int | None) -> tuple[Variant, ...]:
-    """The projections by descriptors that tuning tries, in half precision."""
-    return (INTERPRETED_VARIANT,) if chip is None else VARIANTS.get(family(chip), ())
+    """The projections by descriptors that tuning tries, in half precision. None with a Triton older than 3.9: 3.6 does
+    not compile flattened loops, and spills where pairs turn."""
+    if chip is None:
+        return (INTERPRETED_VARIANT,)
+    known = tuple(map(int, version("triton").split(".")[:2])) >= (3, 9)
+    return VARIANTS.get(family(chip), ()) if known else ()
 
 
 def as_row(choice: Tile | Variant) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from minibeft.kernels.lang import Launch, descriptor, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles
 from minibeft.kernels.qkv_bias.forward import bias_arguments, load_bias, matmul_options, plan_qkv_bias
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
-from minibeft.kernels.tiles import GROUP, MULTIPROCESSORS, Variant, family, tuned
+from minibeft.kernels.tiles import GROUP, MULTIPROCESSORS, Variant, family, tuned, variants
 from minibeft.theory.rotary import Rotation
 
 
@@ -178,6 +178,6 @@ def plan_projection(
     columns = (heads + 2 * outputs[1].shape[1]) * size
     best = tuned(chip, x.dtype, "forward", x.shape[0] * x.shape[1], columns, rotation is not None)
     asked = x, weights, biases, outputs, rotation, chip, each
-    if isinstance(best, Variant) and describable(x, weights, rotation, heads, each is not None, best):
+    if best in variants(chip) and describable(x, weights, rotation, heads, each is not None, best):
         return plan_described(*asked, best)
     return plan_qkv_bias(*asked)

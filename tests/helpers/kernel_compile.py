@@ -34,7 +34,7 @@ from minibeft.kernels.qkv_bias.backward import plan_input_grad
 from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
 from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.shapes import SHAPES, Shape
-from minibeft.kernels.tiles import VARIANTS
+from minibeft.kernels.tiles import variants
 from minibeft.theory.rotary import Rotation
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -92,7 +92,7 @@ def launches(shape: Shape, dtype: torch.dtype, chip: int, sets: int) -> Iterator
     x = empty(shape.batch, shape.tokens, shape.width)
     yield plan_qkv_bias(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, found and found.each)
     described = dtype == torch.bfloat16 and shape in (PACKED if sets else (SHAPES[0], TURNED))
-    for variant in VARIANTS.get(chip, ()) if described else ():
+    for variant in variants(chip) if described else ():
         if describable(x, (w_q, w_k, w_v), rotation, shape.heads, sets > 0, variant):
             each = found and found.each
             yield plan_described(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, each, variant)

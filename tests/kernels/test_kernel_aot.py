@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kernel_binaries import CHIPS, compiled, spills
 
-from minibeft.kernels.tiles import VARIANTS
+from minibeft.kernels.tiles import variants
 
 RECORD = json.loads((Path(__file__).parents[2] / "records" / "kernel-binaries.json").read_text(encoding="utf-8"))
 SAME_TRITON = RECORD["versions"]["triton"] == version("triton")
@@ -26,7 +26,7 @@ MATMULS = {"qkv_bias_kernel", "input_grad_kernel"}
 @pytest.mark.parametrize("chip", CHIPS)
 def test_compiles_without_spills_for_tensor_cores(chip: int):
     binaries = compiled(chip)
-    described = {"described_kernel"} if chip in VARIANTS else set()
+    described = {"described_kernel"} if variants(chip) else set()
     assert {binary["kernel"] for binary in binaries} == KERNELS | described
     for binary in binaries:
         assert not spills(binary), f"registers spill: {binary}"
@@ -36,7 +36,7 @@ def test_compiles_without_spills_for_tensor_cores(chip: int):
         if binary["kernel"] in described:
             assert binary["descriptors"] == ["UTMALDG", "UTMASTG"], f"tiles are not moved by descriptors: {binary}"
     made = {(b["tile"], b["warps"], b["flatten"], b["specialize"]) for b in binaries if b["kernel"] in described}
-    assert len(made) == len(VARIANTS.get(chip, ()))
+    assert len(made) == len(variants(chip))
     halves = {(b["kernel"], b["operand"]) for b in binaries if b["tensor_core"]} - {(n, HALF) for n in described}
     assert halves == {(kernel, f"torch.{half}") for kernel in MATMULS for half in ("bfloat16", "float16")}
     if SAME_TRITON:
