@@ -42,13 +42,13 @@ def logits_in_transformers(folder: Path, sentences: list[str]) -> torch.Tensor:
     return logits
 
 
-def measure(data: str, folder: Path, **settings: Any) -> dict[str, Any]:
-    """Train, merge, simplify, and classify the SST-2 dev set before and after."""
+def measure(data: str, folder: Path, most: int | None = None, **settings: Any) -> dict[str, Any]:
+    """Train, merge, simplify, and classify the SST-2 dev set before and after, or so many of it."""
     before = make_classifier(data, folder, **settings)
     done = simplify(before, folder / "simplified")
     task = find_task("sst2")
     dev = read_split(task, find_data(task, data), "validation")
-    sentences, labels = [text for (text,) in dev.texts], torch.tensor(dev.labels)
+    sentences, labels = [text for (text,) in dev.texts[:most]], torch.tensor(dev.labels[:most])
     old, new = (logits_in_transformers(f, sentences) for f in (before, folder / "simplified"))
     margin = (old[:, 0] - old[:, 1]).abs()
     return {

@@ -42,6 +42,8 @@ def once_a_kind(typechecker: Any) -> Callable[[Any], Any]:
         @functools.wraps(target)
         def call(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
+            if torch.compiler.is_compiling():  # the values are stand-ins
+                return target(*args, **kwargs)
             try:
                 kind = (*map(kind_of, args), *((name, kind_of(value)) for name, value in kwargs.items()))
             except Unknown:

@@ -1,4 +1,6 @@
-"""A model that was simplified classifies the whole SST-2 dev set in transformers as before. Needs MINIBEFT_DATA."""
+"""A model that was simplified classifies SST-2 in transformers as before. Needs MINIBEFT_DATA.
+
+The record of the whole dev set is records/simplify.json; here it is half of it."""
 
 import os
 
@@ -11,9 +13,9 @@ DATA = os.environ.get("MINIBEFT_DATA", "")
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA, reason="set MINIBEFT_DATA to the folder that holds sst2/train.tsv and dev.tsv")
 def test_identical_predictions_on_the_dev_set(tmp_path):
-    found = measure(DATA, tmp_path, seed=0, examples=200, epochs=1, learning_rate=1e-2)
-    assert found["same_predictions"] == found["sentences"] == 872
+    found = measure(DATA, tmp_path, most=436, seed=0, examples=200, epochs=2, learning_rate=4e-3)
+    assert found["same_predictions"] == found["sentences"] == 436
     assert found["accuracy_after"] == found["accuracy_before"]
-    # Equal predictions say something only when they are not all the same label: 444 of the 872 are positive.
-    assert found["accuracy_before"] not in (444 / 872, 428 / 872)
+    # Equal predictions say something only when they are not all the same label: 229 of the 436 are positive.
+    assert found["accuracy_before"] not in (229 / 436, 207 / 436)
     assert found["simplify"]["zeroed"] == 2 * 6 * 384
