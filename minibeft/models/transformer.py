@@ -218,8 +218,12 @@ class Transformer(nn.Module):
         token_type_ids: Int[Tensor, "B T"] | None = None,
         features: Float[Tensor, "B channels *grid"] | None = None,
         adapters: Int[Tensor, " B"] | None = None,
+        places: Int[Tensor, "B M"] | None = None,
     ) -> Output:
-        """adapters  as classify() takes them, with padding on the right, where hidden is then zero"""
+        """
+        adapters  as classify() takes them, with padding on the right, where hidden is then zero
+        places    of a language model: compute logits for these positions of each row alone, (B, M, V)
+        """
         if adapters is not None:
             if input_ids is None or features is not None:
                 raise ValueError("adapters go with input_ids, and not with features")
@@ -229,10 +233,10 @@ class Transformer(nn.Module):
             hidden = x.new_zeros(mask.numel(), x.shape[1]).index_copy(0, packing.real, x).view(*mask.shape, -1)
             return Output(hidden, self.answer(hidden[:, 0], adapters))
         x = self.embedded(input_ids, attention_mask, token_type_ids, features)
-        places = torch.arange(x.shape[1], device=x.device)
+        positions = torch.arange(x.shape[1], device=x.device)
         kinds = set(self.config.attention)  # one or two: with and without a window, or a rotation
         masks = {spec: additive_mask(attention_mask, x.shape[1], spec, x) for spec in kinds}
-        turns = {spec: spec.rotary.rotate(places) for spec in kinds if spec.rotary is not None}
+        turns = {spec: spec.rotary.rotate(positions) for spec in kinds if spec.rotary is not None}
         for block, spec in zip(self.blocks, self.config.attention, strict=True):
             x = block(x, masks[spec], turns.get(spec))
         hidden = x if self.norm is None else self.norm(x)
@@ -240,7 +244,8 @@ class Transformer(nn.Module):
             assert input_ids is not None
             real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             return Output(hidden, self.head(hidden, input_ids, real))
-        return Output(hidden, None if self.head is None else self.head(hidden, self.token_vectors))
+        read = hidden if places is None else hidden[torch.arange(len(x), device=x.device)[:, None], places]
+        return Output(hidden, None if self.head is None else self.head(read, self.token_vectors))
 
     @property
     def token_vectors(self) -> Float[Tensor, "V E"] | None:

@@ -90,11 +90,10 @@ class PromptBatch(NamedTuple):
         """The mean log-probability of each label word's tokens, in float32 at least."""
         ids, mask = self.input_ids.flatten(0, 1), self.attention_mask.flatten(0, 1)
         (rows, classes, longest), each = self.targets.shape, self.input_ids.shape[1]
-        logits = model(ids, mask).logits  # (B·R, T, V)
-        assert logits is not None
         # The last M tokens of a row predict the last M of its label word.
         places = mask.sum(1, keepdim=True) - longest + torch.arange(longest, device=ids.device)
-        logits = logits[torch.arange(len(ids), device=ids.device)[:, None], places.clamp(min=0)]
+        logits = model(ids, mask, places=places.clamp(min=0)).logits
+        assert logits is not None
         found = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)  # (B·R, M, V)
         found = found.unflatten(0, (rows, each)).expand(rows, classes, longest, -1)
         found = found.gather(-1, self.targets[..., None])[..., 0]  # (B, K, M)

@@ -28,6 +28,21 @@ def model_of(family: str, task: Task = "hidden", dtype: torch.dtype = torch.floa
     return load(reference(typical(family, task), 1), dtype, "fused")
 
 
+def test_logits_of_some_positions_alone():
+    """Each row's own; the same product of fewer rows, so equal to the rounding of float64."""
+    model, b = (
+        model_of("llama", "lm", torch.float64),
+        batch(typical("llama", "lm"), 2, rows=3, length=7, padding="right"),
+    )
+    whole, places = model(*b), torch.tensor([[0, 3], [2, 1], [1, 2]])
+    some = model(*b, places=places)
+    assert whole.logits is not None
+    assert some.logits is not None
+    assert torch.equal(some.hidden, whole.hidden)
+    wanted = torch.stack([whole.logits[row, place] for row, place in enumerate(places)])
+    torch.testing.assert_close(some.logits, wanted, rtol=0, atol=1e-12 * wanted.abs().max().item())
+
+
 @pytest.mark.parametrize("backend", ["fused", "plain"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", LAYOUTS)
