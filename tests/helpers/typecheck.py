@@ -47,11 +47,12 @@ def once_a_kind(typechecker: Any) -> Callable[[Any], Any]:
             try:
                 kind = (*map(kind_of, args), *((name, kind_of(value)) for name, value in kwargs.items()))
             except Unknown:
-                return checked(*args, **kwargs)
+                kind = None
             if kind in known:
                 return target(*args, **kwargs)
             found = checked(*args, **kwargs)
-            known.add(kind)
+            if kind is not None:
+                known.add(kind)
             return found
 
         return call

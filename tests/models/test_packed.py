@@ -215,7 +215,8 @@ def test_attention_drops_what_draw_keep_says_and_keeps_what_its_backward_pass_ne
 
     def kept(needed: str) -> tuple[Tensor | None, ...]:
         given = [x.clone().requires_grad_(name in needed) for name, x in zip("qkv", (q, k, v), strict=True)]
-        return Mix.apply(*given, None, 0.0).grad_fn.saved_tensors[:3]
+        mixed = Mix.apply(*given, None, 0.0)  # which holds what its backward pass has
+        return mixed.grad_fn.saved_tensors[:3]
 
     assert kept("v") == (None, None, None)
     for needed in ("q", "k", "qkv"):
