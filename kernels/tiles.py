@@ -160,3 +160,11 @@ def matmul_tile(chip: int | None, dtype: torch.dtype, direction: str, rows: int,
     wide, narrow = MATMUL[family(chip), dtype.itemsize]
     programs = -(-rows // wide.rows) * -(-columns // wide.columns)
     return narrow if turning or programs < 2 * MULTIPROCESSORS[family(chip)] else wide
+
+
+def key_tile(chip: int | None, dtype: torch.dtype, columns: int) -> Tile:
+    """For the keys of a quantised cache, one whole head wide; as many warps as it takes for registers not to spill."""
+    if chip is None:
+        return Tile(16, columns, 32, 4, 1)
+    warps = 4 if columns < 128 else 16 if columns > 128 and family(chip) == 90 else 8
+    return Tile(64, columns, 64 if family(chip) > 80 and dtype.itemsize == 2 else 32, warps, 3)

@@ -80,7 +80,14 @@ def binaries(found: Row) -> list[str]:
 def launch_of(one: Row) -> str:
     """The kernel; type, size of a head, and what else the launch does."""
     turn = f"turns {one['turned']}{' neighbours' if one['interleaved'] else ''}" if one["turned"] else ""
-    parts = [one["operand"].removeprefix("torch."), f"D = {one['head_size']}", turn, "sets" if one["sets"] else ""]
+    bits = {127: "8 bits", 7: "4 bits"}.get(one["levels"], "")
+    parts = [
+        one["operand"].removeprefix("torch."),
+        f"D = {one['head_size']}",
+        turn,
+        "sets" if one["sets"] else "",
+        bits,
+    ]
     return f"{one['kernel'].removesuffix('_kernel')} | {', '.join(filter(None, parts))}"
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from minibeft.kernels.bias_grad.forward import plan_column_sum
 from minibeft.kernels.bias_grad.reference import column_sum_reference
+from minibeft.kernels.key_cache.forward import plan_quantised_keys
+from minibeft.kernels.key_cache.reference import levels, shifted_keys_reference, unpacked
 from minibeft.kernels.lang import chip_of
 from minibeft.kernels.owners import Owners, owners
 from minibeft.kernels.qkv_bias.backward import plan_input_grad
@@ -22,6 +24,7 @@ from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, input_grad_reference, qkv_bias_reference
 from minibeft.kernels.rounding import Reach, rounding_bound
 from minibeft.kernels.tiles import INTERPRETED_VARIANT
+from minibeft.theory.bounds import unit_roundoff
 from minibeft.theory.draws import Draws
 from minibeft.theory.rotary import Rotation
 
@@ -46,8 +49,9 @@ def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
 
 def assert_guards_intact(output: Tensor, what: str) -> None:
     buffer = output.new_empty(0).set_(output.untyped_storage())
-    assert buffer[:GUARD].isnan().all(), f"{what}: written before its beginning"
-    assert buffer[GUARD + output.numel() :].isnan().all(), f"{what}: written past its end"
+    whole = buffer.isnan() if output.is_floating_point() else buffer == 0
+    assert whole[:GUARD].all(), f"{what}: written before its beginning"
+    assert whole[GUARD + output.numel() :].all(), f"{what}: written past its end"
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,31 @@ def check_described(case: Case, dtype: torch.dtype, plan: Run = plan_described) 
         return qkv_bias_reference(d.x, d.weights, d.biases, d.rotation, d.heads, d.sets and d.sets.each)
 
     _compare(run, reference, case.draw(dtype), dict.fromkeys("qkv", case.width))
+
+
+def check_quantised_keys(case: Case, dtype: torch.dtype, plan: Run = plan_quantised_keys) -> None:
+    """Each step, and each code times its step, in eight bits and in four."""
+    d, shape = case.draw(dtype), (case.batch, case.groups, case.tokens)
+    shift = guarded(Draws(1).normal(case.groups, case.size, dtype=torch.float32))
+    parts = [(one.x, one.weights[1], one.biases[1], one.rotation) for one in (d.to(torch.float64), d.absolute())]
+    gold, size = (
+        shifted_keys_reference(x.double(), w.double(), None if b is None else b.double(), c, turn)
+        for (x, w, b, turn), c in zip(parts, (shift.double(), -shift.double().abs()), strict=True)
+    )
+    off = rounding_bound(gold, size, case.width + 1, torch.float32)
+    largest, unit = gold.abs().amax(-1), unit_roundoff(torch.float32)
+    for bits in (8, 4):
+        kind = torch.int8 if bits == 8 else torch.uint8
+        codes = guarded(torch.full((*shape, case.size * bits // 8), 99, dtype=kind))
+        steps = poisoned(*shape, dtype=torch.float32)
+        plan(d.x, d.weights[1], d.biases[1], shift, codes, steps, d.rotation, bits, chip_of(DEVICE)).run()
+        assert_guards_intact(codes, "codes")
+        assert_guards_intact(steps, "steps")
+        whole = codes if bits == 8 else unpacked(codes, d.rotation)
+        assert_within(steps * levels(bits), largest, off.amax(-1) + 3 * unit * largest, f"steps of {bits} bits")
+        restored, half = whole * steps[..., None].double(), steps[..., None].double() / 2
+        # A quotient, its sum with ½ and the product: three roundings of at most the largest entry.
+        assert_within(restored, gold, half + off + 4 * unit * largest[..., None], f"keys of {bits} bits")
 
 
 def check_input_grad(case: Case, dtype: torch.dtype, plan: Run = plan_input_grad) -> None:

@@ -28,6 +28,7 @@ from triton.runtime.driver import driver
 
 from minibeft.kernels import tiles
 from minibeft.kernels.bias_grad.forward import plan_column_sum
+from minibeft.kernels.key_cache.forward import plan_quantised_keys
 from minibeft.kernels.lang import Launch
 from minibeft.kernels.owners import Owners
 from minibeft.kernels.qkv_bias.backward import plan_input_grad
@@ -97,6 +98,13 @@ def launches(shape: Shape, dtype: torch.dtype, chip: int, sets: int) -> Iterator
             each = found and found.each
             yield plan_described(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, each, variant)
     yield plan_input_grad(outputs, (w_q, w_k, w_v), empty(*x.shape), rotation, chip)
+    if not sets and dtype == torch.bfloat16 and shape.size % 2 == 0:
+        steps = empty(shape.batch, shape.kv_heads, shape.tokens, kind=torch.float32)
+        shift = empty(shape.kv_heads, shape.size, kind=torch.float32)
+        k = outputs[1]
+        for bits, codes in {8: k.to(torch.int8), 4: k[..., ::2].to(torch.uint8)}.items():
+            if bits == 8 or shape == SHAPES[0]:
+                yield plan_quantised_keys(x, w_k, b_k, shift, codes, steps, rotation, bits, chip)
     if dtype != torch.float16:
         yield from plan_column_sum(outputs[0], empty(*tables, shape.heads * shape.size), rotation, 1, found)
 
@@ -124,6 +132,7 @@ def inspect(launch: Launch) -> dict[str, Any]:
         "head_size": options["D"],
         "turned": options.get("R", 0),
         "interleaved": options.get("INTERLEAVED", False),
+        "levels": options.get("LEVELS"),
         "sets": given.get("each", given.get("starts")) is not None,
         "tile": "×".join(map(str, blocks)),
         "warps": options["num_warps"],

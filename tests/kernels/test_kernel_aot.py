@@ -16,9 +16,9 @@ RECORD = json.loads((Path(__file__).parents[2] / "records" / "kernel-binaries.js
 SAME_TRITON = RECORD["versions"]["triton"] == version("triton")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have, CUDA programming guide
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
-KERNELS = {"qkv_bias_kernel", "input_grad_kernel", "partial_sum_kernel", "final_sum_kernel"}
+KERNELS = {"qkv_bias_kernel", "input_grad_kernel", "partial_sum_kernel", "final_sum_kernel", "quantised_keys_kernel"}
 ODD = {"one of everything", "one token", "one head", "one key-value head"}
-HALF = "torch.bfloat16"
+HALF, KEYS = "torch.bfloat16", "quantised_keys_kernel"
 MATMULS = {"qkv_bias_kernel", "input_grad_kernel"}
 
 
@@ -31,13 +31,18 @@ def test_compiles_without_spills_for_tensor_cores(chip: int):
     for binary in binaries:
         assert not spills(binary), f"registers spill: {binary}"
         assert binary["shared"] <= SHARED_LIMIT[chip], f"more shared memory than sm_{chip} has: {binary}"
-        if binary["kernel"] in MATMULS | described and binary["operand"] in ("torch.bfloat16", "torch.float16"):
+        if binary["kernel"] in MATMULS | described | {KEYS} and binary["operand"] in (
+            "torch.bfloat16",
+            "torch.float16",
+        ):
             assert TENSOR_CORE[chip] in binary["tensor_core"], f"not on tensor cores: {binary}"
         if binary["kernel"] in described:
             assert binary["descriptors"] == ["UTMALDG", "UTMASTG"], f"tiles are not moved by descriptors: {binary}"
     made = {(b["tile"], b["warps"], b["flatten"], b["specialize"]) for b in binaries if b["kernel"] in described}
     assert len(made) == len(variants(chip))
-    halves = {(b["kernel"], b["operand"]) for b in binaries if b["tensor_core"]} - {(n, HALF) for n in described}
+    halves = {(b["kernel"], b["operand"]) for b in binaries if b["tensor_core"]} - {
+        (n, HALF) for n in (*described, KEYS)
+    }
     assert halves == {(kernel, f"torch.{half}") for kernel in MATMULS for half in ("bfloat16", "float16")}
     if SAME_TRITON:
         assert binaries == RECORD["chips"][str(chip)], "run: make binaries"

@@ -6,6 +6,7 @@ that its original passes.
 
 import importlib.util
 import inspect
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +14,18 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from kernel_cases import Case, Run, check_column_sums, check_described, check_forward, check_input_grad
+from kernel_cases import (
+    Case,
+    Run,
+    check_column_sums,
+    check_described,
+    check_forward,
+    check_input_grad,
+    check_quantised_keys,
+)
 
 from minibeft.kernels.bias_grad import forward as column_sum
+from minibeft.kernels.key_cache import forward as key_cache
 from minibeft.kernels.qkv_bias import backward, descriptors, forward
 
 PLAIN = Case(2, 5, 33, 3, 3, 24)
@@ -106,11 +116,28 @@ DESCRIBED = [
     Bug("sets of the first sequence", "r = b * T + place", "r = place", WHOLE),
 ]
 
+KEYS = [
+    Bug("the shift added", "low -= tl.load", "low += tl.load", PARTIAL),
+    Bug("a turn the other way", "low * co - high * si, high * co + low * si", "low * co + high * si, high", PARTIAL),
+    Bug("a step for the first members alone", "tl.maximum(tl.abs(low), tl.abs(high))", "tl.abs(low)", GROUPED),
+    Bug("cut off, not rounded", "+ 0.5", "+ 0.0", GROUPED),
+    Bug("the first head's bias for every head", "bias + g * D + d1", "bias + d1", GROUPED),
+    Bug("a code over the other", "(high & 15) << 4", "(high & 15) << 3", GROUPED),
+    Bug("every head in the first one's place", "(b * G + g) * T", "b * G * T", GROUPED),
+    Bug(
+        "no mask on the rows",
+        "steps + key, step.to(tl.float32), mask=live",
+        "steps + key, step.to(tl.float32)",
+        GROUPED,
+    ),
+]
+
 SUBJECTS = [
     (forward, "plan_qkv_bias", check_forward, FORWARD),
     (backward, "plan_input_grad", check_input_grad, INPUT_GRAD),
     (column_sum, "plan_column_sum", check_column_sums, COLUMN_SUM),
     (descriptors, "plan_described", check_described, DESCRIBED),
+    (key_cache, "plan_quantised_keys", check_quantised_keys, KEYS),
 ]
 
 
@@ -148,4 +175,5 @@ def test_planted_bug_is_caught(module: ModuleType, plan: str, check: Run, bug: B
 @pytest.mark.parametrize(("module", "plan", "check"), [s[:3] for s in SUBJECTS], ids=[s[1] for s in SUBJECTS])
 def test_unedited_copy_passes(module: ModuleType, plan: str, check: Run, tmp_path: Path):
     """It is the bug that the test above catches, not the loading."""
-    check(WHOLE, torch.float32, getattr(edited(module, Bug("none", "", "", WHOLE), tmp_path), plan))
+    case = replace(WHOLE, sets=0)
+    check(case, torch.float32, getattr(edited(module, Bug("none", "", "", case), tmp_path), plan))
