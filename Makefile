@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help verify test test-portable fuzz mutants gpu-record check prove formal binaries readme site clean
+.PHONY: help verify test test-toolchains test-portable fuzz mutants gpu-record check prove formal binaries readme site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,8 +11,11 @@ help: ## list the targets
 verify: .venv/demo ## load a real BERT and check the theorems on it
 	$(BIN)/minibeft verify
 
-test: .venv/test ## every test, on both cores
-	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -n auto --dist worksteal
+test: .venv/test ## every test that Python alone can run, on both cores
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -n auto --dist worksteal -m "not toolchain"
+
+test-toolchains: .venv/test ## what Coq checks, and what Triton compiles for three chips
+	$(BIN)/pytest -n auto --dist worksteal -m toolchain
 
 # The numeric tests as on other processors: on one thread a process, with AVX2, without vector extensions (the theory's
 # alone, for they are slow so), and on two threads (whole models alone, for the processes share the cores); another

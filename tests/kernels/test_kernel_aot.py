@@ -12,6 +12,7 @@ from kernel_binaries import CHIPS, compiled, spills
 
 from minibeft.kernels.tiles import variants
 
+pytestmark = pytest.mark.toolchain
 RECORD = json.loads((Path(__file__).parents[2] / "records" / "kernel-binaries.json").read_text(encoding="utf-8"))
 SAME_TRITON = RECORD["versions"]["triton"] == version("triton")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have, CUDA programming guide

@@ -17,7 +17,12 @@ from minibeft.theory.evidence import EVIDENCE, FORMAL, LEVELS
 from minibeft.theory.theorems import THEOREMS
 
 ROOT = Path(__file__).parents[2]
-coq = pytest.mark.skipif(not formal.has_coq(), reason=formal.NO_COQ)
+
+
+def coq(test):
+    """A test that needs Coq."""
+    return pytest.mark.toolchain(pytest.mark.skipif(not formal.has_coq(), reason=formal.NO_COQ)(test))
+
 
 SMALL = """(** A comment may say Axiom and Admitted (* twice *). *)
 Theorem K1_one : 1 = 1.
