@@ -113,6 +113,7 @@ def candidates(chip: int | None) -> tuple[Tile, ...]:
     return tuple(dict.fromkeys((*MATMUL[family(chip), 2], *more)))
 
 
+@cache
 def variants(chip: int | None) -> tuple[Variant, ...]:
     """The projections by descriptors that tuning tries, in half precision. None with a Triton older than 3.9: 3.6 does
     not compile flattened loops, and spills where pairs turn."""
@@ -130,6 +131,7 @@ def as_row(choice: Tile | Variant) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Tile | Variant:
+    """What as_row() wrote."""
     tile = Tile(*row["tile"])
     return Variant(tile, row["flatten"], row["specialize"], row["general"]) if "flatten" in row else tile
 

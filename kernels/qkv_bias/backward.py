@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minibeft.kernels.lang import Launch, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
-from minibeft.kernels.qkv_bias.forward import matmul_options, same_strides
+from minibeft.kernels.qkv_bias.forward import in_groups, matmul_options, same_strides
 from minibeft.kernels.qkv_bias.reference import Triple
 from minibeft.kernels.tiles import GROUP, Tile, matmul_tile
 from minibeft.theory.rotary import Rotation
@@ -75,11 +75,7 @@ def input_grad_kernel(
     D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr,
     GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    per_group = GROUP * tl.cdiv(C, BN)
-    group = tl.program_id(0) // per_group
-    height = tl.minimum(tl.cdiv(M, BM) - group * GROUP, GROUP)
-    within = tl.program_id(0) % per_group
-    tile_m, tile_c = group * GROUP + within % height, within // height
+    tile_m, tile_c = in_groups(tl.program_id(0), tl.cdiv(M, BM), tl.cdiv(C, BN), GROUP)
 
     r = tile_m * BM + tl.arange(0, BM)
     live = r < M

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from minibeft.kernels.lang import Launch, descriptor, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles
-from minibeft.kernels.qkv_bias.forward import bias_arguments, load_bias, matmul_options, plan_qkv_bias
+from minibeft.kernels.qkv_bias.forward import (
+    bias_arguments,
+    column_tiles,
+    in_groups,
+    load_bias,
+    matmul_options,
+    plan_qkv_bias,
+)
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
 from minibeft.kernels.tiles import GROUP, MULTIPROCESSORS, Variant, family, tuned, variants
 from minibeft.theory.rotary import Rotation
@@ -61,9 +68,7 @@ def described_kernel(
     for tile in tl.range(
         tl.program_id(0), rows * columns, tl.num_programs(0), flatten=FLATTEN, warp_specialize=SPECIALIZE
     ):
-        group, within = tile // (GROUP * columns), tile % (GROUP * columns)
-        height = tl.minimum(rows - group * GROUP, GROUP)
-        tile_m, tile_n = group * GROUP + within % height, within // height
+        tile_m, tile_n = in_groups(tile, rows, columns, GROUP)
         b, t = tile_m // row_tiles, tile_m % row_tiles * BM
 
         is_q, is_v = tile_n < q_tiles, tile_n >= q_tiles + kv_tiles
@@ -146,8 +151,7 @@ def plan_described(
     accumulated = tile.columns // 2 if rotation else tile.columns
     flat = x.as_strided((batch * tokens, width), x.stride()[1:])
     block = [1, max(accumulated // size, 1), tile.rows, min(accumulated, size)]
-    tiles = batch * triton.cdiv(tokens, tile.rows)
-    tiles *= triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)
+    tiles = batch * triton.cdiv(tokens, tile.rows) * column_tiles(heads, groups, size, tile)
     programs = min(tiles, 3 if chip is None else MULTIPROCESSORS[family(chip)])  # 3, so that small tests share some
     return Launch(
         described_kernel,
@@ -178,6 +182,8 @@ def plan_projection(
     columns = (heads + 2 * outputs[1].shape[1]) * size
     best = tuned(chip, x.dtype, "forward", x.shape[0] * x.shape[1], columns, rotation is not None)
     asked = x, weights, biases, outputs, rotation, chip, each
+    if not isinstance(best, Variant):
+        return plan_qkv_bias(*asked, best)
     if best in variants(chip) and describable(x, weights, rotation, heads, each is not None, best):
         return plan_described(*asked, best)
     return plan_qkv_bias(*asked)

@@ -19,6 +19,15 @@ from minibeft.theory.rotary import Rotation
 
 
 @triton.jit
+def in_groups(tile, rows, columns, GROUP: tl.constexpr):
+    """The row and column of a tile. Tiles come in groups of GROUP rows, down the rows first: those that run together
+    share W and X in the L2."""
+    group, within = tile // (GROUP * columns), tile % (GROUP * columns)
+    height = tl.minimum(rows - group * GROUP, GROUP)
+    return group * GROUP + within % height, within // height
+
+
+@triton.jit
 def load_bias(bias, each, stride, r, live, n, used):
     """The bias of columns n: one for all rows, (1, BN), or where rows r belong to sets each its set's, (BM, BN)."""
     if each is None:
@@ -75,13 +84,8 @@ def qkv_bias_kernel(
     D: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr,
     GROUP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    # Tiles in groups of GROUP rows, down the rows first: programs that run together share W and X in the L2.
     q_tiles, kv_tiles = tl.cdiv(H * D, BN), tl.cdiv(G * D, BN)
-    per_group = GROUP * (q_tiles + 2 * kv_tiles)
-    group = tl.program_id(0) // per_group
-    height = tl.minimum(tl.cdiv(M, BM) - group * GROUP, GROUP)
-    within = tl.program_id(0) % per_group
-    tile_m, tile_n = group * GROUP + within % height, within // height
+    tile_m, tile_n = in_groups(tl.program_id(0), tl.cdiv(M, BM), q_tiles + 2 * kv_tiles, GROUP)
 
     is_q, is_v = tile_n < q_tiles, tile_n >= q_tiles + kv_tiles
     w, heads, tile = w_k, G, tile_n - q_tiles
@@ -155,6 +159,11 @@ def matmul_options(tile: Tile, dtype: torch.dtype, chip: int | None) -> dict[str
     return blocks | {"OPERAND": operand(dtype, chip), "ACC": accumulator(dtype), "enable_fp_fusion": True}
 
 
+def column_tiles(heads: int, groups: int, size: int, tile: Tile) -> int:
+    """Of q, k and v, none of which shares a tile with another."""
+    return triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)
+
+
 def plan_qkv_bias(
     x: Tensor,
     weights: Triple,
@@ -179,10 +188,9 @@ def plan_qkv_bias(
     weights = same_strides(weights)
     cos, sin, angle_b = angle_arguments(rotation, tokens)
     tables, strides = bias_arguments(biases)
-    column_tiles = triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)
     return Launch(
         qkv_bias_kernel,
-        (triton.cdiv(rows, tile.rows) * column_tiles,),
+        (triton.cdiv(rows, tile.rows) * column_tiles(heads, groups, size, tile),),
         (
             x, *weights, *tables, each, cos, sin, *outputs,
             rows, tokens, width, heads, groups, *x.stride(), *weights[0].stride(), *strides, angle_b,

@@ -4,7 +4,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
-from minibeft.reproduce.report import searched, several
+from minibeft.reproduce.report import by_regime, several
 from minibeft.show.plot import Plot, along_epochs, as_svg
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ LEGEND = {"v": "b_v", "q": "b_q", "k": "b_k", "none": "no bias", "all": "all bia
 
 def plots(record: Record) -> list[Plot]:
     """Accuracy over the learning rate, and the learning curves at each rate."""
-    found = [over_rates(record, regime) for regime in searched(record)]
+    found = [over_rates(record, regime) for regime in by_regime(record)]
     for regime, rate in dict.fromkeys((cell["regime"], cell["rate"]) for cell in record["cells"]):
         found.append(over_epochs(record, regime, rate))
     beside = (record["table"], record["task"]) == ("biases", paper.TASK)
@@ -26,7 +26,7 @@ def plots(record: Record) -> list[Plot]:
 
 def over_rates(record: Record, regime: str) -> Plot:
     """The held-out score of every row at every rate."""
-    searches = searched(record)[regime]
+    searches = by_regime(record)[regime]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()

@@ -16,7 +16,7 @@ TITLES = {"mag_angle": "Mag+Angle", "magnitude": "Magnitude", "fisher": "Fisher"
 def grids(record: Record) -> list[Grid]:
     """All tables of a record, in the order of reading."""
     found = [results(record), orders(record), predictions(record), sameness(record), drift_grid(record)]
-    found += [search(record, regime) for regime in searched(record)]
+    found += [search(record, regime) for regime in by_regime(record)]
     return [grid for grid in found if grid.rows]
 
 
@@ -192,7 +192,7 @@ def drift_grid(record: Record) -> Grid:
     return Grid(title, header, rows, note)
 
 
-def searched(record: Record) -> dict[str, list[Record]]:
+def by_regime(record: Record) -> dict[str, list[Record]]:
     """Regime → the searches in it; a record of one regime need not name it there."""
     found: dict[str, list[Record]] = {}
     for one in record["searches"]:
@@ -202,7 +202,7 @@ def searched(record: Record) -> dict[str, list[Record]]:
 
 def search(record: Record, regime: str) -> Grid:
     """The search for each row's own rate."""
-    searches = searched(record)[regime]
+    searches = by_regime(record)[regime]
     rates = [f"{rate:g}" for rate, _ in searches[0]["scores"]]
     rows = []
     for s in searches:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from kernel_binaries import spills
+
 Row = dict[str, Any]
 
 
@@ -69,7 +71,7 @@ def binaries(found: Row) -> list[str]:
     for launch, cells in launches.items():
         rows.append(f"| {launch} | {' | '.join('<br>'.join(cells.get(chip, [])) for chip in chips)} |")
     every = [one for binaries in chips.values() for one in binaries]
-    spilled = sum(bool(one["stack"] or one["local"] or one["spill_instructions"]) for one in every)
+    spilled = sum(map(spills, every))
     note = (
         "Tile, warps (w) and pipeline stages (s), registers of a thread, shared memory of a block, and the instruction "
         f"that multiplies. Registers spill in {spilled} of the {len(every)}."
