@@ -1,6 +1,7 @@
 """Hypothesis profiles, one thread a test process (or OMP_NUM_THREADS), kernels without a GPU, and shape annotations
 checked: in the suite every call into minibeft is held to what its signature says."""
 
+import gc
 import os
 
 import torch
@@ -21,3 +22,13 @@ if not torch.cuda.is_available():
 # Before any test module imports minibeft. Triton reads its kernels' source, so they are left alone.
 ROOMS = "theory models families checkpoints show certificate verification surgery training reproduce benchmarks".split()
 install([f"minibeft.{room}" for room in ROOMS])
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: not to be looked through at each collection of garbage, nor copied in each fork."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def made_by(record: Mapping[str, Any]) -> str:
     return f"{record['command']}; torch {torch}, {machine['cores']} cores ({machine['cpu']}){card}, {record['date']}"
 
 
+@cache
 def installed(name: str) -> str | None:
     """A package's version, None when it is not installed."""
     try:

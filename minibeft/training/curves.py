@@ -1,22 +1,25 @@
-"""A run's loss and metrics over its epochs."""
+"""Loss and metrics over the epochs, of all seeds in one picture."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from minibeft.show.plot import along_epochs
-from minibeft.training.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_curves(figure: "Figure", epochs: list[dict[str, Any]], task: Task) -> None:
-    """Two panels: the training loss, and the task's metrics on each split that was evaluated."""
+def draw_curves(figure: "Figure", runs: Sequence[list[dict[str, Any]]]) -> None:
+    """Two panels: the training loss, and the metrics on each split that was evaluated; a line for each run."""
     left, right = figure.subplots(1, 2)
-    numbers = [record["epoch"] + 1 for record in epochs]
-    left.plot(numbers, [record["loss"] for record in epochs])
+    scored = {split: [*value] for split, value in runs[0][-1].items() if isinstance(value, dict)}
+    for number, epochs in enumerate(runs):
+        at = [record["epoch"] + 1 for record in epochs]
+        left.plot(at, [record["loss"] for record in epochs], "C0o-")
+        curves = [(split, metric) for split, metrics in scored.items() for metric in metrics]
+        for colour, (split, metric) in enumerate(curves):
+            label = None if number else f"{split} {metric}"
+            right.plot(at, [record[split][metric] for record in epochs], f"C{colour}o-", label=label)
     along_epochs(left, ylabel="training loss")
-    for split in (name for name, value in epochs[-1].items() if isinstance(value, dict)):
-        for metric in task.metrics:
-            right.plot(numbers, [record[split][metric] for record in epochs], label=f"{split} {metric}")
     along_epochs(right)
     right.legend()

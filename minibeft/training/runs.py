@@ -1,4 +1,4 @@
-"""A run's folder: settings and results in run.json, the state to resume from, the adapter, the curves.
+"""A run's folder: settings and results in run.json, the state to resume from, the adapter.
 
 A kill at any moment leaves the last whole epoch (show/files.py). A run that is resumed ends with the same bits as one
 that was not interrupted: the state holds what trains, the optimiser and torch's random streams, and the order of the
@@ -22,11 +22,9 @@ from minibeft.checkpoints.tensors import unpacked
 from minibeft.errors import BadInput
 from minibeft.models.biases import count
 from minibeft.show import files
-from minibeft.show.plot import as_png, can_draw
 from minibeft.show.record import provenance
 from minibeft.training import sharded
 from minibeft.training.card import beside_adapter
-from minibeft.training.curves import draw_curves
 from minibeft.training.loading import Loaded, load
 from minibeft.training.records import (
     RECORD,
@@ -42,7 +40,7 @@ from minibeft.training.reparam import merge
 from minibeft.training.settings import Settings
 from minibeft.training.train import Run, Step, fit, start
 
-STATE, ADAPTER, CURVES = "state.pt", "adapter", "curves.png"
+STATE, ADAPTER = "state.pt", "adapter"
 Announce = Callable[[Run], None]
 
 
@@ -175,7 +173,7 @@ def restore(run: Run, folder: Path) -> None:
 
 
 def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Write what was trained, the adapter, the curves where they can be drawn, then the record that says complete."""
+    """Write what was trained, the adapter, then the record that says complete."""
     merge(run.model)
     names, state = their_names(run.model), dict(run.model.named_parameters())
     tensors = {names[name]: state[name].detach().float().cpu().contiguous() for name in run.before}
@@ -189,8 +187,6 @@ def finish(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         whole = record | {"epochs": run.epochs} | provenance()
         extras = beside_adapter(find(run.settings.model), base, run.task.name, adapter.labels, whole)
         save_adapter(replace(adapter, saved=saved), folder / ADAPTER, extras)
-    if can_draw():
-        write(folder / CURVES, as_png(lambda figure: draw_curves(figure, run.epochs, run.task), size=(8, 3)))
     sharded.wait()  # until the first has written
     return write_record(run, folder, record | {"written": digest([folder / TRAINED]), "complete": True})
 

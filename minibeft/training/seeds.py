@@ -12,16 +12,18 @@ from minibeft.models.biases import count
 from minibeft.show.console import err
 from minibeft.show.files import held
 from minibeft.show.grid import Grid
+from minibeft.show.plot import as_png, can_draw
 from minibeft.show.progress import Lines
 from minibeft.training.cluster import finetune_on_cluster
+from minibeft.training.curves import draw_curves
 from minibeft.training.parallel import finetune_in_processes
 from minibeft.training.records import RECORD, read_record, read_shared, require_same
-from minibeft.training.runs import ADAPTER, Announce, describe, finetune, silent, write_json
+from minibeft.training.runs import ADAPTER, Announce, describe, finetune, silent, write, write_json
 from minibeft.training.settings import Settings
 from minibeft.training.stack import finetune_stack, stacks
 from minibeft.training.train import Run, Step
 
-SEEDS = "seeds.json"
+SEEDS, CURVES = "seeds.json", "curves.png"
 # Where the same data lie, and what a machine has: the digests say whether they are the same.
 LOCAL = ("data", "device")
 MOST_SEEDS = 1000
@@ -168,10 +170,14 @@ def require_seeds(folder: Path, mine: dict[str, Any]) -> None:
 
 
 def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Write seeds.json: what the runs share, each seed's last epoch, and what made the last run, read again or not."""
+    """Write seeds.json: what the runs share, each seed's last epoch, and what made the last run, read again or not; and
+    the curves where they can be drawn."""
     shared = {name: value for name, value in records[0]["settings"].items() if name != "seed"}
     last = [{"seed": record["settings"]["seed"]} | record["epochs"][-1] for record in records]
     made = {name: records[-1][name] for name in ("command", "date", "versions", "machine")}
     mine = {"settings": shared, "digests": records[0]["digests"]}
     require_seeds(folder, mine)
     write_json(folder / SEEDS, mine | {"last": last} | made)
+    if can_draw():
+        curves = [record["epochs"] for record in records]
+        write(folder / CURVES, as_png(lambda figure: draw_curves(figure, curves), size=(8, 3)))

@@ -1,16 +1,16 @@
 """How annotations are checked in the suite: a call is held to its signature unless one alike has been.
 
-Alike: of the same function, with arguments of the same types and shapes; what an object holds is compared by its fields
-if it is a dataclass, and by its identity if not. What a signature says of a call depends on no more than these. Without
-this the checks took more time than what they check. An int is a float, as in PEP 484 and in everybody's code.
+Alike: of the same function, with arguments of the same types and shapes; a dataclass by its fields, any other object by
+its type, words by themselves where the signature says which they may be (Literal); none says which number. Without this
+the checks took more time than what they check. An int is a float, as in PEP 484 and in everybody's code.
 """
 
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FunctionType
-from typing import Any
+from itertools import islice
+from typing import Any, Literal, get_args, get_origin
+from weakref import ref
 
 import jaxtyping
 import torch
@@ -20,9 +20,10 @@ from jaxtyping import install_import_hook
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 jaxtyped = jaxtyping.jaxtyped
 TENSORS = {torch.Tensor, torch.nn.Parameter}
-BY_VALUE = {int, bool, str, type(None), torch.dtype, torch.device}  # which shapes and literals may name
-BY_TYPE = {float, FunctionType, torch.Generator, type(Path())}
-MOST = 8  # longer collections are of no kind
+BY_VALUE = {bool, type(None), torch.dtype, torch.device}
+NUMBERS: dict[tuple[Any, ...], int] = {}
+FROZEN: dict[int, tuple[ref[Any], int]] = {}
+MOST = 8  # of a collection's items; of a long one beartype itself looks at one
 
 
 def install(modules: list[str]) -> None:
@@ -38,30 +39,25 @@ def once_a_kind(typechecker: Any) -> Callable[[Any], Any]:
         checked, known = jaxtyped(target, typechecker=typechecker), set[tuple[Any, ...]]()
         if isinstance(target, type):
             return checked
+        words = any(map(names_words, target.__annotations__.values()))
 
         @functools.wraps(target)
         def call(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             if torch.compiler.is_compiling():  # the values are stand-ins
                 return target(*args, **kwargs)
-            try:
-                kind = (*map(kind_of, args), *((name, kind_of(value)) for name, value in kwargs.items()))
-            except Unknown:
-                kind = None
+            kind = (*map(kind_of, args), *((name, kind_of(value)) for name, value in kwargs.items()))
+            if words:
+                kind += tuple(value for value in (*args, *kwargs.values()) if type(value) is str)
             if kind in known:
                 return target(*args, **kwargs)
             found = checked(*args, **kwargs)
-            if kind is not None:
-                known.add(kind)
+            known.add(kind)
             return found
 
         return call
 
     return decorate
-
-
-class Unknown(Exception):
-    """Of a value whose kind cannot be told in a few words."""
 
 
 def kind_of(value: Any) -> Any:
@@ -71,15 +67,34 @@ def kind_of(value: Any) -> Any:
         return kind, value.shape, value.dtype
     if kind in BY_VALUE:
         return kind, value
-    if kind in BY_TYPE:
-        return kind
     if issubclass(kind, list | tuple | dict):
-        if len(value) > MOST:
-            raise Unknown
-        return kind, *map(kind_of, value.items() if issubclass(kind, dict) else value)
+        return kind, *map(kind_of, islice(value.items() if issubclass(kind, dict) else value, MOST))
     if hasattr(kind, "__dataclass_fields__"):
-        return kind, *[kind_of(getattr(value, name, None)) for name in kind.__dataclass_fields__]
-    return kind, id(value)
+        return fields_of(value)
+    return (kind, id(value)) if isinstance(value, type) else kind
+
+
+def fields_of(value: Any) -> int:
+    """The kind of a dataclass's fields, as one number; of a frozen one found once."""
+    kind = type(value)
+    was, number = FROZEN.get(id(value), (None, 0))
+    if was is not None and was() is value:
+        return number
+    found = kind, *[kind_of(getattr(value, name, None)) for name in kind.__dataclass_fields__]
+    number = NUMBERS.setdefault(found, len(NUMBERS))
+    if kind.__dataclass_params__.frozen:
+        FROZEN[id(value)] = ref(value, forgetting(id(value))), number
+    return number
+
+
+def forgetting(key: int) -> Callable[[Any], Any]:
+    """For when the object is no more: another may get its number."""
+    return lambda _: FROZEN.pop(key, None)
+
+
+def names_words(hint: Any) -> bool:
+    """Whether a signature says which words an argument may be."""
+    return isinstance(hint, str) or get_origin(hint) is Literal or any(map(names_words, get_args(hint)))
 
 
 @contextmanager

@@ -28,10 +28,10 @@ SEEDS, ROWS = (0, 1), ("v", "q", "k", "none", "all")
 
 
 def words(root: Path, table: str, out: Path, *more: str) -> list[str]:
-    """The command on the small model: two epochs of 48 examples, two rates, two seeds."""
+    """The command on the small model: two epochs of 24 examples, two rates, two seeds."""
     small_settings(root)
-    line = f"reproduce {table} --model {root}/model --data {root}/data --out {out} --jobs 2 --seeds 0-1 --device cpu"
-    line += " --examples 48 --epochs 2 --batch 8 --max-length 24 --rates 1e-3,1e-2 --held-out 20"
+    line = f"reproduce {table} --model {root}/model --data {root}/data --out {out} --seeds 0-1 --device cpu"
+    line += " --examples 24 --epochs 2 --batch 8 --max-length 24 --rates 1e-3,1e-2 --held-out 20"
     return [*line.split(), *more]
 
 
@@ -146,7 +146,7 @@ def test_a_killed_reproduction_resumes_without_losing_a_run(done, tmp_path):
     """SIGKILL with runs finished and runs under way: no process stays behind, and the next start does only the rest."""
     root, _, whole = done
     out = tmp_path / "killed"
-    line = words(root, "biases", out, "--rates", "none", "--seeds", "0")
+    line = words(root, "biases", out, "--rates", "none", "--seeds", "0", "--jobs", "2")
     process = subprocess.Popen(
         [sys.executable, "-m", "minibeft", *line],
         stdout=subprocess.DEVNULL,
@@ -243,10 +243,10 @@ def test_what_cannot_be_is_one_line(done, tmp_path):
     for table, out, more, message in (
         ("table9", tmp_path / "new", (), "table9: is no table; choose among biases, reparam"),
         ("biases", folder, ("--pad", "longest"), "holds another reproduction (pad is 'bucket' there"),
-        ("biases", folder, ("--examples", "40"), "holds another reproduction (examples is 48 there, 40 here"),
+        ("biases", folder, ("--examples", "40"), "holds another reproduction (examples is 24 there, 40 here"),
         ("biases", root / "data", (), "is not empty and holds no series.json"),
         ("biases", tmp_path / "new", ("--rates", "fast"), "--rates fast: give numbers between 0 and 1"),
-        ("biases", tmp_path / "new", ("--held-out", "60"), "fewer than the 48 examples and 60 held out"),
+        ("biases", tmp_path / "new", ("--held-out", "80"), "fewer than the 24 examples and 80 held out"),
     ):
         result = run(root, table, out, *more)
         assert result.exit_code == 2 or isinstance(result.exception, BadInput), result.output

@@ -103,7 +103,6 @@ def test_the_record_says_what_made_it(tmp_path):
     assert len(record["digests"]["model"]) == len(record["digests"]["data"]) == 64
     assert {"loss", "train_accuracy", "validation", "seconds"} < set(record["epochs"][-1])
     assert {"command", "versions", "machine"} < set(record)
-    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("form", ["plain", "dora"])
@@ -220,6 +219,7 @@ def test_the_command_prints_what_trains_and_the_result(tmp_path):
     seeds = json.loads((tmp_path / "out" / "seeds.json").read_text(encoding="utf-8"))
     assert [row["seed"] for row in seeds["last"]] == [0, 1]
     assert seeds["settings"]["terms"] == "q"
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     said = " ".join(done.output.split())
     assert f"minibeft merge {tmp_path / 'out'}/seed-0/adapter".replace(" ", "") in said.replace(" ", "")
     assert "complete before" not in said
@@ -229,9 +229,12 @@ def test_the_command_prints_what_trains_and_the_result(tmp_path):
 
 def test_a_run_needs_no_matplotlib(tmp_path, monkeypatch):
     """It draws no curves then, and has all else."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    finetune(small_settings(tmp_path), tmp_path / "run", progress=quiet)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+    monkeypatch.setattr("minibeft.show.plot.find_spec", lambda name: None)
+    settings = small_settings(tmp_path)
+    words = f"finetune {settings.model} --data {settings.data} --epochs 1 --batch 8 --examples 48 --device cpu"
+    assert CliRunner().invoke(app, [*words.split(), "--out", str(tmp_path / "out")]).exit_code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"seed-0", "seeds.json"}
+    assert {path.name for path in (tmp_path / "out" / "seed-0").iterdir()} == {
         "adapter",
         "run.json",
         "state.pt",
