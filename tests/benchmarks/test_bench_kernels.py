@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import needs_triton  # noqa: F401
 import pytest
 import torch
 from kernel_cases import DEVICE

@@ -7,6 +7,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+import needs_triton  # noqa: F401
 import pytest
 from kernel_binaries import CHIPS, compiled, spills
 

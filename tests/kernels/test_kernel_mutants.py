@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import needs_triton  # noqa: F401
 import pytest
 import torch
 from kernel_cases import (

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import needs_triton  # noqa: F401
 import pytest
 import torch
 from kernel_cases import DEVICE, Case

@@ -1,5 +1,6 @@
 """The keys of a quantised cache lie within half a step of what they stand for; a shift gains what the study says."""
 
+import needs_triton  # noqa: F401
 import pytest
 import torch
 from kernel_cases import DEVICE, Case, check_quantised_keys

@@ -1,5 +1,6 @@
 """The kernels compute what plain torch computes, on awkward shapes, in every type, without touching anything else."""
 
+import needs_triton  # noqa: F401
 import pytest
 import torch
 from hypothesis import given, settings

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import needs_triton  # noqa: F401
 import pytest
 import torch
 from kernel_cases import DEVICE, Case, assert_within

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import needs_triton  # noqa: F401
 import pytest
 import torch
 from kernel_cases import DEVICE

@@ -108,6 +108,7 @@ def test_K3_a_run_of_b_k_is_the_run_of_the_head_alone(tmp_path):
 
 def test_a_stack_on_kernels_is_each_run_alone(tmp_path, monkeypatch):
     """The second of two; rounding is sampled off the kernels, at no cost. Negative twin: biases exchanged."""
+    pytest.importorskip("triton")
     base = small_settings(tmp_path, epochs=1, examples=8, batch=4, evaluated=4)
     first, kernels = in_double(base), in_double(replace(base, backend="triton"))
     work = [replace(base, terms="v", backend="triton"), replace(base, terms="q,v", seed=1, backend="triton")]
