@@ -46,6 +46,12 @@ class Variant(NamedTuple):
     general: bool = False
 
 
+class Inside(NamedTuple):
+    """dX and the biases' gradients in one kernel, whose first column of tiles sums what all of them read."""
+
+    tile: Tile
+
+
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
 
 INTERPRETER = Tile(64, 32, 32, 4, 1)  # small, so that small tests still cross tile borders
@@ -87,13 +93,16 @@ SUM_ELEMENTS = 4096
 """Elements that a program of a column sum holds at once: 32 float32 registers in each of 128 threads."""
 
 SUM_SPLITS = 64
-"""Most partial sums for one column: what the second stage of a column sum loads in one go."""
+"""Partial sums of one column that the second stage of a column sum loads in one go; the first makes no more."""
 
 
 def family(chip: int) -> int:
     """The entry for a chip: its own architecture's where there is one (sm_90, sm_100), else the plain one of sm_80."""
     return {9: 90, 10: 100}.get(chip // 10, 80)
 
+
+BOTH = "backward with sums"
+"""The direction of dX and the biases' gradients together; beside "forward", and "backward", which is dX alone."""
 
 TUNED = Path(__file__).with_name("tuned.json")
 
@@ -123,21 +132,23 @@ def variants(chip: int | None) -> tuple[Variant, ...]:
     return VARIANTS.get(family(chip), ()) if known else ()
 
 
-def as_row(choice: Tile | Variant) -> dict[str, Any]:
+def as_row(choice: Tile | Variant | Inside) -> dict[str, Any]:
     """For a record; from_row() reads it."""
     if isinstance(choice, Tile):
         return {"tile": list(choice)}
-    return choice._asdict() | {"tile": list(choice.tile)}
+    return choice._asdict() | {"tile": list(choice.tile)} | ({"inside": True} if isinstance(choice, Inside) else {})
 
 
-def from_row(row: dict[str, Any]) -> Tile | Variant:
+def from_row(row: dict[str, Any]) -> Tile | Variant | Inside:
     """What as_row() wrote."""
     tile = Tile(*row["tile"])
+    if "inside" in row:
+        return Inside(tile)
     return Variant(tile, row["flatten"], row["specialize"], row["general"]) if "flatten" in row else tile
 
 
 def tuned(chip: int | None, dtype: torch.dtype, direction: str, rows: int, columns: int, turning: bool) -> Any:
-    """The Tile or Variant that was quickest for the measured shape nearest to this one, or None."""
+    """The Tile, Variant or Inside that was quickest for the measured shape nearest to this one, or None."""
     if chip is None or dtype.itemsize != 2:
         return None
     alike = [

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from minibeft.errors import BadInput
 from minibeft.kernels.bench import name_of, where_to
+from minibeft.kernels.bias_grad.forward import plan_column_sum
+from minibeft.kernels.bias_grad.reference import column_sum_reference
 from minibeft.kernels.contestants import Inputs
 from minibeft.kernels.gate import assert_right, sizes
 from minibeft.kernels.lang import Launch, chip_of, triton
-from minibeft.kernels.qkv_bias.backward import plan_input_grad
+from minibeft.kernels.qkv_bias.backward import plan_backward, plan_input_grad
 from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
 from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.rounding import rounding_bound
 from minibeft.kernels.shapes import SHAPES, SMALL, Shape
-from minibeft.kernels.tiles import TUNED, Tile, Variant, as_row, candidates, family, table, variants
+from minibeft.kernels.tiles import BOTH, TUNED, Inside, Tile, Variant, as_row, candidates, family, table, variants
 from minibeft.kernels.timing import input_sets, median_seconds
 from minibeft.show.console import out
 from minibeft.show.files import write_json
@@ -38,26 +40,39 @@ Row = dict[str, Any]
 
 
 class Way(NamedTuple):
-    """One way to compute Q, K and V ("forward"), or dX ("backward")."""
+    """One way to compute Q, K and V ("forward"), dX ("backward"), or dX and the biases' gradients (BOTH)."""
 
     direction: str
-    choice: Tile | Variant
+    choice: Tile | Variant | Inside
 
     def outputs(self, inputs: Inputs) -> list[Tensor]:
-        """What it fills."""
-        return [torch.empty_like(t) for t in (inputs.grads if self.direction == "forward" else [inputs.x.detach()])]
+        """What it fills; the biases' gradients lie one after the other."""
+        if self.direction == "forward":
+            return [torch.empty_like(t) for t in inputs.grads]
+        x = inputs.x.detach()
+        sums = [x.new_empty(inputs.shape.columns, dtype=torch.float32)] if self.direction == BOTH else []
+        return [torch.empty_like(x), *sums]
 
-    def plan(self, inputs: Inputs, outputs: list[Tensor]) -> Launch:
-        """The launch that fills them."""
-        chip, x = chip_of(inputs.x.device), inputs.x.detach()
-        if self.direction == "backward":
-            d_q, d_k, d_v = inputs.grads
-            return plan_input_grad((d_q, d_k, d_v), inputs.weights, outputs[0], inputs.rotation, chip, self.choice)  # type: ignore[arg-type]
-        q, k, v = outputs
-        asked = x, inputs.weights, inputs.biases, (q, k, v), inputs.rotation, chip, None
-        if isinstance(self.choice, Variant):
-            return plan_described(*asked, self.choice)
-        return plan_qkv_bias(*asked, self.choice)
+    def plan(self, inputs: Inputs, outputs: list[Tensor]) -> list[Launch]:
+        """The launches that fill them."""
+        chip, x, turn = chip_of(inputs.x.device), inputs.x.detach(), inputs.rotation
+        if self.direction == "forward":
+            q, k, v = outputs
+            asked = x, inputs.weights, inputs.biases, (q, k, v), turn, chip, None
+            if isinstance(self.choice, Variant):
+                return [plan_described(*asked, self.choice)]
+            assert isinstance(self.choice, Tile)
+            return [plan_qkv_bias(*asked, self.choice)]
+        d_q, d_k, d_v = inputs.grads
+        grads, weights, (d_x, *d_b) = (d_q, d_k, d_v), inputs.weights, outputs
+        if isinstance(self.choice, Inside):
+            return [*plan_backward(grads, weights, d_x, *d_b, turn, chip, self.choice.tile)]
+        assert isinstance(self.choice, Tile)
+        launches = [plan_input_grad(grads, weights, d_x, turn, chip, self.choice)]
+        for own in d_b:
+            parts = zip(grads, own.split([len(w) for w in weights]), (turn, turn, None), strict=True)
+            launches += [each for grad, part, back in parts for each in plan_column_sum(grad, part, back, 1)]
+        return launches
 
 
 def ways(inputs: Inputs) -> Iterator[Way]:
@@ -66,20 +81,31 @@ def ways(inputs: Inputs) -> Iterator[Way]:
     for tile in candidates(chip):
         yield Way("forward", tile)
         yield Way("backward", tile)
+        yield Way(BOTH, tile)
+        yield Way(BOTH, Inside(tile))
     for variant in variants(chip):
         if describable(inputs.x, inputs.weights, inputs.rotation, inputs.shape.heads, False, variant):
             yield Way("forward", variant)
 
 
 def check(way: Way, inputs: Inputs, found: list[Tensor], gold: tuple[Tensor, ...], size: tuple[Tensor, ...]) -> None:
-    """RuntimeError for a wrong result. gold, size: of Q, K, V and dX, each with the sum of its terms' sizes."""
+    """RuntimeError for a wrong result. gold, size: of Q, K, V, dX and the biases' gradients, each with the sum of its
+    terms' sizes."""
     shape = inputs.shape
     forward = way.direction == "forward"
-    names, terms = ("q", "k", "v") if forward else ("d_x",), shape.width if forward else shape.columns
-    own = slice(0, 3) if forward else slice(3, 4)
+    names = ("q", "k", "v") if forward else ("d_x", "d_b")[: len(found)]
+    terms = {"d_x": shape.columns, "d_b": shape.rows}
+    own = slice(0, 3) if forward else slice(3, 3 + len(found))
     for name, one, exact, reach in zip(names, found, gold[own], size[own], strict=True):
-        allowed = rounding_bound(exact, reach, terms, DTYPE, turned=not forward and shape.dims > 0)
+        turned = name == "d_x" and shape.dims > 0
+        allowed = rounding_bound(exact, reach, terms.get(name, shape.width), one.dtype, turned=turned)
         assert_right(f"{shape.name} {name} by {way.choice}", one, exact, allowed)
+
+
+def run_all(launches: list[Launch]) -> None:
+    """One after the other."""
+    for launch in launches:
+        launch.run()
 
 
 def measure(shape: Shape, device: torch.device) -> list[Row]:
@@ -87,7 +113,12 @@ def measure(shape: Shape, device: torch.device) -> list[Row]:
     count = input_sets(shape.sum_bytes(DTYPE), device)
     several = [Inputs(shape, DTYPE, device, seed) for seed in range(count)]
     outs, grads = several[0].double()
-    gold, size = (*(out.detach() for out in outs), grads[0]), sizes(several[0])
+    turn = several[0].rotation and several[0].rotation.double()
+    pairs = zip(several[0].grads, (turn, turn, None), strict=True)
+    d_b = torch.cat([column_sum_reference(grad.double(), back, 1, torch.float64) for grad, back in pairs])
+    gold = (*(out.detach() for out in outs), grads[0], d_b)
+    *size, d_q, d_k, d_v = sizes(several[0])
+    size = (*size, torch.cat([d_q, d_k, d_v]))
     rows = []
     for way in ways(several[0]):
         row: Row = {"shape": shape.name, "direction": way.direction, "rows": shape.rows, "turned": shape.dims > 0}
@@ -95,12 +126,12 @@ def measure(shape: Shape, device: torch.device) -> list[Row]:
         filled = [way.outputs(inputs) for inputs in several]
         launches = [way.plan(inputs, out) for inputs, out in zip(several, filled, strict=True)]
         try:
-            launches[0].run()
+            run_all(launches[0])
         except (triton.runtime.errors.OutOfResources, triton.CompilationError, RuntimeError) as error:
             rows.append(row | {"failed": str(error).splitlines()[0]})
             continue
         check(way, several[0], filled[0], gold, size)
-        calls = [partial(Launch.run, launch) for launch in launches]
+        calls = [partial(run_all, each) for each in launches]
         rows.append(row | {"seconds": median_seconds(calls, device, REPEATS if device.type == "cuda" else 1)})
     return rows
 
@@ -131,7 +162,8 @@ def grid(shape: Shape, rows: list[Row]) -> Grid:
 def way_of(row: Row) -> str:
     """128×128×64 8w 3s, and how descriptors go about it."""
     m, n, k, warps, stages = row["tile"]
-    by = ["descriptors", *(name for name in ("flatten", "specialize") if row[name])] if "flatten" in row else []
+    by = ["with the sums"] * ("inside" in row)
+    by += ["descriptors", *(name for name in ("flatten", "specialize") if row[name])] if "flatten" in row else []
     return " ".join([f"{m}×{n}×{k} {warps}w {stages}s", *by])
 
 

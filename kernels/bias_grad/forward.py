@@ -1,9 +1,9 @@
 """Column sums in two stages without atomics: the order of every addition is fixed by the shape, so that the same
 input gives the same bits on every run. Sums are kept in float32 (float64 for float64).
 
-A program of the first stage reads a contiguous run of rows of one head; the second stage adds up at most SUM_SPLITS
-partial sums in one load, and the heads that share a bias with them. With several sets of biases a run is one of the
-rows of a set, in the order that brings those together.
+A program of the first stage reads a contiguous run of rows of one head; the second stage adds up the partial sums,
+SUM_SPLITS at a time, and the heads that share a bias with them. With several sets of biases a run is one of the rows of
+a set, in the order that brings those together.
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
@@ -15,6 +15,8 @@ from minibeft.kernels.owners import Owners
 from minibeft.kernels.pairs import angle_arguments, load_angles, load_pairs, pair_members, rotation_options
 from minibeft.kernels.tiles import SUM_ELEMENTS, SUM_SPLITS
 from minibeft.theory.rotary import Rotation
+
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
@@ -77,12 +79,14 @@ def final_sum_kernel(
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     own = tl.program_id(1).to(tl.int64)
     partial += own * splits * columns * SHARED
-    s = tl.arange(0, BS)
-    mask = (s < splits)[:, None] & (n < columns)[None, :]
     total = tl.zeros((BS, BN), dtype=partial.dtype.element_ty)
-    for member in range(0, SHARED):
-        column = (n // D * SHARED + member) * D + n % D
-        total += tl.load(partial + s[:, None] * (columns * SHARED) + column[None, :], mask=mask, other=0.0)
+    for first in range(0, splits, BS):
+        s = first + tl.arange(0, BS)
+        mask = (s < splits)[:, None] & (n < columns)[None, :]
+        for member in range(0, SHARED):
+            column = (n // D * SHARED + member) * D + n % D
+            part = partial + s.to(tl.int64)[:, None] * (columns * SHARED) + column[None, :]
+            total += tl.load(part, mask=mask, other=0.0)
     tl.store(out + own * columns + n, tl.sum(total, 0).to(out.dtype.element_ty), mask=n < columns)
 
 
@@ -116,7 +120,6 @@ def plan_column_sum(
         device=d_out.device,
     )
     cos, sin, angle_b = angle_arguments(rotation, tokens)
-    options = {"num_warps": 4, "enable_fp_fusion": True}
     first = Launch(
         partial_sum_kernel,
         (splits, heads, count),
@@ -127,15 +130,20 @@ def plan_column_sum(
             "ACC": kind,
             "BR": block,
             "BD": padded,
-            **options,
+            **OPTIONS,
         },
     )
+    return first, plan_final_sum(partial, out, shared)
+
+
+def plan_final_sum(partial: Tensor, out: Tensor, shared: int) -> Launch:
+    """The launch that fills out (sets, h·D/shared) from partial sums (sets, splits, h, D)."""
+    count, splits, heads, size = partial.shape
     columns = heads * size // shared
-    width = 64
-    second = Launch(
+    width, together = 64, min(triton.next_power_of_2(max(splits, 1)), SUM_SPLITS)
+    return Launch(
         final_sum_kernel,
         (triton.cdiv(columns, width), count),
         (partial, out, splits, columns),
-        {"D": size, "SHARED": shared, "BS": triton.next_power_of_2(max(splits, 1)), "BN": width, **options},
+        {"D": size, "SHARED": shared, "BS": together, "BN": width, **OPTIONS},
     )
-    return first, second

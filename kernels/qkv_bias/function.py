@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from minibeft.kernels import tiles
 from minibeft.kernels.bias_grad.function import column_sum
 from minibeft.kernels.checks import check_projection
 from minibeft.kernels.dispatch import on_kernels
@@ -20,6 +21,7 @@ from minibeft.kernels.qkv_bias.reference import (
     qkv_bias_reference,
     weight_grad_reference,
 )
+from minibeft.kernels.tiles import Tile
 from minibeft.theory.rotary import Rotation
 
 
@@ -97,6 +99,53 @@ def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved):
     return d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1]))
 
 
+@torch.library.custom_op("minibeft::qkv_backward", mutates_args=())
+def qkv_backward(
+    d_q: Tensor,
+    d_k: Tensor,
+    d_v: Tensor,
+    w_q: Tensor,
+    w_k: Tensor,
+    w_v: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    interleaved: bool,
+) -> tuple[Tensor, Tensor]:
+    """dX, and the gradients of all three biases one after the other, in float32 at least; where inside_tile() has a
+    tile for these."""
+    from minibeft.kernels.lang import chip_of
+    from minibeft.kernels.qkv_bias.backward import plan_backward
+
+    d_x, sums = _backward(d_q, d_k, w_q)
+    tile, rotation = inside_tile(d_q, w_q, cos is not None), _rotation(cos, sin, interleaved)
+    assert tile is not None
+    for launch in plan_backward((d_q, d_k, d_v), (w_q, w_k, w_v), d_x, sums, rotation, chip_of(d_q.device), tile):
+        launch.run()
+    return d_x, sums
+
+
+def _backward(d_q: Tensor, d_k: Tensor, w_q: Tensor) -> tuple[Tensor, Tensor]:
+    every = (d_q.shape[1] + 2 * d_k.shape[1]) * d_q.shape[3]
+    kind = torch.promote_types(d_q.dtype, torch.float32)
+    return d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1])), d_q.new_empty(every, dtype=kind)
+
+
+@qkv_backward.register_fake
+def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved):
+    return _backward(d_q, d_k, w_q)
+
+
+def inside_tile(d_q: Tensor, w_q: Tensor, turning: bool) -> Tile | None:
+    """By which dX and the biases' gradients are computed in one kernel, where that was quickest (tune.py)."""
+    if not on_kernels(d_q):
+        return None
+    from minibeft.kernels.lang import chip_of
+
+    rows, width = d_q.shape[0] * d_q.shape[2], w_q.shape[1]
+    found = tiles.tuned(chip_of(d_q.device), d_q.dtype, tiles.BOTH, rows, width, turning)
+    return found.tile if isinstance(found, tiles.Inside) else None
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
     x, w_q, w_k, w_v, *biases, cos, sin, ctx.interleaved, _, each, order, starts = inputs
     ctx.biases = [(None, False) if b is None else (b.dtype, b.ndim == 2) for b in biases]
@@ -111,12 +160,18 @@ def _gradients(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor 
     rotation = _rotation(*angles)
     needs_x, *needs_w = ctx.needs_input_grad[:4]
     needs_b = ctx.needs_input_grad[4:7]
-    d_x = qkv_input_grad(d_q, d_k, d_v, w_q, w_k, w_v, *angles) if needs_x else None
+    untabled = any(needs_b) and not any(tabled for _, tabled in ctx.biases)
+    if needs_x and untabled and inside_tile(d_q, w_q, rotation is not None) is not None:
+        d_x, sums = qkv_backward(d_q, d_k, d_v, w_q, w_k, w_v, *angles)
+        apart = sums.split([len(w) for w in (w_q, w_k, w_v)])
+    else:
+        d_x = qkv_input_grad(d_q, d_k, d_v, w_q, w_k, w_v, *angles) if needs_x else None
+        apart = None, None, None
     outputs = (d_q, angles, rotation), (d_k, angles, rotation), (d_v, (None, None, False), None)
     d_w = [weight_grad_reference(d, x, r) if need else None for need, (d, _, r) in zip(needs_w, outputs, strict=True)]
     d_b = [
-        column_sum(d, *a, 1, kind, *(sets if tabled else ())) if need else None
-        for need, (kind, tabled), (d, a, _) in zip(needs_b, ctx.biases, outputs, strict=True)
+        None if not need else column_sum(d, *a, 1, kind, *(sets if tabled else ())) if found is None else found.to(kind)
+        for need, (kind, tabled), (d, a, _), found in zip(needs_b, ctx.biases, outputs, apart, strict=True)
     ]
     return d_x, *d_w, *d_b, *[None] * 7
 

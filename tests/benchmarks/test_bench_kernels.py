@@ -140,7 +140,8 @@ class TestTuning:
 
     def test_every_way_is_measured_and_the_quickest_is_found(self):
         rows = tune.measure_all((TINY,), DEVICE)
-        assert len(rows) == len(candidates(chip_of(DEVICE))) * 2 + len(variants(chip_of(DEVICE)))
+        assert len(rows) == len(candidates(chip_of(DEVICE))) * 4 + len(variants(chip_of(DEVICE)))
+        assert [row["inside"] for row in rows if "inside" in row] == [True] * len(candidates(chip_of(DEVICE)))
         for best in tune.quickest(rows):
             same = [row for row in rows if row["direction"] == best["direction"]]
             assert best["seconds"] == min(row["seconds"] for row in same)
@@ -150,6 +151,13 @@ class TestTuning:
         monkeypatch.setattr(tune, "plan_qkv_bias", lambda x, w, b, *rest: plan(x, w, (None, *b[1:]), *rest))
         with pytest.raises(RuntimeError, match=r"gate is red.*tiny q by Tile"):
             tune.measure(TINY, DEVICE)
+
+    def test_a_wrong_sum_stops_it(self, monkeypatch: pytest.MonkeyPatch):
+        plan = tune.plan_column_sum
+        monkeypatch.setattr(tune, "plan_column_sum", lambda grad, part, back, _: plan(grad, part, None, 1))
+        turned = next(shape for shape in SMALL if shape.dims)
+        with pytest.raises(RuntimeError, match=r"gate is red.* d_b by Tile"):
+            tune.measure(turned, DEVICE)
 
     def test_what_does_not_run_is_said_and_not_chosen(self, monkeypatch: pytest.MonkeyPatch):
         def fail(*_: Any) -> None:
@@ -173,6 +181,7 @@ class TestTuning:
             tuned(90, half, "forward", 150, 2304, False) == matmul_tile(90, half, "forward", 150, 2304, False) == tile
         )
         assert tuned(90, half, "forward", 1500, 3072, False) == variant
+        assert tiles.from_row(as_row(tiles.Inside(tile))) == tiles.Inside(tile)
         assert matmul_tile(90, half, "forward", 1500, 3072, False) == tiles.MATMUL[90, 2].narrow
         for chip, dtype, direction, turning in (
             (80, half, "forward", False),

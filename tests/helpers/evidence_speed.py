@@ -88,6 +88,7 @@ def launch_of(one: Row) -> str:
         f"D = {one['head_size']}",
         turn,
         "sets" if one["sets"] else "",
+        "sums" if one["sums"] else "",
         bits,
     ]
     return f"{one['kernel'].removesuffix('_kernel')} | {', '.join(filter(None, parts))}"

@@ -18,12 +18,12 @@ from minibeft.kernels.key_cache.forward import plan_quantised_keys
 from minibeft.kernels.key_cache.reference import levels, shifted_keys_reference, unpacked
 from minibeft.kernels.lang import chip_of
 from minibeft.kernels.owners import Owners, owners
-from minibeft.kernels.qkv_bias.backward import plan_input_grad
+from minibeft.kernels.qkv_bias.backward import plan_backward, plan_input_grad
 from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
 from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, input_grad_reference, qkv_bias_reference
 from minibeft.kernels.rounding import Reach, rounding_bound
-from minibeft.kernels.tiles import INTERPRETED_VARIANT
+from minibeft.kernels.tiles import INTERPRETED_VARIANT, INTERPRETER
 from minibeft.theory.bounds import unit_roundoff
 from minibeft.theory.draws import Draws
 from minibeft.theory.rotary import Rotation
@@ -227,6 +227,30 @@ def check_input_grad(case: Case, dtype: torch.dtype, plan: Run = plan_input_grad
 
     columns = (case.heads + 2 * case.groups) * case.size
     _compare(run, reference, case.draw(dtype), {"d_x": columns}, turned=case.dims > 0)
+
+
+def check_backward(case: Case, dtype: torch.dtype, plan: Run = plan_backward) -> None:
+    """The biases' gradients from the kernel of dX, whose own result is to the bit what it is without them."""
+    wide = torch.promote_types(dtype, torch.float32)
+
+    def run(d: Drawn) -> list[Tensor]:
+        d_x, alone = (poisoned(case.batch, case.tokens, case.width, dtype=dtype) for _ in range(2))
+        sums = poisoned((case.heads + 2 * case.groups) * case.size, dtype=wide)
+        first, second = plan(d.grads, d.weights, d_x, sums, d.rotation, chip_of(DEVICE), INTERPRETER)
+        first.args[9].fill_(torch.nan)
+        first.run()
+        second.run()
+        plan_input_grad(d.grads, d.weights, alone, d.rotation, chip_of(DEVICE), INTERPRETER).run()
+        assert_guards_intact(d_x, "d_x")
+        assert torch.equal(d_x, alone), "error: d_x is another"
+        return [sums]
+
+    def reference(d: Drawn) -> list[Tensor]:
+        turns = (d.rotation, d.rotation, None)
+        kind = torch.promote_types(d.x.dtype, torch.float32)
+        return [torch.cat([column_sum_reference(g, t, 1, kind) for g, t in zip(d.grads, turns, strict=True)])]
+
+    _compare(run, reference, case.draw(dtype), {"d_b": case.batch * case.tokens})
 
 
 def check_column_sums(case: Case, dtype: torch.dtype, plan: Run = plan_column_sum) -> None:

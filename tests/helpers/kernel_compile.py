@@ -31,11 +31,11 @@ from minibeft.kernels.bias_grad.forward import plan_column_sum
 from minibeft.kernels.key_cache.forward import plan_quantised_keys
 from minibeft.kernels.lang import Launch
 from minibeft.kernels.owners import Owners
-from minibeft.kernels.qkv_bias.backward import plan_input_grad
+from minibeft.kernels.qkv_bias.backward import plan_backward, plan_input_grad
 from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
 from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
 from minibeft.kernels.shapes import SHAPES, Shape
-from minibeft.kernels.tiles import variants
+from minibeft.kernels.tiles import matmul_tile, variants
 from minibeft.theory.rotary import Rotation
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -70,7 +70,7 @@ class NamedChip:
 
 
 def launches(shape: Shape, dtype: torch.dtype, chip: int, sets: int) -> Iterator[Launch]:
-    """Forward, dX, and the column sums of a query bias; with so many sets of biases, if any."""
+    """Forward, dX, dX with the sums, and the column sums of a query bias; with so many sets of biases, if any."""
 
     def empty(*size: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.empty(size, dtype=kind, device="meta")
@@ -98,6 +98,10 @@ def launches(shape: Shape, dtype: torch.dtype, chip: int, sets: int) -> Iterator
             each = found and found.each
             yield plan_described(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, each, variant)
     yield plan_input_grad(outputs, (w_q, w_k, w_v), empty(*x.shape), rotation, chip)
+    if not sets and dtype == torch.bfloat16:
+        tile = matmul_tile(chip, dtype, "backward", shape.rows, shape.width, rotation is not None)
+        sums = empty(shape.columns, kind=torch.float32)
+        yield plan_backward(outputs, (w_q, w_k, w_v), empty(*x.shape), sums, rotation, chip, tile)[0]
     if not sets and dtype == torch.bfloat16 and shape.size % 2 == 0:
         steps = empty(shape.batch, shape.kv_heads, shape.tokens, kind=torch.float32)
         shift = empty(shape.kv_heads, shape.size, kind=torch.float32)
@@ -134,6 +138,7 @@ def inspect(launch: Launch) -> dict[str, Any]:
         "interleaved": options.get("INTERLEAVED", False),
         "levels": options.get("LEVELS"),
         "sets": given.get("each", given.get("starts")) is not None,
+        "sums": given.get("sums") is not None,
         "tile": "×".join(map(str, blocks)),
         "warps": options["num_warps"],
         "stages": options.get("num_stages"),

@@ -18,6 +18,7 @@ import torch
 from kernel_cases import (
     Case,
     Run,
+    check_backward,
     check_column_sums,
     check_described,
     check_forward,
@@ -81,14 +82,23 @@ FORWARD = [
 ]
 
 INPUT_GRAD = [
-    Bug("no values", "acc = add_plain(acc, d_v", "add_plain(acc, d_v", PLAIN),
-    Bug("values counted twice", "acc = add_plain(acc, d_v", "acc = 2 * add_plain(acc, d_v", PLAIN),
+    Bug("no values", "acc = add_plain(\n        acc, sums_v", "add_plain(\n        acc, sums_v", PLAIN),
+    Bug("values counted twice", "acc = add_plain(\n        acc, sums_v", "acc = 2 * add_plain(\n        acc, sums_v", PLAIN),
     Bug("a turn forward instead of back", "high * si, high * co - low", "high * -si, high * co + low", HALF),
     Bug("a wrong head stride", "head += g_h", "head += D", Case(2, 5, 33, 2, 1, 24, dims=24, layout="strided")),
     Bug("every head multiplies the first one's weights", "w_low += D * w_n", "w_low += 0", HALF),
     Bug("what does not turn is forgotten", "if R < D:", "if False:", PARTIAL),
     Bug("no mask on the heads' columns", "mask=live[:, None] & inside[None, :]", "mask=live[:, None]", PLAIN),
     Bug("no mask on the stored rows", "mask=live[:, None] & used[None, :])\n", "mask=used[None, :])\n", LONG),
+]  # fmt: skip
+
+SUMS = [
+    Bug("no program sums", "summing = tile_c == 0", "summing = tile_c < 0", LONG),
+    Bug("all tiles of rows in one place", "tile_m.to(tl.int64) * (H + 2 * G)", "0 * (H + 2 * G)", LONG),
+    Bug("the values' sums over the keys'", "sums_v = sums_k + G * D", "sums_v = sums_k", GROUPED),
+    Bug("sums of the first head", "tl.store(sums + head * D", "tl.store(sums + 0 * D", GROUPED),
+    Bug("sums before turning back", "tl.sum(low, 0), mask=p", "tl.sum(low * co - high * si, 0), mask=p", HALF),
+    Bug("both members in one place", "tl.store(sums + h * D + d1", "tl.store(sums + h * D + d0", PARTIAL),
 ]  # fmt: skip
 
 COLUMN_SUM = [
@@ -136,6 +146,7 @@ KEYS = [
 SUBJECTS = [
     (forward, "plan_qkv_bias", check_forward, FORWARD),
     (backward, "plan_input_grad", check_input_grad, INPUT_GRAD),
+    (backward, "plan_backward", check_backward, SUMS),
     (column_sum, "plan_column_sum", check_column_sums, COLUMN_SUM),
     (descriptors, "plan_described", check_described, DESCRIBED),
     (key_cache, "plan_quantised_keys", check_quantised_keys, KEYS),

@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import Case, check_column_sums, check_described, check_forward, check_input_grad
+from kernel_cases import Case, check_backward, check_column_sums, check_described, check_forward, check_input_grad
 
 from minibeft.kernels.qkv_bias.descriptors import describable
-from minibeft.kernels.tiles import INTERPRETED_VARIANT
+from minibeft.kernels.tiles import INTERPRETED_VARIANT, INTERPRETER, SUM_SPLITS
 
-CHECKS = pytest.mark.parametrize("check", [check_forward, check_input_grad, check_column_sums])
+CHECKS = pytest.mark.parametrize("check", [check_forward, check_input_grad, check_column_sums, check_backward])
 
 CASES = [
     Case(17, 33, 45, 3, 3, 15),  # nothing is a multiple of anything
@@ -30,6 +30,10 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_plain_torch(check, case, dtype):
     check(case, dtype)
+
+
+def test_more_tiles_of_rows_than_are_summed_in_one_go():
+    check_backward(Case(1, SUM_SPLITS * INTERPRETER.rows + 1, 8, 1, 1, 4), torch.float32)
 
 
 SETS = [
@@ -108,5 +112,5 @@ def cases(draw: st.DrawFn) -> Case:
 @settings(max_examples=20)
 @given(cases())
 def test_agrees_on_any_shape(case: Case):
-    for check in (check_forward, check_input_grad, check_column_sums):
+    for check in (check_forward, check_input_grad, check_column_sums, check_backward):
         check(case, torch.float32)

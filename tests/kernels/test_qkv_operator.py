@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 from typecheck import unchecked
 
-from minibeft.kernels import lang
+from minibeft.kernels import lang, tiles
 from minibeft.kernels.bias_grad.function import column_sum, value_bias_grad
 from minibeft.kernels.bias_grad.reference import column_sum_reference
 from minibeft.kernels.qkv_bias.function import qkv_bias, qkv_bias_op, qkv_input_grad
@@ -122,6 +122,34 @@ def test_only_what_is_asked_for(wanted, kernels, launched):
     torch.autograd.backward([o for o, _ in live], [g for _, g in live])
     assert {name: names(launched).count(name) for name in names(launched)} == kernels
     assert {name for name, t in given.items() if t.grad is not None} == set(wanted)
+
+
+@pytest.mark.parametrize("case", [PLAIN, TURNED], ids=str)
+def test_sums_inside_where_the_table_says_so(case: Case, launched, monkeypatch):
+    """One kernel for dX and the biases' gradients: dX to the bit, the gradients within what both may err. Not with
+    tables of biases, nor where dX or no bias is asked for."""
+    turn, wanted = rotation(case), ("x", "b_q", "b_v")
+
+    def gradients(wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        given = inputs(case, wanted=wanted)
+        out = qkv_bias(**given, heads=case.heads, rotation=turn)
+        launched.clear()
+        live = [(o, g) for o, g in zip(out, case_grads(case), strict=True) if o.requires_grad]
+        outputs, grads = zip(*live, strict=True)
+        return dict(zip(wanted, torch.autograd.grad(outputs, [given[name] for name in wanted], grads), strict=True))
+
+    apart = gradients(wanted)
+    monkeypatch.setattr(tiles, "tuned", lambda *_: tiles.Inside(tiles.INTERPRETER))
+    inside = gradients(wanted)
+    assert names(launched) == ["input_grad_kernel", "final_sum_kernel"]
+    assert torch.equal(inside["x"], apart["x"])
+    absolute, rows = case.draw(torch.float64).absolute(), case.batch * case.tokens
+    for name, place, back in (("b_q", 0, absolute.rotation), ("b_v", 2, None)):
+        size = column_sum_reference(absolute.grads[place], back, 1, torch.float64)
+        assert_within(inside[name], apart[name].double(), 2 * rounding_bound(size, size, rows, torch.float32), name)
+    for other in (("x",), ("b_q", "b_v")):
+        assert gradients(other).keys() == {*other}
+        assert "final_sum_kernel" not in names(launched) or "input_grad_kernel" not in names(launched)
 
 
 def case_grads(case: Case) -> list[Tensor]:
