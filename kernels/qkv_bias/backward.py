@@ -4,7 +4,7 @@ Under rotary the gradients are turned back while they are loaded. The sum runs o
 that each angle is read once for all heads; both members of a pair multiply their own rows of W.
 
 Where asked, the programs of the first column of tiles sum the gradients' columns too, as they read them: the biases'
-gradients, which another kernel adds up. No number is read twice then, and six launches less are made.
+gradients, once the sums of all tiles of rows are added up.
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false

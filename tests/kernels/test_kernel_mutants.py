@@ -83,7 +83,7 @@ FORWARD = [
 
 INPUT_GRAD = [
     Bug("no values", "acc = add_plain(\n        acc, sums_v", "add_plain(\n        acc, sums_v", PLAIN),
-    Bug("values counted twice", "acc = add_plain(\n        acc, sums_v", "acc = 2 * add_plain(\n        acc, sums_v", PLAIN),
+    Bug("values twice", "acc = add_plain(\n        acc, sums_v", "acc = 2 * add_plain(\n        acc, sums_v", PLAIN),
     Bug("a turn forward instead of back", "high * si, high * co - low", "high * -si, high * co + low", HALF),
     Bug("a wrong head stride", "head += g_h", "head += D", Case(2, 5, 33, 2, 1, 24, dims=24, layout="strided")),
     Bug("every head multiplies the first one's weights", "w_low += D * w_n", "w_low += 0", HALF),
