@@ -68,14 +68,21 @@ def fold_values(model: Transformer, found: Sequence[dict[str, Tensor]]) -> None:
         assert isinstance(module, Attention)
         shifts = torch.stack([values.pop(b_v).double() for values in having]) - own(module.v)
         spread = shifts.unflatten(1, (module.kv_heads, -1)).repeat_interleave(module.heads // module.kv_heads, 1)
-        for values, moved in zip(having, spread.flatten(1) @ module.o.weight.detach().double().T, strict=True):
+        for values, moved in zip(having, spread.flatten(1) @ whole(module.o.weight).double().T, strict=True):
             values[b_o] = values.get(b_o, own(module.o)).double() + moved
+
+
+def whole(weight: Tensor) -> Tensor:
+    """Of a weight of which each process holds a share (training/sharded.py), all of it."""
+    gather = getattr(weight, "full_tensor", None)
+    return weight.detach() if gather is None else gather().detach()
 
 
 def own(module: nn.Linear | nn.LayerNorm) -> Tensor:
     """The module's bias in float64; zero where it has none."""
-    bias = module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias
-    return bias.detach().double()
+    if module.bias is None:
+        return torch.zeros(len(module.weight), dtype=torch.float64, device=module.weight.device)
+    return module.bias.detach().double()
 
 
 def row(model: Transformer, name: str, values: dict[str, Tensor]) -> Tensor:

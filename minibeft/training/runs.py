@@ -100,7 +100,7 @@ def save_state(run: Run, folder: Path, record: dict[str, Any]) -> None:
     write_record(run, folder, record)
 
 
-def silent(_: Any) -> None:
+def silent(*_: Any) -> None:
     """Show nothing: what another process than the first has to say."""
 
 

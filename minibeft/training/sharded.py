@@ -1,11 +1,12 @@
-"""Several processes train one decoder: frozen matrices sharded by torch's FSDP2, what trains whole in each of them.
+"""Several processes train one model: frozen matrices sharded by torch's FSDP2, what trains whole in each of them.
 
     torchrun --nproc-per-node 2 -m minibeft finetune Llama-2-7b --task sst2 --terms v --dtype bfloat16
 
 Only matrices are large. They are gathered block by block while they compute. What trains is a few thousand numbers, so
 every process holds them, and their optimiser, whole. Each process scores its share of a batch; the scores are gathered,
 so that loss and metrics are those of the whole batch everywhere, and the gradients are summed. So the losses are
-those of one process up to rounding, where dropout, whose numbers each process draws for itself, is 0.
+those of one process up to rounding, where dropout, whose numbers each process draws for itself, is 0. A stack
+(stack.py) shares out the batch of each of its runs in this way.
 
 One GPU of 80 GB is enough for 7B parameters. In bfloat16 LLaMA-2-7B holds 6.48e9 numbers in the blocks' matrices, 2
 bytes each, and 0.26e9 others, 4 bytes each: 14.0 GB. For the backward pass autograd keeps 16 C + 6 I bytes a token and
@@ -17,7 +18,7 @@ import atexit
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 from minibeft.errors import BadInput
 from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Scorable
-from minibeft.training.prompts import PromptBatch
+
+Kind = TypeVar("Kind", bound=Scorable)
 
 
 def join() -> None:
@@ -74,43 +76,67 @@ def from_all(value: Any) -> list[Any]:
     return values
 
 
+def own_seed(seed: int) -> int:
+    """From which this process draws the random numbers of a run of this seed."""
+    return seed + 1_000_003 * rank()
+
+
 def place(model: Transformer, trained: Iterable[nn.Parameter], device: str) -> None:
-    """Move the model to where it computes; with several processes, this one's share of every frozen matrix."""
+    """Move the model to where it computes; with several processes, this one's share of every frozen matrix outside a
+    classification head. Of a model that is shared out already, what the next run of a stack trains."""
     if processes() == 1:
         model.to(device)
+        model.join()
         return
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule
 
-    if model.config.task != "lm":
-        raise BadInput(
-            f"a {model.config.family} model with a classification head trains in one process: start it without torchrun"
-        )
     trained = list(trained)
-    if any(value.ndim > 1 and value.numel() >= model.config.width**2 for value in trained):
+    inner = {*trained} & {*model.blocks.parameters()}
+    if any(value.ndim > 1 and value.numel() >= model.config.width**2 for value in inner):
         raise BadInput("--terms full trains in one process: start it without torchrun")
-    whole = {value for value in model.parameters() if value.ndim < 2} | set(trained)
+    head = model.head.parameters() if model.head is not None and model.config.task != "lm" else ()
+    whole = {value for value in model.parameters() if value.ndim < 2} | {*trained, *head}
     for value in whole:
         value.data = value.data.to(device)
-    mesh = init_device_mesh(device, (processes(),))
-    for module in (*model.blocks, model):
-        fully_shard(module, mesh=mesh, ignored_params=whole)
+    if not isinstance(model, FSDPModule):
+        shard(model, whole, device)
     for value in trained:
         value.register_post_accumulate_grad_hook(lambda value: dist.all_reduce(value.grad))
 
 
-def scores(batch: Scorable, model: Transformer) -> Float[Tensor, "B K"]:
-    """The scores of the whole batch. Those of this process's share carry a gradient, the others are numbers.
+def shard(model: Transformer, whole: set[nn.Parameter], device: str) -> None:
+    """Leave this process its share of every matrix but these, and have it gathered whenever a block computes."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    Every process takes part in every step: where rows do not divide evenly, the last is scored again and left out.
-    """
+    mesh = init_device_mesh(device, (processes(),))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, ignored_params=whole)
+        register_fsdp_forward_method(block, "packed")
+    fully_shard(model, mesh=mesh, ignored_params=whole)
+    register_fsdp_forward_method(model, "first_states")
+
+
+def scores(batch: Scorable, model: Transformer) -> Float[Tensor, "B K"]:
+    """The scores of the whole batch, of which this process computes its share."""
+    return gathered(share(batch).scores(model), len(batch.labels))
+
+
+def share(batch: Kind) -> Kind:
+    """This process's rows of a batch. Every process takes part in every step: where they do not divide evenly, the last
+    ones are the batch's last row again."""
     if processes() == 1:
-        return batch.scores(model)
+        return batch
     size = -(-len(batch.labels) // processes())
     rows = torch.arange(rank() * size, (rank() + 1) * size, device=batch.labels.device).clamp(max=len(batch.labels) - 1)
-    assert isinstance(batch, PromptBatch)  # place() refuses the models of others
-    own = PromptBatch(*(part[rows] for part in batch)).scores(model)
+    return type(batch)(*(part[rows] for part in cast(tuple[Tensor, ...], batch)))
+
+
+def gathered(own: Float[Tensor, "b K"], count: int) -> Float[Tensor, "B K"]:
+    """The first `count` rows of all processes' shares. Those of this one carry a gradient, the others are numbers."""
+    if processes() == 1:
+        return own
     parts = [torch.empty_like(own) for _ in range(processes())]
     dist.all_gather(parts, own.detach().contiguous())
     parts[rank()] = own
-    return torch.cat(parts)[: len(batch.labels)]
+    return torch.cat(parts)[:count]

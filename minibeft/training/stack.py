@@ -3,7 +3,8 @@
 Their tokens stand in one packed batch, run below run, and each row adds the biases of its own run
 (models/packed/sets.py). All else is each run's own: head, order, random numbers, optimiser, clipping, folder. So each
 run ends where it would end alone, up to the rounding of products with another number of rows, and may be resumed alone
-or in another stack; with the same runs beside it, at the same epoch, to the same bits.
+or in another stack; with the same runs beside it, at the same epoch, to the same bits. Under torchrun each process
+computes its share of every run's batch (sharded.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,7 @@ class Stack:
         own = {name: nn.Parameter(value.detach().clone()) for name, value in self.biases.items()}
         self.put(own, head)
         run = start(loaded.settings, loaded.task, self.model)
-        stream = torch.Generator(run.settings.device).manual_seed(run.settings.seed)
+        stream = torch.Generator(run.settings.device).manual_seed(sharded.own_seed(run.settings.seed))
         self.runs.append(replace(run, stream=stream))
         self.own.append(own)
         self.heads.append(head)
@@ -75,20 +76,21 @@ class Stack:
         """One update of each of these runs on its batch."""
         return update([self.runs[i] for i in numbers], batches, self.logits(numbers, batches))
 
-    def logits(self, numbers: list[int], batches: Sequence[Scorable]) -> list[Float[Tensor, "B K"]]:
+    def logits(self, numbers: list[int], batches: Sequence[Scorable]) -> list[Float[Tensor, "_ K"]]:
         """Of each run on its own batch, in float32 at least, by the matrix products of all."""
         settings, found = self.runs[0].settings, []
         for module in (self.model, *(self.heads[i] for i in numbers)):
             module.train(settings.dropout)
-        own = [batch for batch in batches if isinstance(batch, Batch)]
+        own = [sharded.share(batch) for batch in batches if isinstance(batch, Batch)]
         parts = zip(own, numbers, strict=True)
         packings = Packings([Packing(b.attention_mask, self.model.config.heads, self.runs[i].stream) for b, i in parts])
         tables = {name: table_of([self.own[i][name] for i in numbers]) for name in self.trained()}
         with autocast(settings), in_sets(self.model, tables, packings.rows):
             first = self.model.first_states(*together(own, self.model.config.pad or 0), packings)
-        for i, states in zip(numbers, first.split(packings.sequences), strict=True):
+        for i, states, batch in zip(numbers, first.split(packings.sequences), batches, strict=True):
             with autocast(settings), drawing_from(self.runs[i].stream):
                 logits = self.heads[i](states[:, None], self.model.token_vectors)
+            logits = sharded.gathered(logits, len(batch.labels))
             found.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return found
 
@@ -136,7 +138,6 @@ def hindrance(settings: Settings) -> str | None:
         f"--backend {settings.backend}": settings.backend == "plain",
         f"a {family} model, which is a decoder": BODIES[family].decodes,
         f"--data {settings.data}, which are no texts": settings.reads_files,
-        "torchrun": sharded.processes() > 1,
     }
     return next((name for name, wrong in found.items() if wrong), None)
 
@@ -170,6 +171,7 @@ def finetune_stack(
     They differ in terms, seed and learning rate alone. A run that fails leaves the others as they are: they come to
     their ends, and then BadInput names it.
     """
+    sharded.join()
     with ExitStack() as stack:
         for _, folder in work:
             stack.enter_context(files.held(folder))
@@ -180,6 +182,8 @@ def finetune_held(
     work: Sequence[tuple[Settings, Path]], notify: Callable[[int, Step], None], announce: Announce
 ) -> list[dict[str, Any]]:
     """The same in folders that no other process has."""
+    if sharded.rank():
+        notify = announce = runs.silent
     first = load(work[0][0])
     stack, left = Stack(first.model), list[tuple[int, Lessons]]()
     found: list[Any] = [None] * len(work)
@@ -190,6 +194,7 @@ def finetune_held(
         if (done := runs.finished(folder, record, runs.scored(loaded))) is not None:
             found[number] = done
             continue
+        sharded.wait()  # until all have seen the folder, before one writes there
         run = stack.begin(loaded, heads[number])
         record |= runs.opened(run, folder, record)
         if not left:

@@ -55,8 +55,8 @@ class Step(NamedTuple):
         return f"epoch {self.epoch + 1}/{self.epochs}  loss {self.loss:.4f}{accuracy}  {self.rate:.0f} examples/s"
 
 
-# A batch's loss, and its logits before the update.
-Result = tuple[Float[Tensor, ""], Float[Tensor, "B K"]]
+# A batch's loss, and its logits before the update; the batches of a stack may differ in size.
+Result = tuple[Float[Tensor, ""], Float[Tensor, "_ K"]]
 # A run as one who asks for an update on a batch, is told its result, and asks for the next, to its end.
 Lessons = Generator[Scorable, Result, Any]
 
@@ -91,9 +91,8 @@ def start(settings: Settings, task: Task, model: Transformer) -> Run:
     if settings.dtype == "bfloat16":
         hold_in_bfloat16(model)
     sharded.place(model, trained.values(), settings.device)
-    model.join()
     optimizer = adamw(settings, trained.values(), fused=True)
-    torch.manual_seed(settings.seed + 1_000_003 * sharded.rank())
+    torch.manual_seed(sharded.own_seed(settings.seed))
     return Run(settings, task, model, trained, before, optimizer, [])
 
 
@@ -179,7 +178,7 @@ def train_step(run: Run, batch: Scorable) -> Result:
     return update([run], [batch], [forward(run.model, run.settings, batch)])[0]
 
 
-def update(runs: Sequence[Run], batches: Sequence[Scorable], logits: Sequence[Float[Tensor, "B K"]]) -> list[Result]:
+def update(runs: Sequence[Run], batches: Sequence[Scorable], logits: Sequence[Float[Tensor, "_ K"]]) -> list[Result]:
     """One update of each run, from the logits of its own batch. No run's loss depends on another's parameters, so the
     gradients of the sum of the losses are those of each."""
     pairs = list(zip(runs, batches, logits, strict=True))

@@ -1,4 +1,5 @@
-"""Two processes train a decoder as one does: the same losses and scores up to rounding, half of the matrices each.
+"""Two processes train a decoder, and a stack, as one does: the same losses and scores up to rounding, half of the
+matrices each. They serve adapters side by side as one does.
 
 Tolerance: float64 runs differ by what the float32 error of the same run says, scaled by the unit roundoffs' ratio.
 """
@@ -8,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import pytest
 import torch
 from sharded_worker import main
 from small_decoder import decoder_settings
-from small_run import small_settings
-from tolerance import SAMPLES, assert_agrees
+from small_run import make_adapters, small_settings
+from stack_worker import served, trained, with_adapters
+from stacked import in_double, quiet
+from tolerance import SAMPLES, assert_agrees, samples
 from torch import Tensor
 
 from minibeft.checkpoints.adapters import load_adapted
@@ -30,12 +34,13 @@ from minibeft.training.train import start
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 HELPERS = Path(__file__).parents[1] / "helpers"
-WORKER = str(HELPERS / "sharded_worker.py")
+WORKER, STACK_WORKER = str(HELPERS / "sharded_worker.py"), str(HELPERS / "stack_worker.py")
 
 
 def launch(*command: str) -> None:
     """In two processes, which torchrun starts."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)}
+    path = os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run([*TORCHRUN, *command], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -82,7 +87,36 @@ def test_the_command_runs_under_torchrun_and_resumes_with_as_many_processes_only
     finetuned = tmp_path / "out" / "seed-0" / "run.json"
     finetuned.write_text(json.dumps({name: value for name, value in record.items() if name != "complete"}))
     with pytest.raises(BadInput, match="was begun by 2 processes; resume it with as many"):
-        finetune(replace(settings, learning_rate=None), tmp_path / "out" / "seed-0", progress=lambda step: None)
+        finetune(replace(settings, learning_rate=None), tmp_path / "out" / "seed-0", progress=quiet)
+
+
+@pytest.mark.slow
+def test_a_stack_and_adapters_side_by_side_in_two_processes(tmp_path):
+    """Runs of other terms, rates and seeds, whose batches do not divide by two; adapters of b_v, folded, and of all."""
+    base = small_settings(tmp_path, epochs=1, examples=22, batch=7, evaluated=9, dropout=False)
+    work = [base, replace(base, terms="q", seed=1, learning_rate=3e-3)]
+    adapters = [str(folder) for folder in make_adapters(Path(base.model), tmp_path, ("v", "all"))]
+    launch(STACK_WORKER, json.dumps([one.as_json() for one in work]), json.dumps(adapters), str(tmp_path))
+    two, first = json.loads((tmp_path / "found").read_text()), in_double(base)
+
+    train = partial(trained, first=first, work=work)
+    one, drawn = train(first.model), samples(train, first.model, torch.float64)
+    assert_agrees(tensor(two, "trained"), drawn, one, what="the stack")
+    with pytest.raises(AssertionError, match="the stack: error"):  # negative twin: gradients of a share of the batch
+        assert_agrees(tensor(two, "not summed"), drawn, one, what="the stack")
+    assert two["draws as alone"]
+
+    model = with_adapters(first, adapters)
+    one, drawn = served(model), samples(served, model, torch.float64)
+    assert_agrees(tensor(two, "served"), drawn, one, what="the adapters")
+    with pytest.raises(AssertionError, match="the adapters: error"):  # negative twin: exchanged
+        assert_agrees(served(with_adapters(first, adapters[::-1])), drawn, one, what="the adapters")
+
+    assert all((tmp_path / number / "adapter").is_dir() for number in "01")
+    run = tmp_path / "1" / "run.json"
+    run.write_text(run.read_text().replace('"complete": true', '"complete": false'))
+    with pytest.raises(BadInput, match="was begun by 2 processes; resume it with as many"):
+        finetune(replace(work[1], epochs=2, dropout=True, dtype="bfloat16"), tmp_path / "1", progress=quiet)
 
 
 def test_without_torchrun_there_is_one_process():
@@ -93,11 +127,6 @@ def test_without_torchrun_there_is_one_process():
 
 def test_what_cannot_be_sharded_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sharded, "processes", lambda: 2)
-    encoder = small_settings(tmp_path / "encoder")
-    with pytest.raises(
-        BadInput, match="a bert model with a classification head trains in one process: start it without torchrun"
-    ):
-        start(encoder, find_task("sst2"), load_model(encoder.model, task="classification"))
     decoder = decoder_settings(tmp_path, "opt", terms="full")
     with pytest.raises(BadInput, match="--terms full trains in one process"):
         start(decoder, find_task("sst2"), load_model(decoder.model))

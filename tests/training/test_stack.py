@@ -3,7 +3,6 @@
 In float64, so that what another run, another random number or another rate changes stands far above rounding.
 """
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_decoder import decoder_settings
 from small_run import outcome, small_settings
+from stacked import alone, in_double, quiet, together
 from tolerance import assert_agrees, samples
 from torch import Tensor
 from typer.testing import CliRunner
@@ -21,55 +21,19 @@ from minibeft.cli.main import app
 from minibeft.errors import BadInput
 from minibeft.models.packed.packing import Packings
 from minibeft.models.packed.sets import Pick, Rows
-from minibeft.models.transformer import Transformer
 from minibeft.training import stack as stacking
-from minibeft.training.loading import Loaded, head_like, load, load_like
+from minibeft.training.loading import head_like, load, load_like
 from minibeft.training.runs import finetune
 from minibeft.training.settings import Settings
-from minibeft.training.stack import Stack, finetune_stack, hindrance, stacks
-from minibeft.training.train import Run, Step, drive, fit, lessons, predict, start
+from minibeft.training.stack import finetune_stack, hindrance, stacks
+from minibeft.training.train import Run, Step
 
 # Terms, seed and rate of each; the last but one grows beyond all numbers in its first epoch.
 TERMS = {"v": (0, 1e-2), "q": (1, 3e-3), "k": (2, 1e-2), "q,v": (3, 1e300), "all": (4, 1e-2)}
 
 
-def quiet(*_: Any) -> None:
-    """No progress."""
-
-
 def runs_of(base: Settings) -> list[Settings]:
     return [replace(base, terms=terms, seed=seed, learning_rate=rate) for terms, (seed, rate) in TERMS.items()]
-
-
-def in_double(settings: Settings) -> Loaded:
-    loaded = load(settings)
-    return loaded._replace(model=loaded.model.double())
-
-
-def result(run: Run, loaded: Loaded) -> Tensor:
-    """The loss, all that trained but b_k, which drifts in rounding noise (K5), and the validation split's logits."""
-    trained = [value.detach().flatten() for name, value in run.trained.items() if not name.endswith("k.bias")]
-    logits = predict(run, next(iter(loaded.valid.values()))).flatten()
-    return torch.cat([torch.tensor([run.epochs[-1]["loss"]], dtype=torch.float64), *trained, logits])
-
-
-def alone(loaded: Loaded, model: Transformer) -> Tensor:
-    run = start(loaded.settings, loaded.task, copy.deepcopy(model))
-    fit(run, loaded.train, loaded.valid, quiet)
-    return result(run, loaded)
-
-
-def together(first: Loaded, work: list[Settings]) -> list[Any]:
-    """The result of each of them in one stack, or its error."""
-    stack = Stack(copy.deepcopy(first.model))
-    loaded = [load_like(first, settings) for settings in work]
-    runs = [stack.begin(each, head_like(first, each.settings)) for each in loaded]
-
-    def learn(run: Run, one: Loaded) -> Any:
-        yield from lessons(run, one.train, one.valid, quiet, lambda: None)
-        return result(run, one)
-
-    return drive([learn(run, one) for run, one in zip(runs, loaded, strict=True)], stack.update, stack.inside)
 
 
 def compare(base: Settings, work: list[Settings], checked: int = 0) -> None:
