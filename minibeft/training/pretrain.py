@@ -1,11 +1,14 @@
-"""A small OPT or GPT-J from scratch, by next-token prediction on SST-2's training sentences: minutes on one core.
+"""A small OPT, GPT-J or LLaMA from scratch, by next-token prediction on SST-2's training sentences, in half an hour.
 
     python -m minibeft.training.pretrain opt OUT --data DIR
 
-Real checkpoints of these families have billions of parameters; these have the architecture and some 350,000: an OPT
-with learned positions and biases everywhere, a GPT-J with a quarter of each head rotated and no attention bias, each
-with a byte-level BPE tokenizer trained on the same sentences. They are no good at sentiment. What they are for: on the
-OPT b_k must change nothing (K1), on the GPT-J it may (K4). OUT is a Hugging Face checkpoint; a seed decides its bits.
+Real checkpoints of these families have billions of parameters; these have the architecture and about a million: an OPT
+with learned positions and biases everywhere, a GPT-J with a quarter of each head rotated and no attention bias, a LLaMA
+with whole heads rotated and no bias at all, each with a byte-level BPE tokenizer trained on the same texts. Each
+sentence is followed by what its label says of it, in one of WAYS to put it; the prompt of the task, "It was", is none
+of them, so that what the model does with it is zero-shot. On the OPT b_k must change nothing (K1), on the others it
+may (K4).
+OUT is a Hugging Face checkpoint; a seed decides its bits.
 """
 
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
@@ -28,10 +32,14 @@ from minibeft.show.console import out
 from minibeft.show.files import new_folder, write_json
 from minibeft.show.progress import progress
 from minibeft.show.record import provenance
-from minibeft.training.tasks import find_data, find_task, read_split
+from minibeft.training.prompts import Prompted, encode_prompts
+from minibeft.training.tasks import Split, find_data, find_task, read_split
 
-VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 2048, 64, 4, 4, 128
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 2048, 128, 4, 4, 128
 BATCH, RATE, WARMUP = 16, 4e-3, 100
+# What follows a sentence: the start of another, and its last word, of a negative and of a positive sentence.
+WAYS = ("It is", "It felt", "This was", "The film was", "I found it", "They call it", "All in all, it is", "How")
+WORDS = ((" terrible", " great"), (" bad", " good"), (" awful", " wonderful"), (" dull", " brilliant"))
 # Beside the checkpoint: what made it.
 PRETRAINING = "pretraining.json"
 
@@ -41,17 +49,21 @@ class Kind(StrEnum):
 
     opt = "opt"
     gptj = "gptj"
+    llama = "llama"
 
 
 # What stands between two sentences, as in the real ones' data; OPT's tokenizer also puts it before every text.
-SPECIAL = {Kind.opt: ["<s>", "<pad>", "</s>"], Kind.gptj: ["<|endoftext|>"]}
+SPECIAL = {Kind.opt: ["<s>", "<pad>", "</s>"], Kind.gptj: ["<|endoftext|>"], Kind.llama: ["<s>"]}
 OPT_SIZE = {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "num_hidden_layers": LAYERS, "ffn_dim": 4 * WIDTH}
 OPT_KIND = {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS, "dropout": 0.0}
 GPTJ_SIZE = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS}
 GPTJ_KIND = {"rotary_dim": WIDTH // HEADS // 4, "tie_word_embeddings": True}
+LLAMA_SIZE = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": 3 * WIDTH}
+LLAMA_KIND = {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS, "tie_word_embeddings": True}
 CONFIGS: dict[Kind, dict[str, Any]] = {
     Kind.opt: OPT_SIZE | OPT_KIND | {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
     Kind.gptj: GPTJ_SIZE | GPTJ_KIND | {"bos_token_id": 0, "eos_token_id": 0},
+    Kind.llama: LLAMA_SIZE | LLAMA_KIND | {"bos_token_id": 0, "eos_token_id": 0},
 }
 
 
@@ -119,11 +131,13 @@ def pretrain(
     kind: Kind,
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder for the checkpoint")],
     data: Annotated[str | None, typer.Option(envvar="MINIBEFT_DATA", help="the folder that holds sst2/")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="updates")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="updates")] = 2500,
     seed: Annotated[int, typer.Option(help="of weights and windows")] = 0,
 ) -> None:
-    """Train a small OPT or GPT-J on the SST-2 sentences and write it as a Hugging Face checkpoint."""
-    texts = {split: sentences_of(data, split) for split in ("train", "validation")}
+    """Train a small OPT, GPT-J or LLaMA on the SST-2 sentences and write it as a Hugging Face checkpoint."""
+    task = find_task("sst2")
+    splits = {split: read_split(task, find_data(task, data), split) for split in ("train", "validation")}
+    texts = {name: told(split, seed) for name, split in splits.items()}
     with new_folder(folder) as ready:  # before the training, which a folder in use would waste
         tokenizer = train_tokenizer(kind, texts["train"])
         streams = {split: stream_of(tokenizer, kind, sentences) for split, sentences in texts.items()}
@@ -137,14 +151,30 @@ def pretrain(
         write_json(ready / "tokenizer_config.json", tokenizer_config(kind))
         record = {"parameters": count(dict(model.named_parameters())), "steps": steps, "seed": seed}
         record |= {"validation_nats_per_token": held_out_loss(model, streams["validation"])}
+        record |= {
+            "zero_shot_accuracy": zero_shot(
+                model, encode_prompts(tokenizer, task, splits["validation"], max_length=POSITIONS)
+            )
+        }
         write_json(ready / PRETRAINING, record | provenance())
     out.print(f"wrote {folder}: " + ", ".join(f"{name} {value:.6g}" for name, value in record.items()))
 
 
-def sentences_of(data: str | None, split: str) -> list[str]:
-    """SST-2's sentences of one split."""
-    task = find_task("sst2")
-    return [texts[0].strip() for texts in read_split(task, find_data(task, data), split).texts]
+def told(split: Split, seed: int) -> list[str]:
+    """Each sentence and what its label says of it, in a way drawn for it."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    ways, words = (draw.integers(len(all_), size=len(split)) for all_ in (WAYS, WORDS))
+    return [
+        f"{texts[0].strip()} {WAYS[way]}{WORDS[word][int(label)]}"
+        for texts, label, way, word in zip(split.texts, split.labels, ways, words, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def zero_shot(model: Transformer, examples: Prompted) -> float:
+    """The share of sentences whose label word is the likelier one after the task's own prompt."""
+    found = [examples.gather(some, None, torch.device("cpu")) for some in torch.arange(len(examples)).split(BATCH)]
+    return sum(int((one.scores(model).argmax(1) == one.labels).sum()) for one in found) / len(examples)
 
 
 def tokenizer_config(kind: Kind) -> dict[str, Any]:
