@@ -1,26 +1,26 @@
-"""A small OPT, GPT-J or LLaMA from scratch, by next-token prediction on SST-2's training sentences, in half an hour.
+"""A small OPT, GPT-J or LLaMA from scratch, by next-token prediction on SST-2's sentences: minutes on one core.
 
     python -m minibeft.training.pretrain opt OUT --data DIR
 
 Real checkpoints of these families have billions of parameters; these have the architecture and about a million: an OPT
 with learned positions and biases everywhere, a GPT-J with a quarter of each head rotated and no attention bias, a LLaMA
 with whole heads rotated and no bias at all, each with a byte-level BPE tokenizer trained on the same texts. Each
-sentence is followed by what its label says of it, in one of WAYS to put it; the prompt of the task, "It was", is none
-of them, so that what the model does with it is zero-shot. On the OPT b_k must change nothing (K1), on the others it
-may (K4).
+sentence is followed by what its label says of it, in one of WAYS to put it, whose last word counts as much in the loss
+as all others together; the prompt of the task, "It was", is none of them, so that what the model does with it is
+zero-shot. On the OPT b_k must change nothing (K1), on the others it may (K4).
 OUT is a Hugging Face checkpoint; a seed decides its bits.
 """
 
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
@@ -67,7 +67,7 @@ CONFIGS: dict[Kind, dict[str, Any]] = {
 }
 
 
-def train_tokenizer(kind: Kind, sentences: list[str]) -> Tokenizer:
+def train_tokenizer(kind: Kind, texts: list[str]) -> Tokenizer:
     """GPT-2's kind, as OPT and GPT-J have it: merges of bytes, spaces belong to the word after them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
@@ -76,7 +76,7 @@ def train_tokenizer(kind: Kind, sentences: list[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=SPECIAL[kind], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator((f" {sentence}" for sentence in sentences), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     if kind is Kind.opt:
         first, number = SPECIAL[kind][-1], len(SPECIAL[kind]) - 1
         tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
@@ -85,21 +85,33 @@ def train_tokenizer(kind: Kind, sentences: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def stream_of(tokenizer: Tokenizer, kind: Kind, sentences: list[str]) -> Int[Tensor, " N"]:
-    """All sentences one after the other, each after the separator."""
+class Stream(NamedTuple):
+    """All texts one after the other, each after the separator; told: whether a token is of a text's last word."""
+
+    tokens: Int[Tensor, " N"]
+    told: Bool[Tensor, " N"]
+
+
+def stream_of(tokenizer: Tokenizer, kind: Kind, texts: list[tuple[str, str]]) -> Stream:
+    """The stream of these texts, each given as all but its last word, and that."""
     separator = tokenizer.token_to_id(SPECIAL[kind][-1])
-    rows = tokenizer.encode_batch(sentences, add_special_tokens=False)
-    return torch.tensor([token for row in rows for token in (separator, *row.ids)])
+    starts, words = (tokenizer.encode_batch([*part], add_special_tokens=False) for part in zip(*texts, strict=True))
+    rows = [([separator, *start.ids], word.ids) for start, word in zip(starts, words, strict=True)]
+    told = [is_last for start, word in rows for is_last in (*[False] * len(start), *[True] * len(word))]
+    return Stream(torch.tensor([token for start, word in rows for token in (*start, *word)]), torch.tensor(told))
 
 
-def loss_of(model: Transformer, windows: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """The mean cross entropy of each window's tokens after the first, in nats a token."""
-    logits = model(windows[:, :-1]).logits
+def losses_of(model: Transformer, stream: Stream, places: Int[Tensor, "B T"]) -> tuple[Float[Tensor, ""], ...]:
+    """The mean cross entropy, in nats a token, of the tokens at these places after each row's first: of those of the
+    texts' last words, and of the others."""
+    logits = model(stream.tokens[places[:, :-1]]).logits
     assert logits is not None
-    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    each = F.cross_entropy(logits.flatten(0, 1), stream.tokens[places[:, 1:]].flatten(), reduction="none")
+    told = stream.told[places[:, 1:]].flatten()
+    return each[told].mean(), each[~told].mean()
 
 
-def train(model: Transformer, stream: Int[Tensor, " N"], steps: int, seed: int) -> Iterator[float]:
+def train(model: Transformer, stream: Stream, steps: int, seed: int) -> Iterator[float]:
     """AdamW on windows drawn at random; the rate rises for 100 steps and falls linearly to 0. Yields the losses."""
     generator = torch.Generator().manual_seed(seed)
     matrices = [value for value in model.parameters() if value.ndim > 1]
@@ -109,8 +121,8 @@ def train(model: Transformer, stream: Int[Tensor, " N"], steps: int, seed: int) 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / WARMUP, 1 - s / steps))
     model.train()
     for _ in range(steps):
-        starts = torch.randint(len(stream) - POSITIONS, (BATCH, 1), generator=generator)
-        loss = loss_of(model, stream[starts + torch.arange(POSITIONS + 1)])
+        starts = torch.randint(len(stream.tokens) - POSITIONS, (BATCH, 1), generator=generator)
+        loss = torch.stack(losses_of(model, stream, starts + torch.arange(POSITIONS + 1))).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -121,10 +133,10 @@ def train(model: Transformer, stream: Int[Tensor, " N"], steps: int, seed: int) 
 
 
 @torch.inference_mode()
-def held_out_loss(model: Transformer, stream: Int[Tensor, " N"]) -> float:
-    """Nats a token on the validation sentences."""
-    windows = stream[: len(stream) // (POSITIONS + 1) * (POSITIONS + 1)].view(-1, POSITIONS + 1)
-    return loss_of(model, windows).item()
+def held_out_loss(model: Transformer, stream: Stream) -> float:
+    """Nats a token on the validation sentences and what follows them, but for the last words."""
+    count = len(stream.tokens) // (POSITIONS + 1)
+    return losses_of(model, stream, torch.arange(count * (POSITIONS + 1)).view(count, -1))[1].item()
 
 
 def pretrain(
@@ -139,7 +151,7 @@ def pretrain(
     splits = {split: read_split(task, find_data(task, data), split) for split in ("train", "validation")}
     texts = {name: told(split, seed) for name, split in splits.items()}
     with new_folder(folder) as ready:  # before the training, which a folder in use would waste
-        tokenizer = train_tokenizer(kind, texts["train"])
+        tokenizer = train_tokenizer(kind, [" " + "".join(parts) for parts in texts["train"]])
         streams = {split: stream_of(tokenizer, kind, sentences) for split, sentences in texts.items()}
         torch.manual_seed(seed)
         model = build_model({"model_type": kind.value, "vocab_size": VOCABULARY, **CONFIGS[kind]}, task="lm")
@@ -160,12 +172,12 @@ def pretrain(
     out.print(f"wrote {folder}: " + ", ".join(f"{name} {value:.6g}" for name, value in record.items()))
 
 
-def told(split: Split, seed: int) -> list[str]:
-    """Each sentence and what its label says of it, in a way drawn for it."""
+def told(split: Split, seed: int) -> list[tuple[str, str]]:
+    """Each sentence and what its label says of it, in a way drawn for it: all but the last word, and that."""
     draw = np.random.Generator(np.random.PCG64(seed))
     ways, words = (draw.integers(len(all_), size=len(split)) for all_ in (WAYS, WORDS))
     return [
-        f"{texts[0].strip()} {WAYS[way]}{WORDS[word][int(label)]}"
+        (f"{texts[0].strip()} {WAYS[way]}", WORDS[word][int(label)])
         for texts, label, way, word in zip(split.texts, split.labels, ways, words, strict=True)
     ]
 
