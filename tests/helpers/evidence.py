@@ -215,8 +215,9 @@ def bias_free() -> str:
         origin = f", a model of `{made['command']}`, {made['parameters']:,} parameters" if made else ""
         lines.append(f"- {made_by(found, f'reproduce-bias-free-{name}')}{origin}")
     note = (
-        f"Accuracy in percent on SST-2's 872 sentences, mean ± standard deviation over {found['verdicts'][0]['n']} seeds; "
-        f"differences with their 95 % interval (t) and the exact test's p, which cannot be below {found['least_p']:.2g}."
+        f"Accuracy in percent on SST-2's 872 sentences, mean ± standard deviation over {found['verdicts'][0]['n']} "
+        "seeds; differences with their 95 % interval (t) and the exact test's p, which cannot be below "
+        f"{found['least_p']:.2g}."
     )
     return "\n".join([*rows, "", *differences, "", note, "", *lines])
 
