@@ -36,7 +36,8 @@ from minibeft.checkpoints.tokenizer import room
 from minibeft.errors import BadInput
 from minibeft.families import read_config
 from minibeft.kernels.timing import matmul_ceiling
-from minibeft.training.settings import DTYPES, MAX_LENGTH, Settings
+from minibeft.training.precision import settled
+from minibeft.training.settings import AUTO, DTYPES, MAX_LENGTH, Settings
 
 CEILING_SIZE = 1024
 Row = dict[str, Any]
@@ -54,14 +55,16 @@ class Plan:
 
 def plan(model: str, data: str | None, *, examples: int, rounds: int, dtypes: Sequence[str]) -> Plan:
     """The plan, after a look for what would only fail after the measurement."""
-    if wrong := sorted(set(dtypes) - DTYPES.keys()):
-        raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}")
+    if (wrong := sorted(set(dtypes) - DTYPES.keys())) and dtypes != [AUTO]:
+        raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}, or {AUTO}")
     require_peers()
     file = find(model) / "config.json"
     longest = min(MAX_LENGTH, room(read_config(read_json(file), None, str(file))) or MAX_LENGTH)
     settings = Settings(
         model, "sst2", data=data, examples=examples, evaluated=examples, max_length=longest, device="cpu"
     )
+    if dtypes == [AUTO]:
+        dtypes = [settled(replace(settings, dtype=AUTO)).dtype]
     return Plan(settings, rounds, dtypes)
 
 

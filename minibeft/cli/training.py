@@ -52,7 +52,9 @@ Pad = Annotated[
 Tokens = Annotated[
     int | None, typer.Option(help="tokens; longer texts are cut; default: 128, decoders 2048", rich_help_panel=DATA)
 ]
-Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast", rich_help_panel=RUNNING)]
+Dtype = Annotated[
+    str, typer.Option(help="float32; bfloat16 for autocast; auto: the faster one here", rich_help_panel=RUNNING)
+]
 Backend = Annotated[str, typer.Option(help="fused, plain or triton", rich_help_panel=RUNNING)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda", rich_help_panel=RUNNING)]
 Cluster = Annotated[
@@ -134,6 +136,7 @@ def finetune(
 
     from minibeft.reproduce.plan import read_rates
     from minibeft.show.progress import progress
+    from minibeft.training.precision import settled
     from minibeft.training.seeds import (
         are_complete,
         ending,
@@ -146,7 +149,7 @@ def finetune(
         summary,
         trainable,
     )
-    from minibeft.training.settings import Settings
+    from minibeft.training.settings import AUTO, Settings
     from minibeft.training.stack import require_stackable
     from minibeft.training.tasks import OWN, is_folders
 
@@ -159,9 +162,11 @@ def finetune(
     folder = folder or Path("runs") / name
     if learning_rate is not None and rates is not None:
         raise BadInput(f"--rates {rates}: goes with no --learning-rate; give one of the two")
-    given_rates = read_rates(rates or "none")
+    given_rates, numbers = read_rates(rates or "none"), read_seeds(seeds)
+    require_cluster(cluster, jobs=jobs > 1, stack=stack, **{"dtype auto": dtype == AUTO})
+    settings = settled(settings, folder)
     by_rate = {folder / f"rate-{rate:g}": replace(settings, learning_rate=rate) for rate in given_rates}
-    places, numbers = by_rate or {folder: settings}, read_seeds(seeds)
+    places = by_rate or {folder: settings}
     compared = places if baseline and terms != "none" else {}
     bare = {place / "none": replace(each, terms="none", form="plain") for place, each in compared.items()}
     every = places | bare
@@ -170,7 +175,6 @@ def finetune(
         for place, each in every.items()
         for s in numbers
     ]
-    require_cluster(cluster, jobs=jobs > 1, stack=stack)
     if stack:
         require_stackable(settings, jobs)
     with ExitStack() as held, progress() as lines:
@@ -259,10 +263,10 @@ def reproduce(
 
     from minibeft.reproduce.plan import read_rates
     from minibeft.training.seeds import read_seeds, require_cluster
-    from minibeft.training.settings import Settings
+    from minibeft.training.settings import AUTO, Settings
 
     given = locals()
-    require_cluster(cluster, jobs=jobs > 1)
+    require_cluster(cluster, jobs=jobs > 1, **{"dtype auto": dtype == AUTO})
     base = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
     search = {"rates": read_rates(rates), "held_out": judges}
     raise typer.Exit(run_table(table, base, folder, seeds=read_seeds(seeds), **search, jobs=jobs, cluster=cluster))

@@ -10,6 +10,7 @@ from minibeft.reproduce.plan import name_of
 from minibeft.show.files import held, write_json
 from minibeft.show.progress import progress
 from minibeft.training.loading import load
+from minibeft.training.precision import settled
 from minibeft.training.records import RECORD, read_record, read_shared, require_same
 from minibeft.training.runs import begun
 from minibeft.training.seeds import LOCAL, finetune_all
@@ -68,6 +69,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int, cluster: str | N
     BadInput, with nothing overwritten, for a folder that holds another series or anything else, or that is in use.
     """
     begun(folder, SERIES)  # another's folder is refused before a model is loaded
+    base = settled(base, folder)
     loaded = load(base)
     digests, resolved = {False: loaded.digests}, loaded.settings
     if held_out:

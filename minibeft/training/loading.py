@@ -23,6 +23,7 @@ from minibeft.models.transformer import Transformer
 from minibeft.training.batches import Data, encode_split
 from minibeft.training.data import read_data
 from minibeft.training.folders import open_files
+from minibeft.training.precision import settled
 from minibeft.training.prompts import encode_prompts, find_prompt, is_prompted
 from minibeft.training.records import digest
 from minibeft.training.settings import Settings, resolve
@@ -42,6 +43,7 @@ class Loaded(NamedTuple):
 
 def load(settings: Settings) -> Loaded:
     """Read, check and tokenise everything that the settings name."""
+    settings = settled(settings)
     settings.check()
     task, raw, data, held_out = read_data(settings)
     source = find(settings.model)
@@ -72,7 +74,8 @@ def load_like(first: Loaded, settings: Settings) -> Loaded:
     settings.check()
     assert first.settings.examples is not None
     settings = resolve(settings, first.task, first.settings.examples, first.model.config)
-    return first._replace(settings=replace(settings, examples=first.settings.examples))
+    shared = {name: getattr(first.settings, name) for name in ("examples", "dtype")}
+    return first._replace(settings=replace(settings, **shared))
 
 
 def head_like(first: Loaded, settings: Settings) -> nn.Module:

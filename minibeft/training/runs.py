@@ -26,6 +26,7 @@ from minibeft.show.record import provenance
 from minibeft.training import sharded
 from minibeft.training.card import beside_adapter
 from minibeft.training.loading import Loaded, load
+from minibeft.training.precision import settled
 from minibeft.training.records import (
     RECORD,
     TRAINED,
@@ -54,7 +55,7 @@ def finetune(
     """
     sharded.join()
     with files.held(folder):
-        return finetune_held(load(settings), folder, progress, announce)
+        return finetune_held(load(settled(settings, folder)), folder, progress, announce)
 
 
 def finetune_held(loaded: Loaded, folder: Path, progress: Callable[[Step], None], announce: Announce) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from minibeft.training.reparam import FORMS, RANK, SCALE
 from minibeft.training.tasks import OWN, REGIMES, Task, is_folders
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTO = "auto"  # the faster of them here
 REPARAMETRISED_EPOCHS = {"sst2": 50}
 LARGE_EPOCHS = {"sst2": 30, "wic": 30}  # BERT-large and RoBERTa
 FULL_LEARNING_RATE = 1e-5
@@ -40,7 +41,8 @@ class Settings:
     evaluated  of the validation split at most; None: all for encoders, 1,000 for decoders
     data_seed  draws the training subset; seed: head, order and dropout
     pad        "bucket": batches of like lengths; "longest": random ones, padded to their longest; or a number of tokens
-    dtype      bfloat16 computes under autocast; what trains stays float32
+    dtype      bfloat16 computes under autocast; what trains stays float32. auto is one of the two before a run begins
+               (precision.py)
     """
 
     model: str
@@ -81,7 +83,7 @@ class Settings:
         if (self.task == OWN) != own or (self.pair_column and self.text_column is None):
             raise BadInput("--text-column: is of your own data, given by --data, and goes with no --task")
         backends = ("fused", "plain", "triton")
-        one_of = {"form": ("plain", *FORMS), "regime": REGIMES, "dtype": DTYPES, "backend": backends}
+        one_of = {"form": ("plain", *FORMS), "regime": REGIMES, "dtype": (*DTYPES, AUTO), "backend": backends}
         for name, allowed in one_of.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(f"--{name} {getattr(self, name)}: choose among {', '.join(allowed)}")

@@ -1,0 +1,89 @@
+"""--dtype auto: the type in which this model trains faster here. bfloat16 is the faster one on processors that have
+instructions for it, and the slower one on others.
+
+Measured are the largest matrix products of the model, those of an MLP; once for a folder, because a run keeps its type
+to its end.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from time import perf_counter, process_time
+
+import torch
+from torch import nn
+
+from minibeft.checkpoints.load import head_to_come, load_model
+from minibeft.checkpoints.tensors import read_json
+from minibeft.show.console import err
+from minibeft.training import sharded
+from minibeft.training.settings import AUTO, DTYPES, Settings, device_of
+from minibeft.training.train import autocast, hold_in_bfloat16
+
+TOKENS, ROUNDS = 256, 5
+# Where a folder of runs says what they compute in.
+RECORDS = ("run.json", "seeds.json", "series.json", "seed-*/run.json", "rate-*/seed-*/run.json")
+
+
+def settled(settings: Settings, folder: Path | None = None) -> Settings:
+    """The settings with a type for auto: that of the runs that are in this folder, else the faster one here. Says which
+    in one line."""
+    if settings.dtype != AUTO:
+        return settings
+    settings.check()
+    if (there := type_in(folder)) is not None:
+        found, why = there, f"as the runs in {folder}"
+    else:
+        sharded.join()
+        (measured, *_) = sharded.from_all(rates(settings.model, device_of(settings)))
+        found = max(measured, key=measured.__getitem__)
+        why = "an MLP trains " + ", ".join(f"{rate:.3g} tokens/s in {name}" for name, rate in measured.items())
+    err.print(f"--dtype auto: {found}; {why}", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    return replace(settings, dtype=found)
+
+
+def type_in(folder: Path | None) -> str | None:
+    """The type of the first record in this folder; None where there is none yet."""
+    files = () if folder is None else chain.from_iterable(sorted(folder.glob(record)) for record in RECORDS)
+    settings = next((read_json(file).get("settings") for file in files if file.is_file()), None)
+    found = settings.get("dtype", Settings.dtype) if isinstance(settings, dict) else None
+    return found if found in DTYPES else None
+
+
+@cache
+def rates(model: str, device: str) -> dict[str, float]:
+    """Tokens a second that go through the first block's MLP in each type, forward and backward with frozen weights, the
+    best of several rounds in which both take their turn; once for a process.
+
+    On a CPU by one core's own time, so that what else the machine does at the moment does not decide.
+    """
+    with head_to_come():
+        mlp = load_model(model, task="hidden").blocks[0].mlp.requires_grad_(False)
+    passes = {dtype: one_pass(mlp, Settings(model, "", dtype=dtype, device=device)) for dtype in DTYPES}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rounds = [{dtype: seconds() for dtype, seconds in passes.items()} for _ in range(1 + ROUNDS)][1:]
+    torch.set_num_threads(threads)
+    return {dtype: TOKENS / min(found[dtype] for found in rounds) for dtype in DTYPES}
+
+
+def one_pass(mlp: nn.Module, settings: Settings) -> Callable[[], float]:
+    """The seconds of a forward and a backward pass in this type. No random number is drawn."""
+    mlp = deepcopy(mlp).to(settings.device, torch.float32)
+    if settings.dtype == "bfloat16":
+        hold_in_bfloat16(mlp)
+    now = process_time if settings.device == "cpu" else perf_counter
+    x = torch.ones(TOKENS, mlp.up.in_features, device=settings.device, requires_grad=True)
+
+    def seconds() -> float:
+        begun = now()
+        with autocast(settings):
+            y = mlp(x)
+        (grad,) = torch.autograd.grad(y.float().sum(), x)
+        grad.sum().item()  # waits for the device
+        return now() - begun
+
+    return seconds
