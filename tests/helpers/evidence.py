@@ -19,7 +19,7 @@ from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import orders, results, search, spread
-from minibeft.reproduce.statistics import half_interval, paired
+from minibeft.reproduce.statistics import half_interval, least_p, paired
 from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
 
@@ -201,8 +201,9 @@ def bias_free() -> str:
     ]
     differences = ["| points | b_v − b_q | b_q − b_k | b_v − b_k |", "|---" * 4 + "|"]
     lines = []
-    for name, what in DECODERS.items():
-        found = record(f"reproduce-bias-free-{name}")
+    records = {name: record(f"reproduce-bias-free-{name}") for name in DECODERS}
+    for name, found in records.items():
+        what = DECODERS[name]
         scores = {cell["row"]: spread(cell["scores"]) for cell in found["cells"]}
         null = found["key_bias"]["status"] == "null"
         kept = f"{sum(pair['ok'] for pair in found['same'])} of {len(found['same'])} seeds"
@@ -214,10 +215,11 @@ def bias_free() -> str:
         made = found.get("pretraining")
         origin = f", a model of `{made['command']}`, {made['parameters']:,} parameters" if made else ""
         lines.append(f"- {made_by(found, f'reproduce-bias-free-{name}')}{origin}")
+    (seeds,) = {len(found["seeds"]) for found in records.values()}
     note = (
-        f"Accuracy in percent on SST-2's 872 sentences, mean ± standard deviation over {found['verdicts'][0]['n']} "
-        "seeds; differences with their 95 % interval (t) and the exact test's p, which cannot be below "
-        f"{found['least_p']:.2g}."
+        f"Accuracy in percent on SST-2's 872 sentences, mean ± standard deviation over {seeds} seeds (the order of the "
+        "examples); differences with their 95 % interval (t) and the exact test's p, which cannot be below "
+        f"{least_p(seeds):.2g}."
     )
     return "\n".join([*rows, "", *differences, "", note, "", *lines])
 
