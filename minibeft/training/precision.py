@@ -14,10 +14,11 @@ from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
-from torch import nn
 
 from minibeft.checkpoints.load import head_to_come, load_model
 from minibeft.checkpoints.tensors import read_json
+from minibeft.models.layers import MLP
+from minibeft.models.transformer import Block
 from minibeft.show.console import err
 from minibeft.training import sharded
 from minibeft.training.settings import AUTO, DTYPES, Settings, device_of
@@ -61,7 +62,9 @@ def rates(model: str, device: str) -> dict[str, float]:
     On a CPU by one core's own time, so that what else the machine does at the moment does not decide.
     """
     with head_to_come():
-        mlp = load_model(model, task="hidden").blocks[0].mlp.requires_grad_(False)
+        block = load_model(model, task="hidden").blocks[0]
+    assert isinstance(block, Block)
+    mlp = block.mlp.requires_grad_(False)
     passes = {dtype: one_pass(mlp, Settings(model, "", dtype=dtype, device=device)) for dtype in DTYPES}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -70,7 +73,7 @@ def rates(model: str, device: str) -> dict[str, float]:
     return {dtype: TOKENS / min(found[dtype] for found in rounds) for dtype in DTYPES}
 
 
-def one_pass(mlp: nn.Module, settings: Settings) -> Callable[[], float]:
+def one_pass(mlp: MLP, settings: Settings) -> Callable[[], float]:
     """The seconds of a forward and a backward pass in this type. No random number is drawn."""
     mlp = deepcopy(mlp).to(settings.device, torch.float32)
     if settings.dtype == "bfloat16":

@@ -27,7 +27,7 @@ def faster(monkeypatch):
     """Makes one type the faster one; without a call a measurement is an error."""
 
     def make(dtype: str | None) -> None:
-        monkeypatch.setattr(precision, "rates", lambda *_: MEASURED[dtype])
+        monkeypatch.setattr(precision, "rates", lambda *_: MEASURED[dtype or "measured"])
 
     make(None)
     return make
