@@ -50,13 +50,23 @@ def by_layers(settings: Settings, rounds: int) -> list[Point]:
     return found[::-1]
 
 
-def straight(points: list[Point]) -> dict[str, Any]:
-    """The least-squares line through the points, and the share of the variance that it explains (R²)."""
+def line(points: list[Point]) -> dict[str, Any]:
+    """The least-squares line through the points, and the share of the variance that it explains (R²), None where
+    there is none. What is rounding alone is 0."""
     x, y = np.array(points).T
     slope, start = np.polyfit(x, y, 1)
-    left = y - slope * x - start
-    explained = 1 - float((left**2).sum() / ((y - y.mean()) ** 2).sum())
-    return {"points": points, "seconds_each": float(slope), "seconds_at_zero": float(start), "r_squared": explained}
+    slope, start = (0.0 if abs(v) * reach < 1e-12 * y.max() else v for v, reach in ((slope, x.max()), (start, 1)))
+    left, spread = y - slope * x - start, float(((y - y.mean()) ** 2).sum())
+    explained = 1 - float((left**2).sum()) / spread if spread else None
+    return {"slope": float(slope), "at_zero": float(start), "r_squared": explained}
+
+
+def straight(points: list[Point]) -> dict[str, Any]:
+    """The same of seconds, with the points."""
+    found = line(points)
+    return {"points": points, "seconds_each": found["slope"], "seconds_at_zero": found["at_zero"]} | {
+        "r_squared": found["r_squared"]
+    }
 
 
 def measure(settings: Settings, rounds: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands that measure: bench kernels, train, stack, serve and memory."""
+"""Commands that measure: bench kernels, train, stack, serve, memory and curves."""
 
 from pathlib import Path
 from typing import Annotated
@@ -113,3 +113,29 @@ def memory(
     record = measure(model, batch, length)
     tell(memory_grid(record))
     save(json_file, record)
+
+
+@app.command()
+def curves(
+    model: Model = "minilm",
+    rounds: Annotated[int, typer.Option(min=1, help="in which all points take their turn")] = 5,
+    json_file: Json = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="write one page with a plot for each", callback=picture),
+    ] = None,
+) -> None:
+    """Measure how the time and memory of an update grow with runs, adapters, layers, width, tokens and threads, beside
+    the time of its matrix products alone."""
+    from minibeft.benchmarks.curves import bench, html, render, steps_of
+    from minibeft.show.files import write
+    from minibeft.show.progress import steps
+    from minibeft.show.record import provenance
+
+    with steps("bench curves", steps_of()) as begin:
+        record = bench(model, rounds, begin)
+    tell(render(record))
+    save(json_file, record)
+    if html_file is not None:
+        write(html_file, html(provenance() | record).encode())
+        tell(f"wrote {html_file}")
