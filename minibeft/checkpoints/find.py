@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -72,10 +73,16 @@ def check_digest(file: Path, sha256: str) -> None:
     """BadInput unless the file is there and has this SHA-256."""
     if not file.is_file():
         raise BadInput(f"{file}: missing; reinstall the package that carries it")
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != sha256:
+    there = file.stat()
+    if (found := file_digest(file.resolve(), there.st_mtime_ns, there.st_size)) != sha256:
         raise BadInput(f"{file}: sha256 is {found}, must be {sha256}; reinstall the package that carries it")
+
+
+@cache
+def file_digest(file: Path, mtime: int, size: int) -> str:
+    """SHA-256 of a file as it stands with this time and size; read once for a process."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def download_model(name: str) -> Path:

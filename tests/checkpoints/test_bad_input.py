@@ -1,5 +1,6 @@
 """Input that cannot be used ends in one line that names the file, the key and the remedy, and changes nothing."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -252,6 +253,23 @@ def test_the_packaged_model_is_checked(tmp_path: Path):
     weights.write_bytes(b"weights")
     with pytest.raises(BadInput, match=r"sha256 is [0-9a-f]{64}, must be 0{64}; reinstall the package"):
         check_digest(weights, "0" * 64)
+
+
+def test_a_digest_is_computed_once_and_again_for_a_changed_file(tmp_path, monkeypatch):
+    """A file of the same size that was written later is another one."""
+    file, read = tmp_path / "weights", list[str]()
+    whole = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda stream, kind: read.append(kind) or whole(stream, kind))
+    file.write_bytes(b"ab")
+    right = hashlib.sha256(b"ab").hexdigest()
+    for _ in range(3):
+        check_digest(file, right)
+    assert len(read) == 1
+    before = file.stat().st_mtime_ns
+    file.write_bytes(b"ba")
+    os.utime(file, ns=(before + 1, before + 1))
+    with pytest.raises(BadInput, match="sha256 is"):
+        check_digest(file, right)
 
 
 @pytest.mark.parametrize(("task", "family"), [("tokens", "opt"), ("ponies", "bert")])
