@@ -2,12 +2,14 @@
 
 Each axis changes one number of the same work: an update of b_v on 8 sequences of 32 random tokens, or for adapters the
 answers to 32 such sequences, each by an adapter of its own; random weights, because no cost depends on their values.
-All points of an axis take turns with a large matrix product, several rounds. The limit of a point is the time that its
-own matrix products would take at that product's speed. Memory is what autograd keeps (memory.py), or the adapters.
+All points of an axis take turns, several rounds, with a large matrix product of their kind, on as many threads. The
+limit of a point is the time that its own products would take at that one's speed. Memory is what autograd keeps
+(memory.py), or the adapters.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +25,7 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import build_model
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
+from minibeft.models.packed.frozen import frozen_linear
 from minibeft.models.packed.sets import Served
 from minibeft.models.transformer import Transformer
 from minibeft.show.files import MARK
@@ -49,12 +52,25 @@ Raw = dict[str, Any]
 Row = dict[str, Any]
 
 
+def product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """As training multiplies."""
+    return a @ b
+
+
+@torch.inference_mode()
+def evaluated_product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """As evaluation does."""
+    return frozen_linear(a, b, None)
+
+
 class Work(NamedTuple):
-    """What is timed, the operations of its matrix products, and the bytes it takes above the weights, where counted."""
+    """What is timed, the operations of its matrix products, the bytes it takes above the weights, where counted, and a
+    product like those."""
 
     run: Callable[[], Any]
     operations: int
     memory: int | None
+    like: Callable[[Tensor, Tensor], Any] = product
 
 
 @dataclass(frozen=True)
@@ -119,7 +135,7 @@ def answers(raw: Raw, adapters: int) -> Work:
     def run() -> Tensor:
         return model.classify(*batch[:3], adapters=who)
 
-    return Work(run, forward_operations(c, [TOKENS] * SERVED), memory)
+    return Work(run, forward_operations(c, [TOKENS] * SERVED), memory, evaluated_product)
 
 
 def as_wide(raw: Raw, width: int) -> Raw:
@@ -133,14 +149,14 @@ def on_threads(raw: Raw, threads: int) -> Work:
     """An update on so many threads."""
     work, before = update(raw), torch.get_num_threads()
 
-    def run() -> None:
+    def there(call: Callable[..., Any], *given: Tensor) -> None:
         torch.set_num_threads(threads)
         try:
-            work.run()
+            call(*given)
         finally:
             torch.set_num_threads(before)
 
-    return Work(run, work.operations, None)
+    return Work(partial(there, work.run), work.operations, None, partial(there, product))
 
 
 def axes(raw: Raw, threads: int) -> list[Axis]:
@@ -167,25 +183,27 @@ def measure(axis: Axis, raw: Raw, rounds: int, size: int = CEILING_SIZE) -> Row:
     """Points, medians over the rounds, and the lines through them."""
     works = {n: axis.work(raw, n) for n in axis.values}
     a, b = torch.randn(2, size, size)
-    passes = {str(n): lambda _, work=work: work.run() for n, work in works.items()} | {PRODUCT: lambda _: a @ b}
+    passes = {str(n): lambda _, work=work: work.run() for n, work in works.items()}
+    products = {work.like: f"{PRODUCT} {n}" for n, work in works.items()}
+    passes |= {name: lambda _, like=like: like(a, b) for like, name in products.items()}
     take_turns(passes, 1)
     seconds = take_turns(passes, rounds)
-    speed = 2 * size**3 / median(seconds[PRODUCT])
-    points = [
-        {
-            axis.name: n,
-            "x": axis.scale(n),
-            "seconds": median(seconds[str(n)]),
-            "limit": work.operations / speed,
-            "limit_share": median(
-                work.operations / (2 * size**3) * product / own
-                for product, own in zip(seconds[PRODUCT], seconds[str(n)], strict=True)
-            ),
-            "bytes": work.memory,
-        }
-        for n, work in works.items()
-    ]
-    return {"axis": axis.name, "x": axis.x, "matmul_ceiling": speed, "points": points} | lines(points)
+    points = []
+    for n, work in works.items():
+        own, beside = seconds[str(n)], seconds[products[work.like]]
+        share = work.operations / (2 * size**3)
+        points.append(
+            {
+                axis.name: n,
+                "x": axis.scale(n),
+                "seconds": median(own),
+                "limit": share * median(beside),
+                "limit_share": median(share * one / other for one, other in zip(beside, own, strict=True)),
+                "matmul_ceiling": 2 * size**3 / median(beside),
+                "bytes": work.memory,
+            }
+        )
+    return {"axis": axis.name, "x": axis.x, "points": points} | lines(points)
 
 
 def lines(points: list[Row]) -> Row:
@@ -237,7 +255,8 @@ def render(record: Row) -> Grid:
     note = (
         f"Time of an update of b_v on {SEQUENCES} sequences of {TOKENS} tokens (of each run; adapters: of the answers "
         f"to {SERVED}), the median of {record['rounds']} rounds in which all points take turns; threads: "
-        f"{record['threads']}. Limit: its matrix products alone, at the speed of a large one in the same rounds; "
+        f"{record['threads']}. Limit: its matrix products alone, at the speed of a large one of their kind in the "
+        "same rounds; "
         "reached: by the last point. Memory: what autograd keeps, or the adapters themselves."
     )
     header = ("", "time", "R²", "limit", "reached", "memory above the weights", "R²")
