@@ -183,9 +183,10 @@ def measure(axis: Axis, raw: Raw, rounds: int, size: int = CEILING_SIZE) -> Row:
     """Points, medians over the rounds, and the lines through them."""
     works = {n: axis.work(raw, n) for n in axis.values}
     a, b = torch.randn(2, size, size)
-    passes = {str(n): lambda _, work=work: work.run() for n, work in works.items()}
     products = {work.like: f"{PRODUCT} {n}" for n, work in works.items()}
-    passes |= {name: lambda _, like=like: like(a, b) for like, name in products.items()}
+    calls = {str(n): work.run for n, work in works.items()}
+    calls |= {name: partial(like, a, b) for like, name in products.items()}
+    passes = {name: lambda _, call=call: call() for name, call in calls.items()}
     take_turns(passes, 1)
     seconds = take_turns(passes, rounds)
     points = []

@@ -14,6 +14,7 @@ from typing import Any
 import evidence_speed
 
 from minibeft.atlas import page as atlas_page
+from minibeft.benchmarks.curves import render as costs
 from minibeft.benchmarks.serve import render as serving
 from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
@@ -325,6 +326,12 @@ def serve() -> str:
     return "\n\n".join((grid.markdown(), made_by(found, "bench-serve")))
 
 
+def curves() -> str:
+    """What one more run, adapter, layer, … costs, beside the matrix products alone."""
+    found = record("bench-curves")
+    return "\n\n".join((costs(found).markdown(), made_by(found, "bench-curves")))
+
+
 def kept() -> str:
     """What autograd keeps, for several ways to fine-tune."""
     found = record("bench-memory")
@@ -355,6 +362,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "same_accuracy": same_accuracy,
     "serve": serve,
+    "curves": curves,
     "kept": kept,
     "binaries": binaries,
     "recipe": recipe,
