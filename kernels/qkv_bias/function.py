@@ -4,6 +4,7 @@ A gradient is computed only where it is asked for. With frozen weights X is not 
 weights are not; a bias alone costs one column sum.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,14 +90,18 @@ def qkv_input_grad(
     from minibeft.kernels.lang import chip_of
     from minibeft.kernels.qkv_bias.backward import plan_input_grad
 
-    d_x = d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1]))
+    d_x = _input_like(d_q, w_q)
     plan_input_grad((d_q, d_k, d_v), (w_q, w_k, w_v), d_x, rotation, chip_of(d_q.device)).run()
     return d_x
 
 
+def _input_like(d_q: Tensor, w_q: Tensor) -> Tensor:
+    return d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1]))
+
+
 @qkv_input_grad.register_fake
 def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved):
-    return d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1]))
+    return _input_like(d_q, w_q)
 
 
 @torch.library.custom_op("minibeft::qkv_backward", mutates_args=())
@@ -110,28 +115,26 @@ def qkv_backward(
     cos: Tensor | None,
     sin: Tensor | None,
     interleaved: bool,
+    tile: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """dX, and the gradients of all three biases one after the other, in float32 at least; where inside_tile() has a
-    tile for these."""
+    """dX, and the gradients of all three biases one after the other, in float32 at least, by this Tile of a kernel."""
     from minibeft.kernels.lang import chip_of
     from minibeft.kernels.qkv_bias.backward import plan_backward
 
     d_x, sums = _backward(d_q, d_k, w_q)
-    tile, rotation = inside_tile(d_q, w_q, cos is not None), _rotation(cos, sin, interleaved)
-    assert tile is not None
-    for launch in plan_backward((d_q, d_k, d_v), (w_q, w_k, w_v), d_x, sums, rotation, chip_of(d_q.device), tile):
+    chip, turn = chip_of(d_q.device), _rotation(cos, sin, interleaved)
+    for launch in plan_backward((d_q, d_k, d_v), (w_q, w_k, w_v), d_x, sums, turn, chip, Tile(*tile)):
         launch.run()
     return d_x, sums
 
 
 def _backward(d_q: Tensor, d_k: Tensor, w_q: Tensor) -> tuple[Tensor, Tensor]:
     every = (d_q.shape[1] + 2 * d_k.shape[1]) * d_q.shape[3]
-    kind = torch.promote_types(d_q.dtype, torch.float32)
-    return d_q.new_empty((d_q.shape[0], d_q.shape[2], w_q.shape[1])), d_q.new_empty(every, dtype=kind)
+    return _input_like(d_q, w_q), d_q.new_empty(every, dtype=torch.promote_types(d_q.dtype, torch.float32))
 
 
 @qkv_backward.register_fake
-def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved):
+def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved, tile):
     return _backward(d_q, d_k, w_q)
 
 
@@ -161,17 +164,17 @@ def _gradients(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor 
     needs_x, *needs_w = ctx.needs_input_grad[:4]
     needs_b = ctx.needs_input_grad[4:7]
     untabled = any(needs_b) and not any(tabled for _, tabled in ctx.biases)
-    if needs_x and untabled and inside_tile(d_q, w_q, rotation is not None) is not None:
-        d_x, sums = qkv_backward(d_q, d_k, d_v, w_q, w_k, w_v, *angles)
-        apart = sums.split([len(w) for w in (w_q, w_k, w_v)])
+    if needs_x and untabled and (tile := inside_tile(d_q, w_q, rotation is not None)) is not None:
+        d_x, sums = qkv_backward(d_q, d_k, d_v, w_q, w_k, w_v, *angles, tile)
+        summed = sums.split([len(w) for w in (w_q, w_k, w_v)])
     else:
         d_x = qkv_input_grad(d_q, d_k, d_v, w_q, w_k, w_v, *angles) if needs_x else None
-        apart = None, None, None
+        summed = None, None, None
     outputs = (d_q, angles, rotation), (d_k, angles, rotation), (d_v, (None, None, False), None)
     d_w = [weight_grad_reference(d, x, r) if need else None for need, (d, _, r) in zip(needs_w, outputs, strict=True)]
     d_b = [
         None if not need else column_sum(d, *a, 1, kind, *(sets if tabled else ())) if found is None else found.to(kind)
-        for need, (kind, tabled), (d, a, _), found in zip(needs_b, ctx.biases, outputs, apart, strict=True)
+        for need, (kind, tabled), (d, a, _), found in zip(needs_b, ctx.biases, outputs, summed, strict=True)
     ]
     return d_x, *d_w, *d_b, *[None] * 7
 
