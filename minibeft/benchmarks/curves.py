@@ -219,19 +219,24 @@ def lines(points: list[Row]) -> Row:
 
 def bench(model: str, rounds: int, say: Callable[[str], None]) -> Row:
     """Every axis."""
+    raw, threads, found = raw_of(model), torch.get_num_threads(), []
+    for axis in axes(raw, threads):
+        say(axis.name)
+        found.append(measure(axis, raw, rounds))
+    return {"model": model, "threads": threads, "rounds": rounds, "axes": found}
+
+
+def raw_of(model: str) -> Raw:
+    """The configuration of a BERT; BadInput for another family."""
     raw = read_json(find(model) / "config.json")
     if raw.get("model_type") != "bert":
         raise BadInput(f"{model}: bench curves varies a BERT; give a folder of that family, or minilm")
-    found = []
-    for axis in axes(raw, torch.get_num_threads()):
-        say(axis.name)
-        found.append(measure(axis, raw, rounds))
-    return {"model": model, "threads": torch.get_num_threads(), "rounds": rounds, "axes": found}
+    return raw
 
 
-def steps_of() -> int:
+def steps_of(model: str) -> int:
     """How often bench says what it does next."""
-    return 6
+    return len(axes(raw_of(model), torch.get_num_threads()))
 
 
 def of_line(found: Row, factor: float, unit: str) -> tuple[str, str]:

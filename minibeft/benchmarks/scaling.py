@@ -63,10 +63,8 @@ def line(points: list[Point]) -> dict[str, Any]:
 
 def straight(points: list[Point]) -> dict[str, Any]:
     """The same of seconds, with the points."""
-    found = line(points)
-    return {"points": points, "seconds_each": found["slope"], "seconds_at_zero": found["at_zero"]} | {
-        "r_squared": found["r_squared"]
-    }
+    slope, at_zero, explained = line(points).values()
+    return {"points": points, "seconds_each": slope, "seconds_at_zero": at_zero, "r_squared": explained}
 
 
 def measure(settings: Settings, rounds: int) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def curves(
     from minibeft.show.progress import steps
     from minibeft.show.record import provenance
 
-    with steps("bench curves", steps_of()) as begin:
+    with steps("bench curves", steps_of(model)) as begin:
         record = bench(model, rounds, begin)
     tell(render(record))
     save(json_file, record)
