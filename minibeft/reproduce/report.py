@@ -77,16 +77,19 @@ def spread_of(values: Sequence[float]) -> str:
     return f"{mean(values):.3g} ± {stdev(values):.1g}" if len(values) > 1 else f"{mean(values):.3g}"
 
 
+def difference(verdict: Record) -> str:
+    """Of two rows' scores, in points, with its 95 % interval."""
+    return f"{100 * verdict['mean']:+.1f} ± {100 * half_interval(verdict['std'], verdict['n']):.1f}"
+
+
 def orders(record: Record) -> Grid:
     """Which order holds, with the paired tests."""
     rows = []
     for v in record["verdicts"]:
         where = f"{v['rate']} rate" + f", {v['regime']}" * several(record)
-        half, seen = (100 * of(v["std"], v["n"]) for of in (half_interval, detectable))
-        difference = f"{100 * v['mean']:+.1f} ± {half:.1f}"
-        tests = p(v["p_t"]), p(v["p_exact"]), f"{seen:.1f}"
+        tests = p(v["p_t"]), p(v["p_exact"]), f"{100 * detectable(v['std'], v['n']):.1f}"
         order, above = f"{v['first']} > {v['second']}", f"{v['above']} of {v['n']}"
-        rows.append((order, where, verdict(v), difference, above, *tests))
+        rows.append((order, where, verdict(v), difference(v), above, *tests))
     note = (
         f"With {seeds(record)} the exact test (signs tossed) cannot give less than "
         f"{record['least_p']:.3g}; to get below 0.05 it needs six. Difference: with its 95 % interval (t). Seen from: "

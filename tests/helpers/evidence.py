@@ -19,7 +19,7 @@ from minibeft.benchmarks.serve import render as serving
 from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
-from minibeft.reproduce.report import orders, results, search, spread
+from minibeft.reproduce.report import difference, orders, results, search, spread
 from minibeft.reproduce.statistics import half_interval, least_p, paired
 from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
@@ -212,7 +212,8 @@ def bias_free() -> str:
         drift = found["drift"].values()
         largest = [f"{max(row[key] for row in drift):.1e}" for key in ("moved", "effect")]
         rows.append(f"| {' | '.join((what, *(scores[row] for row in ('none', 'v', 'q', 'k')), must, *largest))} |")
-        differences.append(f"| {' | '.join((what, *map(difference, found['verdicts'])))} |")
+        cells = [f"{difference(verdict)} (p = {verdict['p_exact']:.2g})" for verdict in found["verdicts"]]
+        differences.append(f"| {' | '.join((what, *cells))} |")
         made = found.get("pretraining")
         origin = f", a model of `{made['command']}`, {made['parameters']:,} parameters" if made else ""
         lines.append(f"- {made_by(found, f'reproduce-bias-free-{name}')}{origin}")
@@ -223,12 +224,6 @@ def bias_free() -> str:
         f"{least_p(seeds):.2g}."
     )
     return "\n".join([*rows, "", *differences, "", note, "", *lines])
-
-
-def difference(verdict: dict[str, Any]) -> str:
-    """Of two rows' scores, in points."""
-    half = 100 * half_interval(verdict["std"], verdict["n"])
-    return f"{100 * verdict['mean']:+.1f} ± {half:.1f} (p = {verdict['p_exact']:.2g})"
 
 
 def rate_question() -> str:
