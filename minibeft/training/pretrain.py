@@ -32,8 +32,11 @@ from minibeft.show.console import out
 from minibeft.show.files import new_folder, write_json
 from minibeft.show.progress import progress
 from minibeft.show.record import provenance
+from minibeft.training.metrics import score
 from minibeft.training.prompts import Prompted, encode_prompts
+from minibeft.training.settings import Settings
 from minibeft.training.tasks import Split, find_data, find_task, read_split
+from minibeft.training.train import scores_of
 
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 2048, 128, 4, 4, 128
 BATCH, RATE, WARMUP = 16, 4e-3, 100
@@ -163,11 +166,8 @@ def pretrain(
         write_json(ready / "tokenizer_config.json", tokenizer_config(kind))
         record = {"parameters": count(dict(model.named_parameters())), "steps": steps, "seed": seed}
         record |= {"validation_nats_per_token": held_out_loss(model, streams["validation"])}
-        record |= {
-            "zero_shot_accuracy": zero_shot(
-                model, encode_prompts(tokenizer, task, splits["validation"], max_length=POSITIONS)
-            )
-        }
+        prompts = encode_prompts(tokenizer, task, splits["validation"], max_length=POSITIONS)
+        record |= {"zero_shot_accuracy": zero_shot(model, prompts)}
         write_json(ready / PRETRAINING, record | provenance())
     out.print(f"wrote {folder}: " + ", ".join(f"{name} {value:.6g}" for name, value in record.items()))
 
@@ -182,11 +182,10 @@ def told(split: Split, seed: int) -> list[tuple[str, str]]:
     ]
 
 
-@torch.inference_mode()
 def zero_shot(model: Transformer, examples: Prompted) -> float:
     """The share of sentences whose label word is the likelier one after the task's own prompt."""
-    found = [examples.gather(some, None, torch.device("cpu")) for some in torch.arange(len(examples)).split(BATCH)]
-    return sum(int((one.scores(model).argmax(1) == one.labels).sum()) for one in found) / len(examples)
+    predicted = scores_of(model, Settings("", "sst2", device="cpu"), examples).argmax(1)
+    return score("accuracy", predicted.numpy(), examples.labels.numpy())
 
 
 def tokenizer_config(kind: Kind) -> dict[str, Any]:
