@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -92,30 +91,35 @@ class Attention(nn.Module):
     def packed(self, x: Float[Tensor, "N C"], packing: Packing | Packings, first: bool) -> Float[Tensor, "n C"]:
         """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone.
 
-        The projections come of one product, or of one each where x has no gradient, in the lowest trained layer, for
-        autograd then computes the gradients of trained biases alone. On kernels they come of one, for every token.
+        The projections come of one product where their weights were joined, else of one each; and of one each where x
+        has no gradient, in the lowest trained layer, for autograd then computes the gradients of trained biases alone.
+        On kernels they come of one, for every token.
         """
         if self.backend == "triton":
             q, k, v = (part[0, 0] for part in self.from_kernel(x[None], 1, None))  # heads side by side
             q, projected = (q[packing.first], [k, v]) if first else (None, [q, k, v])
         else:
             q, names = (self.project(x[packing.first], "q"), "kv") if first else (None, "qkv")
-            projected = [self.project(x, group) for group in ([names] if x.requires_grad else names)]
+            together = x.requires_grad and self.is_joined()
+            projected = [self.project(x, group) for group in ([names] if together else names)]
         return self.o(packing.mix(q, projected, self.dropout if self.training else 0.0))
 
     def project(self, x: Float[Tensor, "N C"], names: str) -> Float[Tensor, "N n"]:
-        """The projections of these names, neighbours in "qkv", side by side from one matrix product."""
+        """The projection of this name, or side by side from one product those of several, neighbours in "qkv"."""
         modules = [getattr(self, name) for name in names]
-        weight, size = modules[0].weight, len(modules[0].weight)
-        if self.joined is not None and self.joined.data_ptr() == self.q.weight.data_ptr():
-            weight = self.joined.narrow(0, "qkv".index(names) * size, len(names) * size)
-        elif len(names) > 1:
-            weight = torch.cat([module.weight for module in modules])
+        if len(modules) == 1:
+            return modules[0](x)
+        assert self.joined is not None
+        size = len(modules[0].weight)
+        weight = self.joined.narrow(0, "qkv".index(names) * size, len(names) * size)
         biases, sets = [module.bias for module in modules], [module.sets for module in modules]
         if any(each is not None for each in sets):
             return side_by_side(biases, sets, [len(module.weight) for module in modules]).linear(x, weight)
-        bias = None if None in biases else torch.cat(biases).to(weight.dtype)
-        return (F.linear if self.joined is None else frozen_linear)(x, weight, bias)
+        return frozen_linear(x, weight, None if None in biases else torch.cat(biases).to(weight.dtype))
+
+    def is_joined(self) -> bool:
+        """Whether the weights lie where join() put them, and not where a change of type or device moved them."""
+        return self.joined is not None and self.joined.data_ptr() == self.q.weight.data_ptr()
 
     def join(self) -> None:
         """Lay the weights of q, k and v side by side in memory, where project() finds them as one; for frozen ones."""

@@ -71,7 +71,7 @@ TABLES = {
             "regimes",
             tuple(dict.fromkeys((*PLAIN, *ALONE))),
             ("low", "medium", "high"),
-            tuned=PLAIN,
+            tuned=tuple(row for row in PLAIN if row.name != "k"),  # b_k at its own rate stands in biases
             ordered=(*ORDER, ("all", "v")),
             same=("none", "k"),
             ranked=ALONE,

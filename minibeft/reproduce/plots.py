@@ -1,5 +1,6 @@
-"""A record's plots: the search over learning rates, the learning curves, and the paper's own."""
+"""A record's plots: over the training examples, over learning rates, the learning curves, and the paper's own."""
 
+from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,14 @@ LEGEND = {"v": "b_v", "q": "b_q", "k": "b_k", "none": "no bias", "all": "all bia
 
 
 def plots(record: Record) -> list[Plot]:
-    """Accuracy over the learning rate, and the learning curves at each rate."""
-    found = [over_rates(record, regime) for regime in by_regime(record)]
+    """The score over the training examples, where there are several regimes; the held-out score over the learning rate;
+    and of runs of more than one epoch the learning curves at each rate."""
+    found = [over_regimes(record)] if several(record) else []
+    found += [over_rates(record, regime) for regime in by_regime(record)]
     for regime, rate in dict.fromkeys((cell["regime"], cell["rate"]) for cell in record["cells"]):
-        found.append(over_epochs(record, regime, rate))
+        cells = [cell for cell in record["cells"] if (cell["regime"], cell["rate"]) == (regime, rate)]
+        if len(curve(record, cells[0]["runs"][0])) > 1:
+            found.append(over_epochs(record, cells))
     beside = (record["table"], record["task"]) == ("biases", paper.TASK)
     return [*found, official()] if beside else found
 
@@ -46,9 +51,49 @@ def over_rates(record: Record, regime: str) -> Plot:
     )
 
 
-def over_epochs(record: Record, regime: str, rate: str) -> Plot:
-    """The validation score by epoch, mean over the seeds with their range, a panel a form."""
-    cells = [cell for cell in record["cells"] if (cell["regime"], cell["rate"]) == (regime, rate)]
+def over_regimes(record: Record) -> Plot:
+    """The score after the last epoch by the number of training examples, mean over the seeds with their range; a panel
+    for the protocol's rate and one for each row's own."""
+    rates = list(dict.fromkeys(cell["rate"] for cell in record["cells"]))
+    ends = []
+
+    def draw(figure: "Figure") -> None:
+        grid = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
+        for axes, rate in zip(grid, rates, strict=True):
+            for row, cells in by_row(record, rate).items():
+                sizes = [record["runs"][cell["runs"][0]]["examples"] for cell in cells]
+                middle, low, high = ([100 * f(cell["scores"]) for cell in cells] for f in (mean, min, max))
+                (line,) = axes.plot(sizes, middle, label=legend(row), **below(row))
+                axes.fill_between(sizes, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+                ends.append(f"{row}, {named(rate)}: {', '.join(f'{value:.1f}' for value in middle)}")
+            axes.set(xscale="log", xlabel="training examples", title=named(rate))
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.set_xticks([], minor=True)
+        grid[0].set(ylabel=f"{record['metric']} (%)")
+        handles, terms = grid[0].get_legend_handles_labels()
+        figure.legend(handles, terms, loc="outside upper center", ncols=min(5, len(terms)))
+
+    title = "Over the training examples"
+    return Plot(title, as_svg(draw, "regimes"), f"{title}, {'; '.join(ends)}.")
+
+
+def by_row(record: Record, rate: str) -> dict[str, list[Record]]:
+    """Row → its cells at this rate, from the smallest regime."""
+    found: dict[str, list[Record]] = {}
+    for cell in record["cells"]:
+        if cell["rate"] == rate:
+            found.setdefault(cell["row"], []).append(cell)
+    return found
+
+
+def named(rate: str) -> str:
+    """What a cell's rate is called."""
+    return "protocol rate" if rate == "protocol" else "own rate"
+
+
+def over_epochs(record: Record, cells: Sequence[Record]) -> Plot:
+    """The validation score by epoch, mean over the seeds with their range, a panel a form; of one regime and rate."""
+    regime, rate = cells[0]["regime"], cells[0]["rate"]
     panels = list(dict.fromkeys(form_of(cell["row"]) for cell in cells))
     last = []
 
@@ -67,7 +112,7 @@ def over_epochs(record: Record, regime: str, rate: str) -> Plot:
         handles, terms = grid[0].get_legend_handles_labels()
         figure.legend(handles, terms, loc="outside upper center", ncols=len(terms))
 
-    title = f"Over the epochs, {regime} regime, {'protocol rate' if rate == 'protocol' else 'own rate'}"
+    title = f"Over the epochs, {regime} regime, {named(rate)}"
     svg = as_svg(draw, f"{regime}-{rate}")
     return Plot(title, svg, f"{title}: {'; '.join(last)}.")
 

@@ -21,27 +21,52 @@ def grids(record: Record) -> list[Grid]:
 
 
 def results(record: Record) -> Grid:
-    """The paper's figures beside the measured."""
+    """The paper's figures beside the measured; of several regimes the measured, regime by regime."""
+    note = f"{record['metric']} in percent on {record['task']}, {record['model']}, mean ± standard deviation over "
+    note += seeds(record) + origin(record)
+    return of_several_regimes(record, note) if several(record) else of_one_regime(record, note)
+
+
+def of_one_regime(record: Record, note: str) -> Grid:
+    """A row's numbers and scores, at the protocol's rate and at its own."""
     figures = paper.columns(record["table"], record["task"])
-    regimes = several(record)
-    own = {(cell["row"], cell["regime"]): cell for cell in record["cells"] if cell["rate"] == "own"}
+    own = {cell["row"]: cell for cell in record["cells"] if cell["rate"] == "own"}
     protocol = [cell for cell in record["cells"] if cell["rate"] == "protocol"]
-    header = ["trained", *["regime"] * regimes, "numbers", *(f"paper: {model}" for model in figures)]
+    header = ["trained", "numbers", *(f"paper: {model}" for model in figures)]
     header += [f"here, at {protocol[0]['learning_rate']:g}", *["own rate", "here, at own rate"] * bool(own)]
     rows = []
     for cell in protocol:
-        row = [cell["row"], *[cell["regime"]] * regimes, f"{cell['numbers']:,}"]
+        row = [cell["row"], f"{cell['numbers']:,}"]
         for of_model in figures.values():
             known = of_model.get(cell["row"]) if cell["regime"] == paper.REGIME else None
             row.append("" if known is None else f"{known:.1f}")
         row.append(spread(cell["scores"]))
-        if tuned := own.get((cell["row"], cell["regime"])):
+        if tuned := own.get(cell["row"]):
             row += [f"{tuned['learning_rate']:g}", spread(tuned["scores"])]
         row += [""] * (len(header) - len(row))
         rows.append(tuple(row))
-    note = f"{record['metric']} in percent on {record['task']}, {record['model']}, mean ± standard deviation over "
-    note += seeds(record) + origin(record)
     return Grid(f"{record['table']}: the paper and here", tuple(header), rows, note)
+
+
+def of_several_regimes(record: Record, note: str) -> Grid:
+    """A row's scores in every regime at the protocol's rate, and then at its own, which stands below."""
+    cells = {(cell["row"], cell["rate"], cell["regime"]): cell for cell in record["cells"]}
+    columns = list(dict.fromkeys((rate, regime) for _, rate, regime in cells))
+    rows = []
+    for row in dict.fromkeys(row for row, _, _ in cells):
+        found = [cells.get((row, *column)) for column in columns]
+        texts = [
+            "" if cell is None else spread(cell["scores"]) + f"\nat {cell['learning_rate']:g}" * (cell["rate"] == "own")
+            for cell in found
+        ]
+        rows.append((row, *texts))
+    (protocol,) = {cell["learning_rate"] for cell in cells.values() if cell["rate"] == "protocol"}
+    header = [f"{regime}, {'own rate' if rate == 'own' else f'at {protocol:g}'}" for rate, regime in columns]
+    epochs = {record["runs"][cell["runs"][0]]["epochs"] for cell in cells.values()}
+    sizes = {regime: record["runs"][cell["runs"][0]]["examples"] for (_, _, regime), cell in cells.items()}
+    note += "; training examples: " + ", ".join(f"{regime} {size:,}" for regime, size in sizes.items())
+    note += "; epochs: " + ", ".join(map(str, sorted(epochs)))
+    return Grid(f"{record['table']}: the score by regime", ("trained", *header), rows, note)
 
 
 def seeds(record: Record) -> str:

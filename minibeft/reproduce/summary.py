@@ -137,7 +137,7 @@ def verdicts(table: Table, cells: Sequence[Record]) -> list[Record]:
     for regime, rate in dict.fromkeys((cell["regime"], cell["rate"]) for cell in cells):
         scores = {c["row"]: c["scores"] for c in cells if (c["regime"], c["rate"]) == (regime, rate)}
         for first, second in table.ordered:
-            test = paired(scores[first], scores[second])
+            test = paired(scores[first], scores[second]) if {first, second} <= scores.keys() else None
             if test is not None:
                 found.append({"first": first, "second": second, "regime": regime, "rate": rate} | asdict(test))
     return found

@@ -110,6 +110,8 @@ def test_weights_that_train_keep_the_inputs_of_their_maps(root):
     assert ours["bytes"] < theirs["bytes"] < low_rank["bytes"] < rows["full, transformers"]["bytes"]
     assert ours["by_kind"]["linear"] < low_rank["by_kind"]["linear"]
     assert ours["by_kind"]["linear"] < full["by_kind"]["linear"]
+    assert full["bytes"] <= rows["full, transformers"]["bytes"]
+    assert full["by_kind"]["attention"] <= rows["full, transformers"]["by_kind"]["attention"]
     assert ours["bytes"] == sum(t["bytes"] * t["number"] for t in ours["tensors"])
 
 

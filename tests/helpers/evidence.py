@@ -19,7 +19,7 @@ from minibeft.benchmarks.serve import render as serving
 from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
-from minibeft.reproduce.report import difference, orders, results, search, spread
+from minibeft.reproduce.report import difference, orders, predictions, results, search, spread
 from minibeft.reproduce.statistics import half_interval, least_p, paired
 from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
@@ -162,7 +162,7 @@ def one_key_cache(file: str) -> str:
 
 
 def compared(file: str, claim: str) -> str:
-    """A table of terms beside the paper's, the orders of the terms, and K3 on its pairs of runs."""
+    """A table of terms, their orders, what importance says of them where it was measured, and K3 on its pairs of runs."""
     found = record(file)
     same = found["same"]
     furthest = max(same, key=lambda pair: pair["difference"])
@@ -172,7 +172,8 @@ def compared(file: str, claim: str) -> str:
         f"{epochs[0]} of {epochs[1]} epochs; the heads differ by at most {furthest['difference']:.1e} "
         f"(rounding allows {furthest['allowed']:.1e})."
     )
-    return "\n\n".join((results(found).markdown(), orders(found).markdown(), k3, made_by(found, file)))
+    tables = [grid.markdown() for grid in (results(found), orders(found), predictions(found)) if grid.rows]
+    return "\n\n".join((*tables, k3, made_by(found, file)))
 
 
 def biases() -> str:
@@ -183,6 +184,11 @@ def biases() -> str:
 def reparam() -> str:
     """The biases one by one in every form."""
     return compared("reproduce-reparam", "b_k the same in every reparametrised form")
+
+
+def regimes() -> str:
+    """The biases in three regimes, and whether importance predicts their scores there."""
+    return compared("reproduce-regimes", "b_k = none")
 
 
 # Record → the family, and what the checkpoint is.
@@ -364,6 +370,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "stack": stack,
     "biases": biases,
     "reparam": reparam,
+    "regimes": regimes,
     "bias_free": bias_free,
     "ranking": ranking,
     "rate_question": rate_question,

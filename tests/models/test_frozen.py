@@ -57,6 +57,14 @@ def test_other_types_and_training_take_torchs_way(dtype, monkeypatch):
     assert bias.grad is not None
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_bias_of_a_wider_type_is_added_in_its_own(evaluated: bool):
+    x, weight = (Draws(n).normal(n, 6, dtype=torch.bfloat16) for n in (4, 5))
+    bias = Draws(6).normal(5, dtype=torch.float32)
+    with torch.inference_mode(evaluated):
+        assert torch.equal(frozen_linear(x, weight, bias), (F.linear(x, weight) + bias).to(torch.bfloat16))
+
+
 def test_onednn_is_asked_where_torch_has_it(monkeypatch):
     """Its operator is a private one of torch: this test fails when another torch no longer has it by this name."""
     assert frozen.has_onednn.__wrapped__() == torch.backends.mkldnn.is_available()

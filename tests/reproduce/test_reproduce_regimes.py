@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 from small_run import small_settings
 
 from minibeft.reproduce import plan
+from minibeft.reproduce.plots import plots
 from minibeft.reproduce.report import predictions
 from minibeft.reproduce.reproduce import reproduce
 
@@ -17,7 +18,7 @@ FEW = replace(
     rows=tuple(ROWS[name] for name in ("v", "k", "none", "all")),
     regimes=("low", "high"),
     tuned=(ROWS["v"],),
-    ordered=(),
+    ordered=(("v", "k"),),
     ranked=(ROWS["v"], ROWS["k"]),
 )
 
@@ -38,6 +39,19 @@ def test_each_regime_has_its_own_search(record: dict):
     own = {(c["row"], c["regime"]): c["learning_rate"] for c in record["cells"] if c["rate"] == "own"}
     assert own == found
     assert {cell["regime"] for cell in record["cells"] if cell["row"] == "k"} == {"low", "high"}
+
+
+def test_rows_are_compared_where_both_were_run(record: dict):
+    assert [(one["regime"], one["rate"]) for one in record["verdicts"]] == [("low", "protocol"), ("high", "protocol")]
+
+
+def test_the_first_picture_is_over_the_training_examples(record: dict):
+    """Each row's means, from the smallest regime; runs of one epoch have no learning curve."""
+    first, *others = plots(record)
+    for cells in zip(*(iter(sorted(record["cells"], key=lambda cell: (cell["row"], cell["rate"]))),) * 2, strict=True):
+        values = ", ".join(f"{100 * mean(cell['scores']):.1f}" for cell in cells)
+        assert f"{cells[0]['row']}, {cells[0]['rate']} rate: {values}" in first.alt
+    assert [picture.title for picture in others] == [f"Over the learning rate, {name} regime" for name in FEW.regimes]
 
 
 def test_importance_is_measured_in_each_regime(record: dict):

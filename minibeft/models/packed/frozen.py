@@ -3,9 +3,10 @@
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from minibeft.theory.attention import linear
 
 
 @cache
@@ -22,7 +23,7 @@ def frozen_linear(
     evaluated = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if evaluated and float32 and x.device.type == "cpu" and has_onednn():
         return product(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return linear(x, weight, bias)
 
 
 def product(x: Float[Tensor, "*B C"], weight: Float[Tensor, "n C"], bias: Tensor | None) -> Float[Tensor, "*B n"]:
