@@ -162,7 +162,7 @@ def one_key_cache(file: str) -> str:
 
 
 def compared(file: str, claim: str) -> str:
-    """A table of terms, their orders, what importance says of them where it was measured, and K3 on its pairs of runs."""
+    """A table of terms, their orders, what importance, where measured, says of them, and K3 on its pairs of runs."""
     found = record(file)
     same = found["same"]
     furthest = max(same, key=lambda pair: pair["difference"])
