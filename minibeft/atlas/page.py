@@ -118,11 +118,13 @@ def html(record: dict[str, Any]) -> str:
         "entries: those of key biases that do nothing, in a model of the default size. certify: its verdicts on b_k "
         "and b_v from the configuration alone. "
     )
-    grid = Grid("Every model type", HEADER, list(map(cells, record["rows"])))
-    whole = page(
-        "What attention biases do in every model of transformers", [grid], [], note + shortened(made_by(record))
-    )
     box = '<p><input type="search" placeholder="bert, null, gate …" aria-label="search"><output></output></p>'
-    whole = whole.replace("</style>", f"{STYLE}\n</style>").replace('<div class="wide">', f'{box}\n<div class="wide">')
-    whole = whole.replace("</h1>", f"</h1>\n<p>{finding(record)}</p>")
-    return whole.replace("</body>", f"<script>\n{SCRIPT}\n</script></body>")
+    return page(
+        "What attention biases do in every model of transformers",
+        [Grid("Every model type", HEADER, list(map(cells, record["rows"])))],
+        [],
+        note + shortened(made_by(record)),
+        style=STYLE,
+        intro=f"<p>{finding(record)}</p>\n{box}",
+        script=SCRIPT,
+    )

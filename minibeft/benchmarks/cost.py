@@ -3,7 +3,25 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from minibeft.models.config import ModelConfig
+from minibeft.models.packed.frozen import frozen_linear
+
+PRODUCT = "a matrix product"
+
+
+def product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """As training multiplies."""
+    return a @ b
+
+
+@torch.inference_mode()
+def evaluated_product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """As evaluation does."""
+    return frozen_linear(a, b, None)
 
 
 class Products(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minibeft.benchmarks.cost import forward_operations, least_operations
+from minibeft.benchmarks.cost import PRODUCT, evaluated_product, forward_operations, least_operations, product
 from minibeft.benchmarks.memory import keeps
 from minibeft.benchmarks.scaling import Point, line
 from minibeft.benchmarks.train import CEILING_SIZE, take_turns
@@ -25,10 +25,8 @@ from minibeft.checkpoints.find import find
 from minibeft.checkpoints.load import build_model
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
-from minibeft.models.packed.frozen import frozen_linear
 from minibeft.models.packed.sets import Served
 from minibeft.models.transformer import Transformer
-from minibeft.show.files import MARK
 from minibeft.show.grid import Grid
 from minibeft.show.page import page
 from minibeft.show.plot import Plot, as_svg
@@ -45,22 +43,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEQUENCES, TOKENS, SERVED = 8, 32, 32
-PRODUCT = "a matrix product"
-STYLE = "td { white-space: nowrap; }\nfigure { display: inline-block; width: min(100%, 29rem); }"
+STYLE = "\ntd { white-space: nowrap; }\nfigure { display: inline-block; width: min(100%, 29rem); }"
 SETTINGS = Settings("", "sst2", device="cpu", learning_rate=4e-4, dropout=True)
 Raw = dict[str, Any]
 Row = dict[str, Any]
-
-
-def product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """As training multiplies."""
-    return a @ b
-
-
-@torch.inference_mode()
-def evaluated_product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """As evaluation does."""
-    return frozen_linear(a, b, None)
 
 
 class Work(NamedTuple):
@@ -301,5 +287,4 @@ def html(record: Row) -> str:
             )
             alt = f"{title} against {one['x']}: points and the straight line through them"
             plots.append(Plot(f"{title}: {one['axis']}", svg, alt))
-    whole = page("Cost curves", [render(record)], plots, made_by(record))
-    return whole.replace("<style>", f'<meta name="generator" content="{MARK}">\n<style>{STYLE}\n')
+    return page("Cost curves", [render(record)], plots, made_by(record), style=STYLE)

@@ -2,7 +2,8 @@
 
 times: minibeft is n × as fast as the row's contestant (range over the rounds).
 ours is: its peak of memory above the weights is n × the contestant's.
-ceiling: the share of a large matrix product's speed that the operations without which no update can do would reach.
+ceiling: the share of a large matrix product's speed, taken in the same rounds, that the operations without which no
+update, or no answer, can do would reach.
 start: two updates and an evaluation before the first round.
 """
 
@@ -23,7 +24,7 @@ def render(record: Row) -> Iterator[Grid | str]:
     for one in record["by_dtype"]:
         for what in ("training", "evaluation"):
             yield rates(f"{what}, {one['dtype']}", "examples", [row for row in one["rows"] if row["what"] == what])
-        yield f"a matrix product in {one['dtype']}: {one['matmul_ceiling'] / 1e9:.0f} GFLOP/s"
+        yield f"a large matrix product in {one['dtype']}: {ceilings(one)}"
     yield rates("loading", "times", record["load"])
     for what, line in record["scaling"].items():
         if what != "side":
@@ -31,19 +32,26 @@ def render(record: Row) -> Iterator[Grid | str]:
             yield f"cost by {what}: {cost}, R² = {line['r_squared']:.4f}"
 
 
+def ceilings(one: Row) -> str:
+    """How fast large products of both kinds were."""
+    return ", ".join(f"{speed / 1e9:.0f} GFLOP/s as {what} multiplies" for what, speed in one["matmul_ceiling"].items())
+
+
 def rates(title: str, unit: str, rows: list[Row]) -> Grid:
     """One kind of measurement; columns for what its rows have."""
-    memory = "peak_bytes_above_weights" in rows[0]
-    header = ["", f"{unit}/s", "times", *["ceiling", "memory", "ours is", "start"] * memory]
+    memory, share = ("peak_bytes_above_weights" in rows[0], "share_of_matmul_ceiling" in rows[0])
+    header = ["", f"{unit}/s", "times", *["ceiling"] * share, *["memory", "ours is", "start"] * memory]
     ours, cells = next(row for row in rows if row["side"] == OURS), []
     for row in rows:
         times = row["minibeft_is_times_as_fast"]
         span = f"({times['min']:.1f}–{times['max']:.1f})"
         cells.append([row["side"], f"{row['rate']['median']:.1f}", f"{times['median']:.2f} × {span}"])
+        if share:
+            cells[-1].append(f"{row['share_of_matmul_ceiling']:.0%}")
         if memory:
             peak = row["peak_bytes_above_weights"]
-            cells[-1] += [f"{row['share_of_matmul_ceiling']:.0%}", f"{peak / 2**20:.0f} MiB"]
-            cells[-1] += [f"{ours['peak_bytes_above_weights'] / peak:.2f} ×", f"{row['seconds_to_start']:.0f} s"]
+            times = f"{ours['peak_bytes_above_weights'] / peak:.2f} ×"
+            cells[-1] += [f"{peak / 2**20:.0f} MiB", times, f"{row['seconds_to_start']:.0f} s"]
     return Grid(title, header, cells)
 
 

@@ -9,13 +9,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from minibeft.benchmarks import scaling
 from minibeft.benchmarks.agreement import require_same_losses
-from minibeft.benchmarks.cost import least_operations
+from minibeft.benchmarks.cost import PRODUCT, evaluated_product, forward_operations, least_operations, product
 from minibeft.benchmarks.peers import (
     OURS,
     PEFT,
@@ -35,11 +36,10 @@ from minibeft.checkpoints.tensors import read_json
 from minibeft.checkpoints.tokenizer import room
 from minibeft.errors import BadInput
 from minibeft.families import read_config
-from minibeft.kernels.timing import matmul_ceiling
 from minibeft.training.precision import settled
 from minibeft.training.settings import AUTO, DTYPES, MAX_LENGTH, Settings
 
-CEILING_SIZE = 1024
+CEILING_SIZE, CEILING_TIMES = 1024, 10
 Row = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -105,6 +105,27 @@ def rows_of(what: str, seconds: dict[str, list[float]], amount: int) -> list[Row
     ]
 
 
+def beside_products(
+    what: str, passes: dict[str, Callable[[int], Any]], rounds: int, amount: int, operations: int, large: Callable
+) -> tuple[list[Row], float]:
+    """rows_of the passes, which take turns with large products of their kind; and those products' operations a second.
+
+    Each row says which share of the products' speed in the same round the least operations of a pass would reach.
+    """
+
+    def multiply(_: int) -> None:
+        for _ in range(CEILING_TIMES):
+            large()
+
+    seconds = take_turns(passes | {PRODUCT: multiply}, rounds)
+    speeds = [CEILING_TIMES * 2 * CEILING_SIZE**3 / s for s in seconds.pop(PRODUCT)]
+    rows = rows_of(what, seconds, amount)
+    for row in rows:
+        pairs = zip(seconds[row["side"]], speeds, strict=True)
+        row["share_of_matmul_ceiling"] = statistics.median(operations / s / speed for s, speed in pairs)
+    return rows, statistics.median(speeds)
+
+
 def one_pass(side: Side) -> Callable[[int], None]:
     """Train on every example once, dropout as the settings say."""
 
@@ -136,24 +157,24 @@ def compare(plan: Plan, dtype: str, say: Say) -> Row:
     sides = {name: make(name, settings) for name in SIDES}
     for side in sides.values():
         seconds_to_start(side)
-    kind, cpu = DTYPES[dtype], torch.device("cpu")
-    ceiling = matmul_ceiling(kind, cpu, CEILING_SIZE, 5)
-    say(f"{dtype}: training")
-    seconds = take_turns({name: one_pass(side) for name, side in sides.items()}, plan.rounds)
     first = sides[OURS]
     assert isinstance(first, Ours)
-    rows = rows_of("training", seconds, len(first.train))
-    ceiling = max(ceiling, matmul_ceiling(kind, cpu, CEILING_SIZE, 5))
-    needed = least_operations(first.run.model.config, first.train.lengths.tolist())
+    c, train, valid = first.run.model.config, first.train.lengths.tolist(), first.valid.lengths.tolist()
+    square = torch.randn(CEILING_SIZE, CEILING_SIZE).to(DTYPES[dtype])
+    say(f"{dtype}: training")
+    passes, large = {name: one_pass(side) for name, side in sides.items()}, partial(product, square, square)
+    needed = least_operations(c, train)
+    rows, training = beside_products("training", passes, plan.rounds, len(train), needed, large)
     say(f"{dtype}: peak memory")
     for row in rows:
-        row["share_of_matmul_ceiling"] = needed / statistics.median(seconds[row["side"]]) / ceiling
         row["peak_bytes_above_weights"] = peak_in_process(row["side"], settings)
         row["seconds_to_start"] = starts[row["side"]]
     say(f"{dtype}: evaluation")
-    evaluation = {name: lambda _, side=side: side.evaluate() for name, side in sides.items() if name != SAME_ORDER}
-    rows += rows_of("evaluation", take_turns(evaluation, plan.rounds), len(first.valid))
-    return {"dtype": dtype, "matmul_ceiling": ceiling, "loss_errors": agreement, "rows": rows}
+    passes = {name: lambda _, side=side: side.evaluate() for name, side in sides.items() if name != SAME_ORDER}
+    needed, large = forward_operations(c, valid), partial(evaluated_product, square, square)
+    found, evaluation = beside_products("evaluation", passes, plan.rounds, len(valid), needed, large)
+    ceilings = {"training": training, "evaluation": evaluation}
+    return {"dtype": dtype, "matmul_ceiling": ceilings, "loss_errors": agreement, "rows": rows + found}
 
 
 def load_times(settings: Settings, rounds: int) -> list[Row]:

@@ -1,8 +1,9 @@
-"""Tables and plots as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+"""Tables and plots as one HTML page that needs nothing else: no font, script or picture from elsewhere."""
 
 from collections.abc import Iterable
 from html import escape
 
+from minibeft.show.files import MARK
 from minibeft.show.grid import Grid, as_markdown
 from minibeft.show.plot import Plot
 
@@ -19,18 +20,30 @@ svg { width: 100%; height: auto; }
 """.strip()
 
 
-def page(title: str, grids: Iterable[Grid], plots: Iterable[Plot], note: str) -> str:
-    """The whole page."""
+def page(
+    title: str,
+    grids: Iterable[Grid],
+    plots: Iterable[Plot],
+    note: str,
+    *,
+    style: str = "",
+    intro: str = "",
+    script: str = "",
+) -> str:
+    """The whole page. style, intro, script: its own CSS, HTML below the title, and JavaScript."""
     parts = [grid.html() for grid in grids] + [figure(plot) for plot in plots]
     return "\n".join(
         (
             "<!DOCTYPE html>",
             f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<style>{STYLE}</style></head><body>",
+            f'<meta name="generator" content="{MARK}">',
+            f"<style>{STYLE}{style}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
+            *filter(None, [intro]),
             *parts,
             f'<p class="note">{escape(note)}</p>',
+            *(f"<script>{text}</script>" for text in filter(None, [script])),
             "</body></html>\n",
         )
     )

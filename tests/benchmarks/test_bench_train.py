@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from minibeft.benchmarks import agreement, peers
 from minibeft.benchmarks import train as bench
-from minibeft.benchmarks.cost import least_operations
+from minibeft.benchmarks.cost import forward_operations, least_operations
 from minibeft.benchmarks.memory import keeps, measure, minibeft
 from minibeft.benchmarks.peers import OFFICIAL, OURS, PEFT, SAME_ORDER, make
 from minibeft.benchmarks.scaling import straight
@@ -81,6 +81,9 @@ def test_the_count_of_operations_is_what_one_update_executes(root, lowest):
     with FlopCounterMode(display=False) as counter:
         logits(ids, torch.ones_like(ids)).sum().backward()
     assert counter.get_total_flops() == least_operations(model.config, [7, 7], lowest)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        logits(ids, torch.ones_like(ids))
+    assert counter.get_total_flops() == forward_operations(model.config, [7, 7])
 
 
 @pytest.mark.parametrize("length", [5, 9])
@@ -125,6 +128,23 @@ def test_turns_and_ratios():
     assert theirs["minibeft_is_times_as_fast"] == {"median": 2.5, "min": 2.0, "max": 3.0}
 
 
+def test_the_share_is_of_the_products_of_the_same_round(monkeypatch: pytest.MonkeyPatch):
+    """A machine that slows down by half slows the products too: the share stays what it was."""
+    of_products, calls = bench.CEILING_TIMES * 2 * bench.CEILING_SIZE**3, []
+    given = {OURS: [1.0, 2.0, 1.0], PEFT: [4.0, 8.0, 4.0], bench.PRODUCT: [1.0, 2.0, 1.0]}
+
+    def turns(passes, rounds):
+        passes[bench.PRODUCT](0)
+        assert (passes.keys(), rounds) == (given.keys(), 3)
+        return given
+
+    monkeypatch.setattr(bench, "take_turns", turns)
+    passes = {name: lambda _: None for name in (OURS, PEFT)}
+    rows, speed = bench.beside_products("training", passes, 3, 8, of_products // 2, lambda: calls.append(1))
+    assert [(row["side"], row["share_of_matmul_ceiling"]) for row in rows] == [(OURS, 0.5), (PEFT, 0.125)]
+    assert (speed, len(calls)) == (of_products, bench.CEILING_TIMES)
+
+
 def test_a_line_is_found():
     line = straight([(1.0, 5.0), (2.0, 7.0), (4.0, 11.0)])
     assert line["seconds_each"] == pytest.approx(2.0)
@@ -153,7 +173,9 @@ def test_the_command_writes_all_that_it_measured(root, tmp_path, monkeypatch):
         assert all(row["seconds_to_start"] > 0 for (what, _), row in rows.items() if what == "training")
         assert rows["training", OURS]["peak_bytes_above_weights"] > 0
         assert rows["training", OURS]["minibeft_is_times_as_fast"]["median"] == 1.0
-        assert "ceiling" in result.output
+        assert all(0 < row["share_of_matmul_ceiling"] < 1.5 for row in one["rows"])
+        assert one["matmul_ceiling"].keys() == {"training", "evaluation"}
+        assert result.output.count("ceiling") == 2
     assert len(record["scaling"]["examples"]["points"]) == 5
     assert [layers for layers, _ in record["scaling"]["layers"]["points"]] == [1, 2]
     assert png.stat().st_size > 1000

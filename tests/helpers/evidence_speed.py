@@ -4,6 +4,8 @@ from typing import Any
 
 from kernel_binaries import spills
 
+from minibeft.benchmarks.report import ceilings
+
 Row = dict[str, Any]
 
 
@@ -15,28 +17,28 @@ def times(row: Row) -> str:
 
 def speed(found: Row) -> list[str]:
     """How many times as fast minibeft is as each contestant, and its memory as a multiple of theirs."""
-    rows = ["| | | examples/s | minibeft is | memory above weights | of theirs |", "|---|---|---|---|---|---|"]
+    header = ("", "", "examples/s", "minibeft is", "of the limit", "memory above weights", "of theirs")
+    rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for one in found["by_dtype"]:
         memory = {
             row["side"]: row.get("peak_bytes_above_weights", 0) for row in one["rows"] if row["what"] == "training"
         }
         for row in one["rows"]:
             cells = [f"{row['what']}, {one['dtype']}", row["side"], f"{row['rate']['median']:.0f}", times(row)]
+            cells.append(f"{row['share_of_matmul_ceiling']:.0%}")
             if row["what"] == "training":
                 peak = memory[row["side"]]
                 cells += [f"{peak / 2**20:.0f} MiB", f"{memory['minibeft'] / peak:.2f} ×"]
-            rows.append(f"| {' | '.join(cells + [''] * (6 - len(cells)))} |")
+            rows.append(f"| {' | '.join(cells + [''] * (len(header) - len(cells)))} |")
     for row in found["load"]:
-        rows.append(f"| loading | {row['side']} | {row['rate']['median']:.0f} times/s | {times(row)} | | |")
-    ceilings = ", ".join(f"{one['matmul_ceiling'] / 1e9:.0f} GFLOP/s in {one['dtype']}" for one in found["by_dtype"])
-    start = {row["side"]: row["seconds_to_start"] for row in found["by_dtype"][0]["rows"] if row["what"] == "training"}
+        rows.append(f"| loading | {row['side']} | {row['rate']['median']:.0f} times/s | {times(row)} | | | |")
+    limits = "; ".join(f"in {one['dtype']} {ceilings(one)}" for one in found["by_dtype"])
     lines = [f"- cost by {what}: {straight(found['scaling'][what])}" for what in ("examples", "layers")]
     return [
         *rows,
         "",
-        f"- {found['threads']} threads; a large matrix product: {ceilings}",
-        f"- before the first round, two updates and an evaluation: {start['minibeft, compiled']:.0f} s with "
-        f"torch.compile, {start['minibeft']:.0f} s without",
+        f"- {found['threads']} threads; limit: the matrix products without which it cannot be done, at the speed of a "
+        f"large one of their kind in the same rounds: {limits}",
         *lines,
     ]
 
