@@ -114,7 +114,8 @@ def test_weights_that_train_keep_the_inputs_of_their_maps(root):
     assert ours["by_kind"]["linear"] < low_rank["by_kind"]["linear"]
     assert ours["by_kind"]["linear"] < full["by_kind"]["linear"]
     assert full["bytes"] <= rows["full, transformers"]["bytes"]
-    assert full["by_kind"]["attention"] <= rows["full, transformers"]["by_kind"]["attention"]
+    flat = [one["shape"] for one in full["tensors"] if one["kind"] == "attention" and len(one["shape"]) == 2]
+    assert not flat, "the maps keep their inputs, and nothing keeps a copy of a weight"
     assert ours["bytes"] == sum(t["bytes"] * t["number"] for t in ours["tensors"])
 
 
