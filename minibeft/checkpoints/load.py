@@ -1,6 +1,7 @@
 """Load a checkpoint strictly. What is on disk is data, never code."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -97,15 +98,16 @@ def load_model(
         if (name := body.their_name(f"blocks.{i}.attention.o.weight", config.task, prefix)) not in tensors:
             raise BadInput(f"{folder}: lacks {name} of the {config.layers} layers; the checkpoint is incomplete")
     model = describe(config, backend)
-    names = {ours: body.their_name(ours, config.task, prefix) for ours in model.state_dict()}
+    shapes = {ours: tuple(like.shape) for ours, like in model.state_dict().items()}
+    names = {ours: body.their_name(ours, config.task, prefix) for ours in shapes}
     fresh = {ours for ours, theirs in names.items() if theirs not in tensors}
     refuse_unexpected(config.family, tensors.keys() - names.values(), prefix, folder, headless=left_out)
     for ours in sorted(fresh):
         if task is None or not ours.startswith("head."):
             raise BadInput(f"{folder}: lacks the tensor {names[ours]}; the checkpoint is incomplete")
     state = {
-        ours: read_tensor(tensors[names[ours]], names[ours], tuple(like.shape), folder, dtype, device)
-        for ours, like in model.state_dict().items()
+        ours: read_tensor(tensors[names[ours]], names[ours], shape, folder, dtype, device)
+        for ours, shape in shapes.items()
         if ours not in fresh
     }
     refuse_other_copies(body, config, tensors, state, folder)
@@ -194,11 +196,13 @@ def read_tensor(
     if tuple(value.shape) != shape:
         raise BadInput(f"{folder}: {name} has shape {tuple(value.shape)}, config.json asks for {shape}")
     require_type(value, name, folder)
-    ends = torch.stack(value.aminmax())  # unlike isfinite().all() it needs no copy; NaN and infinities reach the ends
-    if not ends.isfinite().all():
+    # Unlike isfinite().all() the ends need no copy; NaN and infinities reach them.
+    ends = [end.item() for end in value.aminmax()]
+    if not all(map(math.isfinite, ends)):
         raise BadInput(f"{folder}: {name} holds NaN or infinite values; the checkpoint is damaged, download it again")
-    if dtype is not None and not ends.to(dtype).isfinite().all():
-        raise BadInput(f"{folder}: {name} reaches {ends.abs().max():.3g}, more than {dtype} holds; load it as bfloat16")
+    if dtype not in (None, value.dtype) and not torch.tensor(ends, dtype=value.dtype).to(dtype).isfinite().all():
+        most = max(map(abs, ends))
+        raise BadInput(f"{folder}: {name} reaches {most:.3g}, more than {dtype} holds; load it as bfloat16")
     return value.to(device=device, dtype=dtype)
 
 
