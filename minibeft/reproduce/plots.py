@@ -5,7 +5,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
-from minibeft.reproduce.report import by_regime, several
+from minibeft.reproduce.report import by_regime, several, sizes
 from minibeft.show.plot import Plot, along_epochs, as_svg
 
 if TYPE_CHECKING:
@@ -55,19 +55,18 @@ def over_regimes(record: Record) -> Plot:
     """The score after the last epoch by the number of training examples, mean over the seeds with their range; a panel
     for the protocol's rate and one for each row's own."""
     rates = list(dict.fromkeys(cell["rate"] for cell in record["cells"]))
-    ends = []
+    numbers, ends = [*sizes(record).values()], []
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
         for axes, rate in zip(grid, rates, strict=True):
             for row, cells in by_row(record, rate).items():
-                sizes = [record["runs"][cell["runs"][0]]["examples"] for cell in cells]
                 middle, low, high = ([100 * f(cell["scores"]) for cell in cells] for f in (mean, min, max))
-                (line,) = axes.plot(sizes, middle, label=legend(row), **below(row))
-                axes.fill_between(sizes, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+                (line,) = axes.plot(numbers, middle, label=legend(row), **below(row))
+                axes.fill_between(numbers, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
                 ends.append(f"{row}, {named(rate)}: {', '.join(f'{value:.1f}' for value in middle)}")
             axes.set(xscale="log", xlabel="training examples", title=named(rate))
-            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
             axes.set_xticks([], minor=True)
         grid[0].set(ylabel=f"{record['metric']} (%)")
         handles, terms = grid[0].get_legend_handles_labels()

@@ -63,10 +63,14 @@ def of_several_regimes(record: Record, note: str) -> Grid:
     (protocol,) = {cell["learning_rate"] for cell in cells.values() if cell["rate"] == "protocol"}
     header = [f"{regime}, {'own rate' if rate == 'own' else f'at {protocol:g}'}" for rate, regime in columns]
     epochs = {record["runs"][cell["runs"][0]]["epochs"] for cell in cells.values()}
-    sizes = {regime: record["runs"][cell["runs"][0]]["examples"] for (_, _, regime), cell in cells.items()}
-    note += "; training examples: " + ", ".join(f"{regime} {size:,}" for regime, size in sizes.items())
+    note += "; training examples: " + ", ".join(f"{regime} {size:,}" for regime, size in sizes(record).items())
     note += "; epochs: " + ", ".join(map(str, sorted(epochs)))
     return Grid(f"{record['table']}: the score by regime", ("trained", *header), rows, note)
+
+
+def sizes(record: Record) -> dict[str, int]:
+    """Regime → how many training examples it has."""
+    return {cell["regime"]: record["runs"][cell["runs"][0]]["examples"] for cell in record["cells"]}
 
 
 def seeds(record: Record) -> str:
