@@ -5,7 +5,7 @@ gradients before. Theorem K5 says what they miss: Adam moves b_k by rounding noi
 logits do not notice (K1). So b_k is also trained alone, under several eps, and its drift set beside its effect.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minibeft.checkpoints.adapters import their_names
+from minibeft.checkpoints.tensors import read_json
 from minibeft.models.biases import BIAS_TERMS, term_of
+from minibeft.show.files import write_json
+from minibeft.show.progress import steps
 from minibeft.training.batches import shuffled
 from minibeft.training.importance import fisher, mag_angle, magnitude
 from minibeft.training.loading import Loaded, load
@@ -24,6 +27,7 @@ from minibeft.training.settings import Settings
 from minibeft.training.train import Run, forward, loss_of, predict, start
 
 FISHER_BATCH = 8
+IMPORTANCE = "importance.json"
 # How b_k is trained alone, to see how far Adam carries it.
 DRIFTS: dict[str, dict[str, Any]] = {
     "eps 1e-6": {"eps": 1e-6},
@@ -38,8 +42,21 @@ def drifting(settings: Settings) -> dict[str, Settings]:
     return {name: replace(settings, terms="k", **changes) for name, changes in DRIFTS.items()}
 
 
+def importance_of(runs: Sequence[tuple[Settings, Path]]) -> list[dict[str, Scores]]:
+    """Each measure from these finished runs of all biases, each in its folder, where what was found is kept: Fisher's
+    takes as long as an epoch."""
+    found = []
+    with steps("importance", len(runs)) as step:
+        for settings, folder in runs:
+            step(folder.name)
+            if not (file := folder / IMPORTANCE).is_file():
+                write_json(file, scores_of(settings, folder))
+            found.append(read_json(file))
+    return found
+
+
 def scores_of(settings: Settings, folder: Path) -> dict[str, Scores]:
-    """Each measure from the finished run of all biases with these settings in this folder."""
+    """The measures of one run."""
     loaded = load(settings)
     run = start(loaded.settings, loaded.task, loaded.model)
     names = {name: their for name, their in their_names(run.model).items() if term_of(name) and name in run.before}

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
-from minibeft.reproduce.measures import Scores, drift, drifting, scores_of
+from minibeft.reproduce.measures import Scores, drift, drifting, importance_of
 from minibeft.reproduce.report import TITLES, drift_grid, seeds, spread_of
 from minibeft.reproduce.series import Series
 from minibeft.reproduce.statistics import correlations
@@ -25,7 +25,7 @@ def rank_over_seeds(series: Series, seeds: Sequence[int], *, jobs: int) -> Recor
     together = [replace(series.base, terms="all", seed=seed) for seed in seeds]
     alone = drifting(replace(series.base, seed=seeds[0]))
     series.run([*together, *alone.values()], jobs=jobs)
-    by_seed = [scores_of(run, series.place(run)) for run in together]
+    by_seed = importance_of([(run, series.place(run)) for run in together])
     return heading("ranking", series, seeds) | {
         "scores": {measure: [scores[measure] for scores in by_seed] for measure in TITLES},
         "drift": {name: drift(run, series.place(run)) for name, run in alone.items()},

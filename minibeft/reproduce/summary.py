@@ -8,7 +8,7 @@ from typing import Any
 from minibeft.certificate.certify import certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.tensors import read_json
-from minibeft.reproduce.measures import drift, scores_of
+from minibeft.reproduce.measures import drift, importance_of
 from minibeft.reproduce.plan import Row, Search, Table, at, name_of, own_runs
 from minibeft.reproduce.same import Same, metrics_of
 from minibeft.reproduce.series import LOCAL, Series
@@ -80,7 +80,7 @@ def importance(table: Table, series: Series, seeds: Sequence[int]) -> Record:
     found: Record = {}
     for regime in table.regimes_of(series.base) if table.ranked else ():
         runs = [at(series.base, Row("all", "all"), regime=regime, seed=seed) for seed in seeds]
-        by_seed = [scores_of(run, series.place(run)) for run in runs]
+        by_seed = importance_of([(run, series.place(run)) for run in runs])
         found[regime] = {
             measure: {row.terms: [mean(scores[measure][row.terms]) for scores in by_seed] for row in table.ranked}
             for measure in by_seed[0]

@@ -1,16 +1,18 @@
 """The table of regimes, on the small model: each regime's own search, and whether importance predicts the scores."""
 
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 
 import pytest
 from scipy.stats import spearmanr
 from small_run import small_settings
 
-from minibeft.reproduce import plan
+from minibeft.reproduce import measures, plan
 from minibeft.reproduce.plots import plots
 from minibeft.reproduce.report import predictions
 from minibeft.reproduce.reproduce import reproduce
+from minibeft.training.settings import Settings
 
 ROWS = {row.name: row for row in plan.TABLES["regimes"].rows}
 FEW = replace(
@@ -64,6 +66,14 @@ def test_importance_is_measured_in_each_regime(record: dict):
             assert {*scores} == {"v", "k"}
             assert all(len(by_seed) == 2 for by_seed in scores.values())
         assert max(measures["fisher"]["k"]) < 1e-6 * min(measures["fisher"]["v"])
+
+
+def test_importance_is_measured_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found, calls = {"fisher": {"v": [0.1, 1 / 3]}}, []
+    monkeypatch.setattr(measures, "scores_of", lambda _, folder: calls.append(folder) or found)
+    runs = [(Settings("minilm", "sst2"), tmp_path)]
+    assert measures.importance_of(runs) == measures.importance_of(runs) == [found]
+    assert calls == [tmp_path]
 
 
 def test_the_correlation_is_of_importance_and_the_score_alone():
