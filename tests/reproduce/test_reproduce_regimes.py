@@ -60,12 +60,12 @@ def test_importance_is_measured_in_each_regime(record: dict):
     """Of every term, by the same three measures; b_k, whose gradient is rounding, is far below b_v in Fisher's."""
     assert record["ok"]
     assert record["importance"].keys() == {"low", "high"}
-    for measures in record["importance"].values():
-        assert measures.keys() == {"mag_angle", "magnitude", "fisher"}
-        for scores in measures.values():
+    for of_regime in record["importance"].values():
+        assert of_regime.keys() == {"mag_angle", "magnitude", "fisher"}
+        for scores in of_regime.values():
             assert {*scores} == {"v", "k"}
             assert all(len(by_seed) == 2 for by_seed in scores.values())
-        assert max(measures["fisher"]["k"]) < 1e-6 * min(measures["fisher"]["v"])
+        assert max(of_regime["fisher"]["k"]) < 1e-6 * min(of_regime["fisher"]["v"])
 
 
 def test_importance_is_measured_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
