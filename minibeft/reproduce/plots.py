@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
 from minibeft.reproduce.report import by_regime, several, sizes
-from minibeft.show.plot import Plot, along_epochs, as_svg
+from minibeft.show.plot import STYLES, Plot, along_epochs, as_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,10 +60,11 @@ def over_regimes(record: Record) -> Plot:
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
         for axes, rate in zip(grid, rates, strict=True):
-            for row, cells in by_row(record, rate).items():
+            for number, (row, cells) in enumerate(by_row(record, rate).items()):
+                again = {"linestyle": ":"} if number >= len(STYLES) else {}  # a colour for the second time
                 middle, low, high = ([100 * f(cell["scores"]) for cell in cells] for f in (mean, min, max))
-                (line,) = axes.plot(numbers, middle, label=legend(row), **below(row))
-                axes.fill_between(numbers, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+                (line,) = axes.plot(numbers, middle, label=legend(row), **again, **below(row))
+                axes.fill_between(numbers, low, high, color=line.get_color(), alpha=0.1, linewidth=0)
                 ends.append(f"{row}, {named(rate)}: {', '.join(f'{value:.1f}' for value in middle)}")
             axes.set(xscale="log", xlabel="training examples", title=named(rate))
             axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
