@@ -56,14 +56,18 @@ def over_regimes(record: Record) -> Plot:
     for the protocol's rate and one for each row's own."""
     rates = list(dict.fromkeys(cell["rate"] for cell in record["cells"]))
     numbers, ends = [*sizes(record).values()], []
+    names, styles = dict.fromkeys(cell["row"] for cell in record["cells"]), list(STYLES.items())
+    looks: dict[str, dict[str, Any]] = {}  # of a row, the same in both panels; dotted where a colour comes again
+    for i, row in enumerate(names):
+        color, marker = styles[i % len(styles)]
+        looks[row] = {"color": color, "marker": marker, "linestyle": "-" if i < len(styles) else ":"}
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
         for axes, rate in zip(grid, rates, strict=True):
-            for number, (row, cells) in enumerate(by_row(record, rate).items()):
-                again = {"linestyle": ":"} if number >= len(STYLES) else {}  # a colour for the second time
+            for row, cells in by_row(record, rate).items():
                 middle, low, high = ([100 * f(cell["scores"]) for cell in cells] for f in (mean, min, max))
-                (line,) = axes.plot(numbers, middle, label=legend(row), **again, **below(row))
+                (line,) = axes.plot(numbers, middle, label=legend(row), **looks[row], **below(row))
                 axes.fill_between(numbers, low, high, color=line.get_color(), alpha=0.1, linewidth=0)
                 ends.append(f"{row}, {named(rate)}: {', '.join(f'{value:.1f}' for value in middle)}")
             axes.set(xscale="log", xlabel="training examples", title=named(rate))
