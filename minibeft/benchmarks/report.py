@@ -50,8 +50,8 @@ def rates(title: str, unit: str, rows: list[Row]) -> Grid:
             cells[-1].append(f"{row['share_of_matmul_ceiling']:.0%}")
         if memory:
             peak = row["peak_bytes_above_weights"]
-            times = f"{ours['peak_bytes_above_weights'] / peak:.2f} ×"
-            cells[-1] += [f"{peak / 2**20:.0f} MiB", times, f"{row['seconds_to_start']:.0f} s"]
+            ours_is = f"{ours['peak_bytes_above_weights'] / peak:.2f} ×"
+            cells[-1] += [f"{peak / 2**20:.0f} MiB", ours_is, f"{row['seconds_to_start']:.0f} s"]
     return Grid(title, header, cells)
 
 

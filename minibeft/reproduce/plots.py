@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
 from minibeft.reproduce.report import by_regime, several, sizes
-from minibeft.show.plot import STYLES, Plot, along_epochs, as_svg
+from minibeft.show.plot import Plot, along_epochs, as_svg, looks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,20 +55,15 @@ def over_regimes(record: Record) -> Plot:
     """The score after the last epoch by the number of training examples, mean over the seeds with their range; a panel
     for the protocol's rate and one for each row's own."""
     rates = list(dict.fromkeys(cell["rate"] for cell in record["cells"]))
-    numbers, ends = [*sizes(record).values()], []
-    names, styles = dict.fromkeys(cell["row"] for cell in record["cells"]), list(STYLES.items())
-    looks: dict[str, dict[str, Any]] = {}  # of a row, the same in both panels; dotted where a colour comes again
-    for i, row in enumerate(names):
-        color, marker = styles[i % len(styles)]
-        looks[row] = {"color": color, "marker": marker, "linestyle": "-" if i < len(styles) else ":"}
+    numbers, styles, ends = [*sizes(record).values()], looks(cell["row"] for cell in record["cells"]), []
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
         for axes, rate in zip(grid, rates, strict=True):
             for row, cells in by_row(record, rate).items():
                 middle, low, high = ([100 * f(cell["scores"]) for cell in cells] for f in (mean, min, max))
-                (line,) = axes.plot(numbers, middle, label=legend(row), **looks[row], **below(row))
-                axes.fill_between(numbers, low, high, color=line.get_color(), alpha=0.1, linewidth=0)
+                axes.plot(numbers, middle, label=legend(row), **styles[row], **below(row))
+                axes.fill_between(numbers, low, high, color=styles[row]["color"], alpha=0.1, linewidth=0)
                 ends.append(f"{row}, {named(rate)}: {', '.join(f'{value:.1f}' for value in middle)}")
             axes.set(xscale="log", xlabel="training examples", title=named(rate))
             axes.set_xticks(numbers, [f"{number:,}" for number in numbers])

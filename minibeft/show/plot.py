@@ -3,7 +3,7 @@ PNG on white. A plot is a function that draws on an empty figure."""
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,16 @@ INK = "#010203"
 STYLES = {"#0072B2": "o", "#E69F00": "s", "#009E73": "^", "#CC79A7": "D", "#D55E00": "v"}
 INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 CLEAR = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+
+
+def looks(names: Iterable[Any]) -> dict[Any, dict[str, str]]:
+    """How to draw the line of each, the same wherever it is drawn; dotted where a colour comes again."""
+    styles = list(STYLES.items())
+    found = {}
+    for i, name in enumerate(dict.fromkeys(names)):
+        again, at = divmod(i, len(styles))
+        found[name] = dict(zip(("color", "marker"), styles[at], strict=True)) | {"linestyle": ":" if again else "-"}
+    return found
 
 
 class Plot(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from minibeft.show.plot import STYLES, along_epochs
+from minibeft.show.plot import along_epochs, looks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 def draw_curves(figure: "Figure", runs: Sequence[list[dict[str, Any]]]) -> None:
     """Two panels: the training loss, and the metrics on each split that was evaluated; a line for each run."""
     left, right = figure.subplots(1, 2)
-    styles = [{"color": colour, "marker": marker} for colour, marker in STYLES.items()]
     scored = {split: [*value] for split, value in runs[0][-1].items() if isinstance(value, dict)}
-    curves = [(split, metric) for split, metrics in scored.items() for metric in metrics]
+    styles = looks((split, metric) for split, metrics in scored.items() for metric in metrics)
     for number, epochs in enumerate(runs):
         at = [record["epoch"] + 1 for record in epochs]
-        left.plot(at, [record["loss"] for record in epochs], **styles[0])
-        for (split, metric), style in zip(curves, styles, strict=False):
+        left.plot(at, [record["loss"] for record in epochs], **next(iter(styles.values())))
+        for (split, metric), style in styles.items():
             label = None if number else f"{split} {metric}"
             right.plot(at, [record[split][metric] for record in epochs], **style, label=label)
     along_epochs(left, ylabel="training loss")
