@@ -237,7 +237,7 @@ def gradients(
 
 @app.command(rich_help_panel=TRAIN)
 def reproduce(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="biases, reparam, bias-free, ranking or regimes")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="biases, reparam, bias-free, regimes, rates, ranking")],
     model: Annotated[str, typer.Option(help="a Hugging Face folder, a hub id, or minilm")] = "minilm",
     task: Task = "sst2",
     data: Data = None,

@@ -3,8 +3,9 @@
 A row's own learning rate is searched on one grid for all rows, judged on held-out training examples, never on dev.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
 from minibeft.errors import BadInput
@@ -25,8 +26,9 @@ class Row:
 class Table:
     """A table of the paper: a run for each row, regime and seed.
 
+    rows     that are run at the protocol's learning rate; none: the search over rates is all there is
     regimes  that it compares; none: it is of the one that is asked for
-    tuned    rows that are run at their own learning rates as well
+    tuned    rows whose own learning rates are searched; where there are rows, they are run at those as well
     ordered  pairs of rows, the first of which does better according to the paper
     same     rows that are one run according to theorem K3, where b_k has no effect
     ranked   rows whose order of scores the measures of importance are to predict
@@ -76,6 +78,12 @@ TABLES = {
             same=("none", "k"),
             ranked=ALONE,
         ),
+        Table(
+            "rates",
+            (),
+            ("low", "medium", "high"),
+            tuned=(*(row for row in PLAIN if row.name != "k"), Row("v lora", "v", "lora")),
+        ),
         Table("ranking", (Row("all", "all"),)),
     )
 }
@@ -100,16 +108,17 @@ def protocol_runs(base: Settings, table: Table, seeds: Iterable[int]) -> list[Se
 
 
 def search_runs(
-    base: Settings, row: Row, regime: str, rates: Iterable[float], *, seed: int, held_out: int
+    base: Settings, row: Row, regime: str, rates: Iterable[float], *, seeds: Sequence[int], held_out: int
 ) -> list[Settings]:
     """One row at every rate, judged on training examples that are held out: never on the validation split."""
-    changes = {"regime": regime, "seed": seed, "held_out": held_out}
-    return [at(base, row, learning_rate=rate, **changes) for rate in rates]
+    changes = {"regime": regime, "held_out": held_out}
+    return [at(base, row, learning_rate=rate, seed=seed, **changes) for rate in rates for seed in seeds]
 
 
 @dataclass(frozen=True)
 class Search:
-    """What was found for a row. scores: learning rate and the task's first metric on the held-out examples."""
+    """What was found for a row. scores: learning rate and the task's first metric on the held-out examples, the mean
+    over the seeds."""
 
     row: Row
     regime: str
@@ -123,9 +132,11 @@ class Search:
 
 def searched(row: Row, regime: str, runs: Iterable[Settings], records: Mapping[Settings, dict[str, Any]]) -> Search:
     """The search of one row from its finished runs: the scores after the last epoch."""
-    held_out = {run: records[run]["epochs"][-1]["held_out"] for run in runs}
-    scores = tuple((run.learning_rate or 0.0, next(iter(found.values()))) for run, found in held_out.items())
-    return Search(row, regime, scores)
+    scores: dict[float, list[float]] = {}
+    for run in runs:
+        held_out = records[run]["epochs"][-1]["held_out"]
+        scores.setdefault(run.learning_rate or 0.0, []).append(next(iter(held_out.values())))
+    return Search(row, regime, tuple((rate, mean(found)) for rate, found in scores.items()))
 
 
 def own_runs(base: Settings, search: Search, seeds: Iterable[int]) -> list[Settings]:

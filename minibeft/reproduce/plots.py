@@ -5,7 +5,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from minibeft.reproduce import paper
-from minibeft.reproduce.report import by_regime, several, sizes
+from minibeft.reproduce.report import by_regime, judged, several, sizes
 from minibeft.show.plot import Plot, along_epochs, as_svg, looks
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ LEGEND = {"v": "b_v", "q": "b_q", "k": "b_k", "none": "no bias", "all": "all bia
 def plots(record: Record) -> list[Plot]:
     """The score over the training examples, where there are several regimes; the held-out score over the learning rate;
     and of runs of more than one epoch the learning curves at each rate."""
-    found = [over_regimes(record)] if several(record) else []
-    found += [over_rates(record, regime) for regime in by_regime(record)]
+    found = [over_regimes(record)] if several(record) and record["cells"] else []
+    for regime in by_regime(record):
+        found += [over_rates(record, regime), *over_rates_and_epochs(record, regime)]
     for regime, rate in dict.fromkeys((cell["regime"], cell["rate"]) for cell in record["cells"]):
         cells = [cell for cell in record["cells"] if (cell["regime"], cell["rate"]) == (regime, rate)]
         if len(curve(record, cells[0]["runs"][0])) > 1:
@@ -37,7 +38,8 @@ def over_rates(record: Record, regime: str) -> Plot:
         axes = figure.subplots()
         rates = [rate for rate, _ in searches[0]["scores"]]
         for s in searches:
-            axes.plot(rates, [100 * score for _, score in s["scores"]], label=legend(s["row"]), **below(s["row"]))
+            label = named_in_full(s["row"])
+            axes.plot(rates, [100 * score for _, score in s["scores"]], label=label, **below(s["row"]))
         axes.set(xscale="log", xlabel="learning rate", ylabel=f"held-out {record['metric']} (%)")
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.set_xticks([], minor=True)
@@ -49,6 +51,29 @@ def over_rates(record: Record, regime: str) -> Plot:
     return Plot(
         title, as_svg(draw, "rates" + f"-{regime}" * where), f"Held-out {record['metric']} by learning rate: {best}."
     )
+
+
+def over_rates_and_epochs(record: Record, regime: str) -> list[Plot]:
+    """The held-out score by epoch at every rate, a panel a row; none for runs of one epoch. Mean over the seeds."""
+    found = {s["row"]: judged(record, s["row"], regime) for s in by_regime(record)[regime]}
+    if all(len(scores) == 1 for rates in found.values() for by_seed in rates.values() for scores in by_seed):
+        return []
+    styles, ends = looks(f"{rate:g}" for rates in found.values() for rate in rates), []
+
+    def draw(figure: "Figure") -> None:
+        grid = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+        for axes, (row, rates) in zip(grid, found.items(), strict=True):
+            for rate, by_seed in rates.items():
+                middle, name = [100 * mean(at) for at in zip(*by_seed, strict=True)], f"{rate:g}"
+                axes.plot(range(1, len(middle) + 1), middle, markevery=0.2, label=name, **styles[name])
+                ends.append(f"{row} at {name} ends at {middle[-1]:.1f}")
+            along_epochs(axes, title=named_in_full(row))
+        grid[0].set(ylabel=f"held-out {record['metric']} (%)")
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(handles, names, title="learning rate", loc="outside upper center", ncols=len(names))
+
+    title = f"Over the learning rate and the epochs, {regime} regime"
+    return [Plot(title, as_svg(draw, f"rates-epochs-{regime}"), f"{title}: {'; '.join(ends)}.")]
 
 
 def over_regimes(record: Record) -> Plot:
@@ -125,6 +150,11 @@ def legend(row: str) -> str:
     """What a row's line is called: by its term, forms have panels."""
     term = row.split()[0]
     return LEGEND.get(term, f"b of {term}")
+
+
+def named_in_full(row: str) -> str:
+    """What it is called where forms stand side by side."""
+    return f"{legend(row)} {form_of(row)}".strip()
 
 
 def official() -> Plot:

@@ -15,7 +15,8 @@ TITLES = {"mag_angle": "Mag+Angle", "magnitude": "Magnitude", "fisher": "Fisher"
 
 def grids(record: Record) -> list[Grid]:
     """All tables of a record, in the order of reading."""
-    found = [results(record), orders(record), predictions(record), sameness(record), drift_grid(record)]
+    found = [results(record)] if record["cells"] else []
+    found += [orders(record), predictions(record), sameness(record), drift_grid(record)]
     found += [search(record, regime) for regime in by_regime(record)]
     return [grid for grid in found if grid.rows]
 
@@ -92,7 +93,7 @@ def origin(record: Record) -> str:
 
 def several(record: Record) -> bool:
     """Whether the table has more than one regime."""
-    return len({cell["regime"] for cell in record["cells"]}) > 1
+    return len({one["regime"] for one in (*record["cells"], *record["searches"])}) > 1
 
 
 def spread(scores: Sequence[float], sign: str = "") -> str:
@@ -225,11 +226,21 @@ def drift_grid(record: Record) -> Grid:
 
 
 def by_regime(record: Record) -> dict[str, list[Record]]:
-    """Regime → the searches in it; a record of one regime need not name it there."""
+    """Regime → the searches in it."""
     found: dict[str, list[Record]] = {}
     for one in record["searches"]:
-        found.setdefault(one.get("regime", record["cells"][0]["regime"]), []).append(one)
+        found.setdefault(one["regime"], []).append(one)
     return found
+
+
+def judged(record: Record, row: str, regime: str) -> dict[float, list[list[float]]]:
+    """Learning rate → the held-out metric by epoch, a list a seed: what a row's search was judged on."""
+    term, _, form = row.partition(" ")
+    found: dict[float, list[list[float]]] = {}
+    for run in record["runs"].values():
+        if (run["terms"], run["form"], run["regime"]) == (term, form or "plain", regime) and run["held_out"]:
+            found.setdefault(run["learning_rate"], []).append(run["held_out"][record["metric"]])
+    return dict(sorted(found.items()))
 
 
 def search(record: Record, regime: str) -> Grid:
@@ -240,6 +251,10 @@ def search(record: Record, regime: str) -> Grid:
     for s in searches:
         edge = " (edge)" if s["best"] in (s["scores"][0][0], s["scores"][-1][0]) else ""
         rows.append((s["row"], *(f"{100 * score:.1f}" for _, score in s["scores"]), f"{s['best']:g}{edge}"))
-    note = "held-out training examples, the first seed; edge: the best rate may lie beyond the grid"
+    curves = judged(record, searches[0]["row"], regime)
+    number = len(next(iter(curves.values())))
+    note = f"{record['metric']} in percent on held-out training examples after the last epoch, "
+    note += "the first seed" if number < len(record["seeds"]) else f"mean over {seeds(record)}"
+    note += "; edge: the best rate may lie beyond the grid"
     title = "the search for each row's own learning rate" + f", {regime}" * several(record)
     return Grid(title, ("trained", *rates, "best"), rows, note)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minibeft.errors import BadInput
 from minibeft.families import BODIES
 from minibeft.reproduce.plan import Table, at, find_table, own_runs, protocol_runs, search_runs, searched
 from minibeft.reproduce.plots import plots
@@ -45,6 +46,8 @@ def reproduce(
         plan = plan.of_decoder()
     if not plan.tuned:
         rates = ()
+    if not (plan.rows or rates):
+        raise BadInput(f"{table}: is a search over learning rates; give --rates some")
     base = replace(base, regime=plan.regimes_of(base)[-1])
     with open_series(base, folder, held_out=held_out if rates else 0, cluster=cluster) as series:
         if table == "ranking":
@@ -69,18 +72,21 @@ def shown(record: Record) -> tuple[list[Grid], list[Plot]]:
 def run_rows(
     plan: Table, series: Series, seeds: Sequence[int], rates: Sequence[float], held_out: int, *, jobs: int
 ) -> Record:
-    """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed."""
+    """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed; of a table
+    without rows that search alone, with every seed."""
     protocol = protocol_runs(series.base, plan, seeds)
+    searching = seeds[:1] if plan.rows else seeds
     grid = {
-        (row, regime): search_runs(series.base, row, regime, rates, seed=seeds[0], held_out=held_out)
+        (row, regime): search_runs(series.base, row, regime, rates, seeds=searching, held_out=held_out)
         for regime in plan.regimes_of(series.base)
         for row in (plan.tuned if rates else ())
     }
     series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs)
     searches = [searched(*where, runs, series.records) for where, runs in grid.items()]
-    series.run([run for search in searches for run in own_runs(series.base, search, seeds)], jobs=jobs)
+    if plan.rows:
+        series.run([run for search in searches for run in own_runs(series.base, search, seeds)], jobs=jobs)
     null = key_bias(series.base.model)["status"] == "null"
-    return summarise(plan, series, seeds, searches, list(compared(plan, series)) if null else [])
+    return summarise(plan, series, seeds, searches, list(compared(plan, series)) if null and plan.same else [])
 
 
 def compared(plan: Table, series: Series) -> Iterator[Same]:

@@ -34,7 +34,7 @@ def summarise(
         for regime in table.regimes_of(base)
         for row in table.rows
     ]
-    for search in searches:
+    for search in searches if table.rows else ():
         cells.append(cell_of(series, search.row, "own", own_runs(base, search, seeds)))
     first = next(iter(series.records.values()))
     return heading(table.name, series, seeds) | {

@@ -78,7 +78,7 @@ def along_epochs(axes: Any, **more: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel="epoch", **more)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def as_png(draw: Draw, size: tuple[float, float] = (8, 4)) -> bytes:
