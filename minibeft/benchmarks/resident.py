@@ -4,6 +4,7 @@ Run as `python -m minibeft.benchmarks.resident NAME` with the settings as JSON o
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from minibeft.benchmarks.peers import batches, make
+from minibeft.benchmarks.peers import OURS, SAME_ORDER, batches, make
 from minibeft.errors import BadInput
+from minibeft.training.caches import CAPS
 from minibeft.training.settings import Settings
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -43,11 +45,14 @@ def peak(name: str, settings: Settings) -> int:
 
 
 def peak_in_process(name: str, settings: Settings) -> int:
-    """The same in a fresh process."""
+    """The same in a fresh process, with oneDNN's caches as minibeft's command line sets them, or as a peer has them."""
     if not RESET.exists():
         raise BadInput("peak memory is read from /proc, which this system has not; run the benchmark on Linux")
     command = [sys.executable, "-P", "-m", "minibeft.benchmarks.resident", name, str(torch.get_num_threads())]
-    done = subprocess.run(command, input=json.dumps(settings.as_json()), capture_output=True, text=True)
+    plain = {key: value for key, value in os.environ.items() if key not in CAPS}
+    environment = plain | CAPS if name in (OURS, SAME_ORDER) else plain
+    given = json.dumps(settings.as_json())
+    done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise BadInput(f"{name}: training in a process of its own failed: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout.split()[-1])

@@ -16,6 +16,7 @@ from minibeft.cli.predict import app as prediction
 from minibeft.cli.training import app as training
 from minibeft.errors import BadInput
 from minibeft.show.console import OTHER_PROCESS, out
+from minibeft.training.caches import cap_caches
 
 app = App(
     help="What the attention biases b_q, b_k and b_v of a transformer do: proofs, measurements and tools.",
@@ -161,4 +162,5 @@ def main() -> None:
     """The console script; typer answers a shell that asks how a word goes on."""
     if "_MINIBEFT_COMPLETE" in os.environ:
         app(prog_name="minibeft")
+    cap_caches()
     run(lambda: execute(app))

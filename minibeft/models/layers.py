@@ -62,6 +62,10 @@ class LayerNorm(nn.LayerNorm):
 
     sets: Sets | None = None
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, input: Float[Tensor, "*tokens C"]) -> Float[Tensor, "*tokens C"]:
         if self.sets is None:
             return super().forward(input)
@@ -91,6 +95,10 @@ class Linear(nn.Linear):
 
     frozen = False
     sets: Sets | None = None
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, input: Float[Tensor, "*B T C"]) -> Float[Tensor, "*B T n"]:
         if self.sets is not None:

@@ -1,6 +1,6 @@
 """A folder of runs that belong together: begun once, resumed as often as needed, nothing run twice."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from minibeft.training.precision import settled
 from minibeft.training.records import RECORD, read_record, read_shared, require_same
 from minibeft.training.runs import begun
 from minibeft.training.seeds import LOCAL, finetune_all
-from minibeft.training.settings import Settings
+from minibeft.training.settings import Settings, resolve
 
 SERIES = "series.json"
 # What the runs of a series may differ in: what a table compares.
@@ -27,11 +27,19 @@ class Series:
     """Runs that share the model, the data and all settings but the compared ones; each lies in folder/runs/<name>.
 
     base     their settings, with the protocol's learning rate and eps
+    size     how many examples a run trains on, over all its epochs
     cluster  the address of the Dask scheduler on whose workers they run; None: they run here
     """
 
-    def __init__(self, base: Settings, folder: Path, digests: dict[bool, dict[str, str]], cluster: str | None):
-        self.base, self.folder, self.digests, self.cluster = base, folder, digests, cluster
+    def __init__(
+        self,
+        base: Settings,
+        folder: Path,
+        digests: dict[bool, dict[str, str]],
+        size: Callable[[Settings], int],
+        cluster: str | None,
+    ):
+        self.base, self.folder, self.digests, self.size, self.cluster = base, folder, digests, size, cluster
         self.records: dict[Settings, Record] = {}
 
     def run(self, runs: Iterable[Settings], *, jobs: int) -> None:
@@ -41,9 +49,10 @@ class Series:
         self.records |= {settings: found for settings in runs if (found := self.finished(settings))}
         left = [settings for settings in runs if settings not in self.records]
         work = [(name_of(settings), settings, self.place(settings)) for settings in left]
+        sizes, before = map(self.size, left), map(self.size, (run for run in runs if run in self.records))
+        how: dict[str, Any] = {"jobs": jobs, "stack": True, "cluster": self.cluster}
         with progress() as lines:
-            before = len(runs) - len(left)
-            found = finetune_all(work, lines, jobs=jobs, before=before, stack=True, cluster=self.cluster)
+            found = finetune_all(work, lines, sizes=[*sizes], before=[*before], **how)
         self.records |= dict(zip(left, found, strict=True))
 
     def place(self, settings: Settings) -> Path:
@@ -81,7 +90,12 @@ def open_series(base: Settings, folder: Path, *, held_out: int, cluster: str | N
         else:
             write_json(folder / SERIES, mine)
         protocol = replace(base, learning_rate=resolved.learning_rate, eps=resolved.eps)
-        yield Series(protocol, folder, digests, cluster)
+
+        def size(run: Settings) -> int:
+            found = resolve(run, loaded.task, len(loaded.train), loaded.model.config)
+            return (found.examples or 0) * (found.epochs or 0)
+
+        yield Series(protocol, folder, digests, size, cluster)
 
 
 def shared_by(base: Settings, resolved: Settings) -> Record:

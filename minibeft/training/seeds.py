@@ -50,7 +50,8 @@ def finetune_all(
     lines: Lines,
     *,
     jobs: int,
-    before: int = 0,
+    before: Sequence[int] = (),
+    sizes: Sequence[int] | None = None,
     announce: Announce = silent,
     stack: bool = False,
     cluster: str | None = None,
@@ -60,15 +61,19 @@ def finetune_all(
     cluster   the address of a Dask scheduler, on whose workers they run; else here:
     jobs      with more than 1 each runs in a process of its own, that many at a time, cores shared out evenly
     lines     show each run under way, and all together with those that were done before
+    sizes     how much work each run is, in any unit; None: all are equal. before: of those that were done before
     announce  gets the first run before it begins, where jobs is 1
     stack     those that can train together do, where jobs is 1 (stack.py)
     """
-    shares, total = [0.0] * len(runs), before + len(runs)
+    sizes = [1] * len(runs) if sizes is None else sizes
+    shares, total, number_of_all = [0.0] * len(runs), sum(before) + sum(sizes), len(before) + len(runs)
 
     def notify(number: int, step: Step) -> None:
         shares[number] = step.share
         lines.show(runs[number][0], step.share, 1.0, str(step), part=True)
-        lines.show("runs", before + sum(shares), total, f"{before + sum(share == 1 for share in shares)} of {total}")
+        done = sum(before) + sum(share * size for share, size in zip(shares, sizes, strict=True))
+        finished = len(before) + sum(share == 1 for share in shares)
+        lines.show("runs", done, total, f"{finished} of {number_of_all}")
         if step.share == 1:
             lines.end(runs[number][0])
 

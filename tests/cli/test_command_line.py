@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import minibeft
 from minibeft.cli.console import execute, run
 from minibeft.cli.main import app
+from minibeft.training.caches import CAPS
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
@@ -77,6 +78,18 @@ def test_the_import_is_light():
     seconds, torch = zip(*(run.stdout.split() for run in runs), strict=True)
     assert min(map(float, seconds)) < 0.05
     assert set(torch) == {"False"}
+
+
+@pytest.mark.parametrize("given", [{}, {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}])
+def test_the_caches_are_cut_short_before_torch_reads_their_sizes(given: dict[str, str]):
+    """What the user has set stays."""
+    code = "import os, sys; from minibeft.cli import main; from minibeft.training.caches import CAPS"
+    code += "; there = 'torch' in sys.modules; sys.argv[1:] = ['--version']\ntry: main.main()\nexcept SystemExit: pass"
+    code += "\nprint(there, *(os.environ[name] for name in CAPS))"
+    plain = {key: value for key, value in os.environ.items() if key not in CAPS}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain | given)
+    assert done.stdout.split()[1:] == ["False", *(CAPS | given).values()]
 
 
 def called(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:

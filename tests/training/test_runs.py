@@ -187,14 +187,25 @@ def test_parallel_processes_give_the_same_as_one_after_the_other(tmp_path):
     assert one.last == two.last == {"seed 0": (1, 1), "seed 1": (1, 1), "runs": (2, 2)}
 
 
+def test_what_is_done_counts_by_the_size_of_the_runs(tmp_path):
+    """One run of three examples after another of one: half of the way is not when one of two is done."""
+    base = small_settings(tmp_path)
+    runs = [(f"seed {seed}", replace(base, seed=seed), tmp_path / "out" / f"seed-{seed}") for seed in (0, 1)]
+    seen = Seen()
+    finetune_all(runs, seen, jobs=1, sizes=[1, 3], before=[2, 2])
+    assert [(done, total) for done, total in seen.every if done in (5, 8)] == [(5, 8), (8, 8)]
+
+
 class Seen(Lines):
     """Progress that is only remembered: how much of how much each line has come to."""
 
     def __init__(self):
         self.last: dict[str, tuple[float, float]] = {}
+        self.every: list[tuple[float, float]] = []  # of all runs together
 
     def show(self, name: str, done: float, total: float, text: str = "", *, part: bool = False) -> None:
         self.last[name] = done, total
+        self.every += [(done, total)] * (name == "runs")
 
     def end(self, name: str) -> None:
         assert name in self.last
