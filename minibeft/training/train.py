@@ -146,9 +146,10 @@ def require_exactly(model: nn.Module, asked: dict[str, nn.Parameter]) -> None:
 
 def hold_in_bfloat16(model: nn.Module) -> None:
     """Keep the frozen linear maps in the type that autocast would otherwise cast them to in every step, and the rest
-    (what trains, norms, embeddings) in float32 at least, whatever the checkpoint's type."""
+    (what trains, a frozen bias below a form of it, norms, embeddings) in float32 at least, whatever the checkpoint's
+    type."""
     maps = [m for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad]
-    frozen = {id(value) for m in maps for value in m.parameters() if not value.requires_grad}
+    frozen = {id(value) for m in maps for value in m.parameters(recurse=False) if not value.requires_grad}
     for value in model.parameters():
         wide = torch.promote_types(value.dtype, torch.float32)
         # A copy of what trains: it may be a view of the checkpoint's file.

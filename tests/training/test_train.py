@@ -20,6 +20,7 @@ from minibeft.models.config import ModelConfig
 from minibeft.models.transformer import Transformer
 from minibeft.theory.draws import Draws
 from minibeft.training.batches import Examples, by_length, encode_split, shuffled
+from minibeft.training.reparam import FORMS, merge
 from minibeft.training.settings import MAX_LENGTH, Settings, resolve
 from minibeft.training.tasks import TASKS, find_data, find_task, read_split
 from minibeft.training.train import Run, fit, predict, require_exactly, start
@@ -186,6 +187,17 @@ def test_bfloat16_keeps_what_trains_in_float32_and_learns_alike(tmp_path):
     assert run.model.get_parameter("blocks.0.attention.v.weight").dtype == torch.bfloat16
     assert half != single
     assert half[-1]["loss"] < half[0]["loss"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_leaves_the_bias_below_a_form_as_it_is(tmp_path, form):
+    """To the bit: it is frozen, but added in float32; and what the form makes of it can be put in its place."""
+    settings = small_settings(tmp_path, terms="v", form=form, dtype="bfloat16", epochs=1)
+    run, _ = train(settings)
+    below = run.model.get_parameter("blocks.0.attention.v.parametrizations.bias.original")
+    assert torch.equal(below, load_model(settings.model).get_parameter("blocks.0.attention.v.bias"))
+    merge(run.model)
+    assert run.model.get_parameter("blocks.0.attention.v.bias").dtype == torch.float32
 
 
 def test_a_regression_trains(tmp_path):
