@@ -5,7 +5,7 @@ tiles.py, is what the kernels go by from then on; it has a part for each kind of
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -23,7 +23,7 @@ from minibeft.kernels.gate import assert_right, sizes
 from minibeft.kernels.lang import Launch, chip_of, triton
 from minibeft.kernels.qkv_bias.backward import plan_backward, plan_input_grad
 from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
-from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
+from minibeft.kernels.qkv_bias.forward import Projection, plan_qkv_bias
 from minibeft.kernels.rounding import rounding_bound
 from minibeft.kernels.shapes import SHAPES, SMALL, Shape
 from minibeft.kernels.tiles import BOTH, TUNED, Inside, Tile, Variant, as_row, candidates, family, table, variants
@@ -37,6 +37,13 @@ DTYPE = torch.bfloat16  # float16 moves the same bytes through the same units
 REPEATS = 30
 SECONDS = 540  # after so many no other shape is begun: with the last one, ten minutes
 Row = dict[str, Any]
+
+
+def projection(inputs: Inputs, outputs: Sequence[Tensor]) -> Projection:
+    """That fills Q, K and V."""
+    q, k, v = outputs
+    chip = chip_of(inputs.x.device)
+    return Projection(inputs.x.detach(), inputs.weights, inputs.biases, (q, k, v), inputs.rotation, chip)
 
 
 class Way(NamedTuple):
@@ -55,18 +62,17 @@ class Way(NamedTuple):
 
     def plan(self, inputs: Inputs, outputs: list[Tensor]) -> list[Launch]:
         """The launches that fill them."""
-        chip, x, turn = chip_of(inputs.x.device), inputs.x.detach(), inputs.rotation
+        chip, turn = chip_of(inputs.x.device), inputs.rotation
         if self.direction == "forward":
-            q, k, v = outputs
-            asked = x, inputs.weights, inputs.biases, (q, k, v), turn, chip, None
+            asked = projection(inputs, outputs)
             if isinstance(self.choice, Variant):
-                return [plan_described(*asked, self.choice)]
+                return [plan_described(asked, self.choice)]
             assert isinstance(self.choice, Tile)
-            return [plan_qkv_bias(*asked, self.choice)]
+            return [plan_qkv_bias(asked, self.choice)]
         d_q, d_k, d_v = inputs.grads
         grads, weights, (d_x, *d_b) = (d_q, d_k, d_v), inputs.weights, outputs
         if isinstance(self.choice, Inside):
-            return [*plan_backward(grads, weights, d_x, *d_b, turn, chip, self.choice.tile)]
+            return [*plan_backward(grads, weights, d_x, d_b[0], turn, chip, self.choice.tile)]
         assert isinstance(self.choice, Tile)
         launches = [plan_input_grad(grads, weights, d_x, turn, chip, self.choice)]
         for own in d_b:
@@ -84,7 +90,7 @@ def ways(inputs: Inputs) -> Iterator[Way]:
         yield Way(BOTH, tile)
         yield Way(BOTH, Inside(tile))
     for variant in variants(chip):
-        if describable(inputs.x, inputs.weights, inputs.rotation, inputs.shape.heads, False, variant):
+        if describable(projection(inputs, inputs.grads), variant):
             yield Way("forward", variant)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from minibeft.kernels.lang import Launch, descriptor, tl, triton
 from minibeft.kernels.pairs import angle_arguments, load_angles
 from minibeft.kernels.qkv_bias.forward import (
+    Projection,
     bias_arguments,
     column_tiles,
     in_groups,
@@ -20,9 +21,8 @@ from minibeft.kernels.qkv_bias.forward import (
     matmul_options,
     plan_qkv_bias,
 )
-from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple
+from minibeft.kernels.qkv_bias.reference import Triple
 from minibeft.kernels.tiles import GROUP, MULTIPROCESSORS, Variant, family, tuned, variants
-from minibeft.theory.rotary import Rotation
 
 
 @triton.jit
@@ -113,14 +113,12 @@ def joined(weights: Triple) -> Tensor | None:
     return q.as_strided((len(q) + len(k) + len(v), q.shape[1]), q.stride())
 
 
-def describable(
-    x: Tensor, weights: Triple, rotation: Rotation | None, heads: int, sets: bool, variant: Variant
-) -> bool:
+def describable(asked: Projection, variant: Variant) -> bool:
     """Whether descriptors can move these: nothing is empty, rows lie at one distance and begin at multiples of 16
     bytes, a tile of columns is whole heads or divides one, and no pair that turns lies across two tiles."""
-    batch, tokens, width = x.shape
-    size, columns, w = len(weights[0]) // heads, variant.tile.columns, joined(weights)
-    turns = rotation is not None
+    x, weights, _, _, rotation, _, each = asked
+    batch, tokens, width, _, _, size = asked.sizes
+    columns, w, turns, sets = variant.tile.columns, joined(weights), rotation is not None, each is not None
     whole = size % columns == 0 or (columns % size == 0 and not turns)
     halves = rotation is None or (rotation.dims == size and not rotation.interleaved)
     rows = x.stride(2) == 1 and (batch == 1 or x.stride(0) == tokens * x.stride(1))
@@ -130,21 +128,11 @@ def describable(
     return not any(n * x.itemsize % 16 for n in steps) and not any(t.data_ptr() % 16 for t in (x, w))
 
 
-def plan_described(
-    x: Tensor,
-    weights: Triple,
-    biases: OptionalTriple,
-    outputs: Triple,
-    rotation: Rotation | None,
-    chip: int | None,
-    each: Tensor | None,
-    variant: Variant,
-) -> Launch:
-    """As plan_qkv_bias; the inputs are describable."""
-    batch, tokens, width = x.shape
-    _, heads, _, size = outputs[0].shape
-    groups, tile = outputs[1].shape[1], variant.tile
-    w = joined(weights)
+def plan_described(asked: Projection, variant: Variant) -> Launch:
+    """As plan_qkv_bias; what is asked for is describable."""
+    x, weights, biases, outputs, rotation, chip, each = asked
+    batch, tokens, width, heads, groups, size = asked.sizes
+    tile, w = variant.tile, joined(weights)
     assert w is not None
     cos, sin, angle_b = angle_arguments(rotation, tokens)
     tables, strides = bias_arguments(biases)
@@ -168,22 +156,13 @@ def plan_described(
     )  # fmt: skip
 
 
-def plan_projection(
-    x: Tensor,
-    weights: Triple,
-    biases: OptionalTriple,
-    outputs: Triple,
-    rotation: Rotation | None,
-    chip: int | None,
-    each: Tensor | None,
-) -> Launch:
+def plan_projection(asked: Projection) -> Launch:
     """By descriptors where that was quickest on this kind of card (tune.py) and they can move these, else without."""
-    _, heads, _, size = outputs[0].shape
-    columns = (heads + 2 * outputs[1].shape[1]) * size
-    best = tuned(chip, x.dtype, "forward", x.shape[0] * x.shape[1], columns, rotation is not None)
-    asked = x, weights, biases, outputs, rotation, chip, each
+    best = tuned(*asked.kind)
     if not isinstance(best, Variant):
-        return plan_qkv_bias(*asked, best)
-    if best in variants(chip) and describable(x, weights, rotation, heads, each is not None, best):
-        return plan_described(*asked, best)
-    return plan_qkv_bias(*asked)
+        return plan_qkv_bias(asked, best)
+    return (
+        plan_described(asked, best)
+        if best in variants(asked.chip) and describable(asked, best)
+        else plan_qkv_bias(asked)
+    )

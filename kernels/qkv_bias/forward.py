@@ -6,7 +6,7 @@ pair are neighbours in the accumulator, in registers of one thread, whatever the
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,6 +138,36 @@ def qkv_bias_kernel(
             )  # fmt: skip
 
 
+class Projection(NamedTuple):
+    """What is asked for: outputs (B,H,T,D), (B,G,T,D), (B,G,T,D), to be filled. Inputs have been checked.
+
+    chip  its compute capability; None: the interpreter
+    each  the set of each row, (B·T); biases are then tables, a row a set, or one vector that all sets share
+    """
+
+    x: Tensor
+    weights: Triple
+    biases: OptionalTriple
+    outputs: Triple
+    rotation: Rotation | None
+    chip: int | None
+    each: Tensor | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int, int]:
+        """B, T, C, H, G, D."""
+        batch, tokens, width = self.x.shape
+        _, heads, _, size = self.outputs[0].shape
+        return batch, tokens, width, heads, self.outputs[1].shape[1], size
+
+    @property
+    def kind(self) -> tuple[int | None, torch.dtype, str, int, int, bool]:
+        """What matmul_tile() and tuned() go by."""
+        batch, tokens, _, heads, groups, size = self.sizes
+        columns = (heads + 2 * groups) * size
+        return self.chip, self.x.dtype, "forward", batch * tokens, columns, self.rotation is not None
+
+
 def same_strides(weights: Triple) -> Triple:
     """The weights as they are when their strides agree (three nn.Linear, views of a packed one), else contiguous."""
     q, k, v = weights
@@ -164,27 +194,11 @@ def column_tiles(heads: int, groups: int, size: int, tile: Tile) -> int:
     return triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)
 
 
-def plan_qkv_bias(
-    x: Tensor,
-    weights: Triple,
-    biases: OptionalTriple,
-    outputs: Triple,
-    rotation: Rotation | None,
-    chip: int | None,
-    each: Tensor | None = None,
-    tile: Tile | None = None,
-) -> Launch:
-    """The launch that fills outputs (B,H,T,D), (B,G,T,D), (B,G,T,D). Inputs have been checked.
-
-    each  the set of each row, (B·T); biases are then tables, a row a set, or one vector that all sets share
-    tile  instead of the one that tiles.py chooses
-    """
-    batch, tokens, width = x.shape
-    _, heads, _, size = outputs[0].shape
-    groups = outputs[1].shape[1]
-    rows = batch * tokens
-    columns = (heads + 2 * groups) * size
-    tile = tile or matmul_tile(chip, x.dtype, "forward", rows, columns, rotation is not None)
+def plan_qkv_bias(asked: Projection, tile: Tile | None = None) -> Launch:
+    """The launch that fills the outputs. tile: instead of the one that tiles.py chooses."""
+    x, weights, biases, outputs, rotation, chip, each = asked
+    batch, tokens, width, heads, groups, size = asked.sizes
+    rows, tile = batch * tokens, tile or matmul_tile(*asked.kind)
     weights = same_strides(weights)
     cos, sin, angle_b = angle_arguments(rotation, tokens)
     tables, strides = bias_arguments(biases)

@@ -53,9 +53,10 @@ def qkv_bias_op(
         return qkv_bias_reference(x, (w_q, w_k, w_v), (b_q, b_k, b_v), rotation, heads, each)
     from minibeft.kernels.lang import chip_of
     from minibeft.kernels.qkv_bias.descriptors import plan_projection
+    from minibeft.kernels.qkv_bias.forward import Projection
 
-    outputs = _outputs(x, w_q, w_k, heads)
-    plan_projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip_of(x.device), each).run()
+    outputs, chip = _outputs(x, w_q, w_k, heads), chip_of(x.device)
+    plan_projection(Projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, each)).run()
     return outputs
 
 

@@ -148,7 +148,9 @@ class TestTuning:
 
     def test_a_wrong_way_stops_it(self, monkeypatch: pytest.MonkeyPatch):
         plan = tune.plan_qkv_bias
-        monkeypatch.setattr(tune, "plan_qkv_bias", lambda x, w, b, *rest: plan(x, w, (None, *b[1:]), *rest))
+        monkeypatch.setattr(
+            tune, "plan_qkv_bias", lambda asked, tile: plan(asked._replace(biases=(None, *asked.biases[1:])), tile)
+        )
         with pytest.raises(RuntimeError, match=r"gate is red.*tiny q by Tile"):
             tune.measure(TINY, DEVICE)
 

@@ -20,7 +20,7 @@ from minibeft.kernels.lang import chip_of
 from minibeft.kernels.owners import Owners, owners
 from minibeft.kernels.qkv_bias.backward import plan_backward, plan_input_grad
 from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
-from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
+from minibeft.kernels.qkv_bias.forward import Projection, plan_qkv_bias
 from minibeft.kernels.qkv_bias.reference import OptionalTriple, Triple, input_grad_reference, qkv_bias_reference
 from minibeft.kernels.rounding import Reach, rounding_bound
 from minibeft.kernels.tiles import INTERPRETED_VARIANT, INTERPRETER
@@ -156,13 +156,23 @@ def _compare(run: Run, reference: Run, drawn: Drawn, terms: dict[str, int], turn
         assert_guards_intact(c, name)
 
 
+def asked(d: Drawn, weights: Triple, out: Triple) -> Projection:
+    """Of these inputs, with these weights, into these outputs."""
+    return Projection(d.x, weights, d.biases, out, d.rotation, chip_of(DEVICE), d.sets and d.sets.each)
+
+
+def filled(case: Case, dtype: torch.dtype) -> Triple:
+    """Q, K and V with NaN in them."""
+    q, k, v = (poisoned(case.batch, h, case.tokens, case.size, dtype=dtype) for h in (case.heads, *[case.groups] * 2))
+    return q, k, v
+
+
 def check_forward(case: Case, dtype: torch.dtype, plan: Run = plan_qkv_bias) -> None:
     """Q, K and V."""
-    heads = (case.heads, case.groups, case.groups)
 
-    def run(d: Drawn) -> list[Tensor]:
-        out = [poisoned(case.batch, h, case.tokens, case.size, dtype=dtype) for h in heads]
-        plan(d.x, d.weights, d.biases, tuple(out), d.rotation, chip_of(DEVICE), d.sets and d.sets.each).run()
+    def run(d: Drawn) -> Triple:
+        out = filled(case, dtype)
+        plan(asked(d, d.weights, out)).run()
         return out
 
     def reference(d: Drawn) -> tuple[Tensor, ...]:
@@ -173,14 +183,12 @@ def check_forward(case: Case, dtype: torch.dtype, plan: Run = plan_qkv_bias) -> 
 
 def check_described(case: Case, dtype: torch.dtype, plan: Run = plan_described) -> None:
     """Q, K and V by descriptors, from one weight q|k|v."""
-    heads = (case.heads, case.groups, case.groups)
 
-    def run(d: Drawn) -> list[Tensor]:
+    def run(d: Drawn) -> Triple:
         w_q, w_k, w_v = guarded(torch.cat(d.weights)).split([len(w) for w in d.weights])
-        out = [poisoned(case.batch, h, case.tokens, case.size, dtype=dtype) for h in heads]
-        variant, each = INTERPRETED_VARIANT, d.sets and d.sets.each
-        assert describable(d.x, (w_q, w_k, w_v), d.rotation, case.heads, each is not None, variant)
-        plan(d.x, (w_q, w_k, w_v), d.biases, tuple(out), d.rotation, chip_of(DEVICE), each, variant).run()
+        projection = asked(d, (w_q, w_k, w_v), out := filled(case, dtype))
+        assert describable(projection, INTERPRETED_VARIANT)
+        plan(projection, INTERPRETED_VARIANT).run()
         return out
 
     def reference(d: Drawn) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ from minibeft.kernels.lang import Launch
 from minibeft.kernels.owners import Owners
 from minibeft.kernels.qkv_bias.backward import plan_backward, plan_input_grad
 from minibeft.kernels.qkv_bias.descriptors import describable, plan_described
-from minibeft.kernels.qkv_bias.forward import plan_qkv_bias
+from minibeft.kernels.qkv_bias.forward import Projection, plan_qkv_bias
 from minibeft.kernels.shapes import SHAPES, Shape
 from minibeft.kernels.tiles import matmul_tile, variants
 from minibeft.theory.rotary import Rotation
@@ -91,12 +91,13 @@ def launches(shape: Shape, dtype: torch.dtype, chip: int, sets: int) -> Iterator
         angles = [empty(shape.tokens, shape.dims // 2, kind=torch.float32) for _ in range(2)]
         rotation = Rotation(*angles, interleaved=shape.interleaved)
     x = empty(shape.batch, shape.tokens, shape.width)
-    yield plan_qkv_bias(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, found and found.each)
+    each = found and found.each
+    asked = Projection(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, each)
+    yield plan_qkv_bias(asked)
     described = dtype == torch.bfloat16 and shape in (PACKED if sets else (SHAPES[0], TURNED))
     for variant in variants(chip) if described else ():
-        if describable(x, (w_q, w_k, w_v), rotation, shape.heads, sets > 0, variant):
-            each = found and found.each
-            yield plan_described(x, (w_q, w_k, w_v), (b_q, b_k, b_v), outputs, rotation, chip, each, variant)
+        if describable(asked, variant):
+            yield plan_described(asked, variant)
     yield plan_input_grad(outputs, (w_q, w_k, w_v), empty(*x.shape), rotation, chip)
     if not sets and dtype == torch.bfloat16:
         tile = matmul_tile(chip, dtype, "backward", shape.rows, shape.width, rotation is not None)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from kernel_cases import Case, check_backward, check_column_sums, check_described, check_forward, check_input_grad
 
 from minibeft.kernels.qkv_bias.descriptors import describable
+from minibeft.kernels.qkv_bias.forward import Projection
 from minibeft.kernels.tiles import INTERPRETED_VARIANT, INTERPRETER, SUM_SPLITS
 
 CHECKS = pytest.mark.parametrize("check", [check_forward, check_input_grad, check_column_sums, check_backward])
@@ -73,7 +74,13 @@ def test_what_descriptors_cannot_move():
     q, k, v = packed.split(64)
     weights = q, k, v
     wide = INTERPRETED_VARIANT._replace(general=False)
-    assert describable(x, weights, rotation, 2, True, INTERPRETED_VARIANT)
+
+    def can_move(x, weights, rotation, heads, sets, variant) -> bool:
+        out = torch.zeros(2, heads, x.shape[1], 64 // heads)
+        each = torch.zeros(6, dtype=torch.int32) if sets else None
+        return describable(Projection(x, weights, (None, None, None), (out, out, out), rotation, None, each), variant)
+
+    assert can_move(x, weights, rotation, 2, True, INTERPRETED_VARIANT)
     for wrong in (
         (narrow, weights, rotation, 2, True, INTERPRETED_VARIANT),  # rows begin anywhere
         (x[:, :0], weights, None, 2, True, INTERPRETED_VARIANT),
@@ -85,7 +92,7 @@ def test_what_descriptors_cannot_move():
         (x, weights, None, 2, True, wide),
         (x, weights, rotation, 2, False, wide),
     ):
-        assert not describable(*wrong), wrong
+        assert not can_move(*wrong), wrong
 
 
 @st.composite
