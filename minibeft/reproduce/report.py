@@ -93,7 +93,7 @@ def origin(record: Record) -> str:
 
 def several(record: Record) -> bool:
     """Whether the table has more than one regime."""
-    return len({one["regime"] for one in (*record["cells"], *record["searches"])}) > 1
+    return len({cell["regime"] for cell in record["cells"]} | by_regime(record).keys()) > 1
 
 
 def spread(scores: Sequence[float], sign: str = "") -> str:
@@ -226,10 +226,10 @@ def drift_grid(record: Record) -> Grid:
 
 
 def by_regime(record: Record) -> dict[str, list[Record]]:
-    """Regime → the searches in it."""
+    """Regime → the searches in it; a record of one regime need not name it there."""
     found: dict[str, list[Record]] = {}
     for one in record["searches"]:
-        found.setdefault(one["regime"], []).append(one)
+        found.setdefault(one["regime"] if "regime" in one else record["cells"][0]["regime"], []).append(one)
     return found
 
 

@@ -19,7 +19,7 @@ from minibeft.benchmarks.serve import render as serving
 from minibeft.reproduce import paper
 from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
-from minibeft.reproduce.report import difference, orders, predictions, results, search, spread
+from minibeft.reproduce.report import by_regime, difference, orders, predictions, results, search, spread
 from minibeft.reproduce.statistics import half_interval, least_p, paired
 from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
@@ -246,9 +246,18 @@ def rate_question() -> str:
         f"{test.n} seeds the means differ by {100 * test.mean:+.1f} ± {100 * half_interval(test.std, test.n):.1f} "
         "(95 % interval)."
     )
-    tables = grid.markdown(), search(record("reproduce-biases"), "low").markdown()
-    made = made_by(found, "gradients"), made_by(free, "finetune-q-free")
-    return "\n\n".join([str(sentence), *tables, without, *made])
+    tables = grid.markdown(), search(record("reproduce-biases"), "low").markdown(), *rates_by_regime()
+    made = made_by(found, "gradients"), made_by(record("reproduce-rates"), "reproduce-rates")
+    return "\n\n".join([str(sentence), *tables, without, *made, made_by(free, "finetune-q-free")])
+
+
+def rates_by_regime() -> list[str]:
+    """What each rate gives in each regime: a table a regime, with what its runs have trained on."""
+    found, tables = record("reproduce-rates"), []
+    for regime in by_regime(found):
+        run = next(run for run in found["runs"].values() if run["regime"] == regime)
+        tables += [f"{run['examples']:,} sentences, {run['epochs']} epochs:", search(found, regime).markdown()]
+    return tables
 
 
 def ranking() -> str:
