@@ -161,8 +161,6 @@ def plan_projection(asked: Projection) -> Launch:
     best = tuned(*asked.kind)
     if not isinstance(best, Variant):
         return plan_qkv_bias(asked, best)
-    return (
-        plan_described(asked, best)
-        if best in variants(asked.chip) and describable(asked, best)
-        else plan_qkv_bias(asked)
-    )
+    if best in variants(asked.chip) and describable(asked, best):
+        return plan_described(asked, best)
+    return plan_qkv_bias(asked)

@@ -1,8 +1,8 @@
 """What oneDNN keeps of the shapes it has seen, cut short.
 
 It multiplies in bfloat16, and compiles code for every number of rows, of which packed batches have hundreds; it keeps
-1,024 of these programs, and torch the last 1,024 again: more memory than the training itself takes. Compiling one anew
-costs less than can be measured. Both numbers are read once, before the first product, from the environment.
+1,024 of these programs, and torch the last 1,024 again: more memory than the training itself takes. To compile one
+again costs less than timings scatter. Both numbers are read once, before the first product, from the environment.
 """
 
 import os
