@@ -1,5 +1,7 @@
 """The paired comparison over seeds: against scipy, against values by hand, and what few seeds cannot show."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test, t, ttest_1samp, ttest_rel
 
 from minibeft.errors import BadInput
+from minibeft.reproduce.report import orders, verdict
 from minibeft.reproduce.statistics import detectable, half_interval, least_p, paired
 
 SCORES = st.lists(st.tuples(st.integers(0, 872), st.integers(0, 872)), min_size=2, max_size=7)
@@ -76,3 +79,29 @@ def test_one_seed_shows_nothing():
 def test_too_many_seeds_to_list():
     with pytest.raises(BadInput, match="at most 20 seeds"):
         paired(range(21), [0] * 21)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p_t", "said"),
+    [
+        ([0.1, 0.2], 0.2, "yes, in every seed"),
+        ([-0.1, -0.2], 0.2, "no, the reverse in every seed"),
+        ([0.1, 0.0, 0.1], 0.01, "on average"),
+        ([-0.1, 0.0, -0.1], 0.2, "no, the reverse on average, not significant"),
+        ([0.0, 0.0], 1.0, "no, equal"),
+    ],
+)
+def test_what_is_said_of_an_order(differences, p_t, said):
+    assert verdict(differences, p_t) == said
+
+
+def test_a_difference_is_told_by_its_mean_and_its_median():
+    """By hand: of 40, 20 and 3 points the mean is 21, the median 20; the half interval is that of Student's t."""
+    scores = {"v": [0.9, 0.8, 0.73], "q": [0.5, 0.6, 0.7]}
+    cells = [{"row": row, "rate": "own", "regime": "low", "scores": found} for row, found in scores.items()]
+    test = paired(scores["v"], scores["q"])
+    assert test is not None
+    verdict = {"first": "v", "second": "q", "rate": "own", "regime": "low"} | asdict(test)
+    record = {"cells": cells, "searches": [], "verdicts": [verdict], "seeds": [0, 1, 2], "least_p": 0.25}
+    ((*_, difference, _, _, _, _),) = orders(record).rows
+    assert difference == f"+21.0 ± {100 * 4.302653 * 0.185203 / 3**0.5:.1f} (+20.0)"

@@ -66,7 +66,7 @@ def test_json_is_what_it_was_with_numbers_on_a_line(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
-@pytest.mark.parametrize("name", ["biases", "reparam", "regimes", "ranking"])
+@pytest.mark.parametrize("name", ["biases", "reparam", "regimes", "rates", "ranking"])
 def test_the_committed_pages_say_what_their_records_say(name):
     """Every table of the page again; its pictures are matplotlib's, whose bytes its version decides."""
     found = record(f"reproduce-{name}")
