@@ -65,7 +65,7 @@ def over_rates_and_epochs(record: Record, regime: str) -> list[Plot]:
         for axes, (row, rates) in zip(grid, found.items(), strict=True):
             for rate, by_seed in rates.items():
                 middle, name = [100 * mean(at) for at in zip(*by_seed, strict=True)], f"{rate:g}"
-                axes.plot(range(1, len(middle) + 1), middle, markevery=0.2, label=name, **styles[name])
+                axes.plot(range(1, len(middle) + 1), middle, markevery=marked(middle), label=name, **styles[name])
                 ends.append(f"{row} at {name} ends at {middle[-1]:.1f}")
             along_epochs(axes, title=named_in_full(row))
         grid[0].set(ylabel=f"held-out {record['metric']} (%)")
@@ -128,7 +128,7 @@ def over_epochs(record: Record, cells: Sequence[Record]) -> Plot:
                 curves = [curve(record, run) for run in cell["runs"]]
                 middle, low, high = ([100 * f(at) for at in zip(*curves, strict=True)] for f in (mean, min, max))
                 epochs, row = range(1, len(middle) + 1), cell["row"]
-                (line,) = axes.plot(epochs, middle, markevery=0.2, label=legend(row), **below(row))
+                (line,) = axes.plot(epochs, middle, markevery=marked(middle), label=legend(row), **below(row))
                 axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
                 last.append(f"{row} ends at {middle[-1]:.1f}")
             along_epochs(axes, title=panel)
@@ -139,6 +139,11 @@ def over_epochs(record: Record, cells: Sequence[Record]) -> Plot:
     title = f"Over the epochs, {regime} regime, {named(rate)}"
     svg = as_svg(draw, f"{regime}-{rate}")
     return Plot(title, svg, f"{title}: {'; '.join(last)}.")
+
+
+def marked(values: Sequence[float]) -> int:
+    """Every how many points of a line get a marker: six or fewer do."""
+    return -(-len(values) // 6)
 
 
 def below(row: str) -> dict[str, Any]:

@@ -255,10 +255,11 @@ def search(record: Record, regime: str) -> Grid:
     for s in searches:
         edge = " (edge)" if s["best"] in (s["scores"][0][0], s["scores"][-1][0]) else ""
         rows.append((s["row"], *(f"{100 * score:.1f}" for _, score in s["scores"]), f"{s['best']:g}{edge}"))
-    curves = judged(record, searches[0]["row"], regime)
-    number = len(next(iter(curves.values())))
-    note = f"{record['metric']} in percent on held-out training examples after the last epoch, "
-    note += "the first seed" if number < len(record["seeds"]) else f"mean over {seeds(record)}"
+    runs = [run for run in record["runs"].values() if run["held_out"] and run["regime"] == regime]
+    epochs = ", ".join(map(str, sorted({run["epochs"] for run in runs})))
+    note = f"{record['metric']} in percent on held-out training examples, after {epochs} epochs of "
+    note += f"{runs[0]['examples']:,} others; "
+    note += "the first seed" if len({run["seed"] for run in runs}) < len(record["seeds"]) else seeds(record)
     note += "; edge: the best rate may lie beyond the grid"
     title = "the search for each row's own learning rate" + f", {regime}" * several(record)
     return Grid(title, ("trained", *rates, "best"), rows, note)

@@ -246,18 +246,15 @@ def rate_question() -> str:
         f"{test.n} seeds the means differ by {100 * test.mean:+.1f} ± {100 * half_interval(test.std, test.n):.1f} "
         "(95 % interval)."
     )
-    tables = grid.markdown(), search(record("reproduce-biases"), "low").markdown(), *rates_by_regime()
+    tables = grid.markdown(), *searches("reproduce-biases"), *searches("reproduce-rates")
     made = made_by(found, "gradients"), made_by(record("reproduce-rates"), "reproduce-rates")
     return "\n\n".join([str(sentence), *tables, without, *made, made_by(free, "finetune-q-free")])
 
 
-def rates_by_regime() -> list[str]:
-    """What each rate gives in each regime: a table a regime, with what its runs have trained on."""
-    found, tables = record("reproduce-rates"), []
-    for regime in by_regime(found):
-        run = next(run for run in found["runs"].values() if run["regime"] == regime)
-        tables += [f"{run['examples']:,} sentences, {run['epochs']} epochs:", search(found, regime).markdown()]
-    return tables
+def searches(file: str) -> list[str]:
+    """What each learning rate gives: a table a regime."""
+    found = record(file)
+    return [search(found, regime).markdown() for regime in by_regime(found)]
 
 
 def ranking() -> str:

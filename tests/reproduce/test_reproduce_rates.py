@@ -72,7 +72,7 @@ def test_the_tables_are_one_a_regime(record: dict):
     assert [grid.title for grid in found] == [
         f"the search for each row's own learning rate, {regime}" for regime in FEW.regimes
     ]
-    assert all("mean over 2 seeds" in grid.note for grid in found)
+    assert all("after 2 epochs of 24 others; 2 seeds" in grid.note for grid in found)
 
 
 def test_without_rates_there_is_nothing_to_run(tmp_path: Path):
