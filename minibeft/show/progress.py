@@ -20,25 +20,31 @@ class Lines:
     def __init__(self, bar: Progress):
         self.bar = bar
         self.lines: dict[str, TaskID] = {}
-        self.first: tuple[float, float] | None = None  # when all of it was first seen, and how far it was
+        self.first: tuple[float, float] | None = None  # when all of it was first seen, and how much was worked then
         self.estimated = False
 
-    def show(self, name: str, done: float, total: float, text: str = "", *, part: bool = False) -> None:
-        """Bring a line up to date; a new name gets a line. part: another line is that of all the work."""
+    def show(
+        self, name: str, done: float, total: float, text: str = "", *, part: bool = False, found: float = 0.0
+    ) -> None:
+        """Bring a line up to date; a new name gets a line.
+
+        part   another line is that of all the work
+        found  how much of what is done was there before, and says nothing of the speed
+        """
         if name not in self.lines:
             self.lines[name] = self.bar.add_task(one_line(name), total=total, text="")
         self.bar.update(self.lines[name], completed=done, total=total, text=text)
         if not part and not self.estimated:
-            self.estimate(done, total)
+            self.estimate(done - found, total - done)
 
-    def estimate(self, done: float, total: float) -> None:
+    def estimate(self, worked: float, left: float) -> None:
         """Say once how long the rest takes at the speed so far."""
         now = monotonic()
-        self.first = self.first or (now, done)
+        self.first = self.first or (now, worked)
         begun, before = self.first
-        if now - begun >= WATCHED and done > before:
+        if now - begun >= WATCHED and worked > before:
             self.estimated = True
-            seconds = (now - begun) * (total - done) / (done - before)
+            seconds = (now - begun) * left / (worked - before)
             if seconds >= WORTH_SAYING and not out.quiet:
                 err.print(f"about {duration(seconds)} to go")
 

@@ -23,6 +23,16 @@ def test_long_work_is_estimated_once(capsys, monkeypatch):
     assert said(capsys, monkeypatch, 10.0, 2000) == ["about 6 h to go"]
 
 
+def test_what_was_there_before_says_nothing_of_the_speed(capsys, monkeypatch):
+    """A second run turns up after ten seconds with 50 of 100 steps done: it is one step that took the time, not 51."""
+    clock = iter((0.0, 10.0))
+    monkeypatch.setattr(module, "monotonic", lambda: next(clock))
+    with progress() as lines:
+        lines.show("runs", 1, 200)
+        lines.show("runs", 52, 200, found=50)
+    assert capsys.readouterr().err.splitlines() == ["about 25 min to go"]
+
+
 def test_short_work_says_nothing(capsys, monkeypatch):
     """40 steps of a second: after five seconds 34 are left, which is less than a minute."""
     assert said(capsys, monkeypatch, 1.0, 40) == []

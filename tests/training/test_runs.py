@@ -187,6 +187,22 @@ def test_parallel_processes_give_the_same_as_one_after_the_other(tmp_path):
     assert one.last == two.last == {"seed 0": (1, 1), "seed 1": (1, 1), "runs": (2, 2)}
 
 
+def test_what_a_resumed_run_brings_with_it_is_told_apart(tmp_path):
+    """Broken off in its second epoch, it comes back with the first one done, and ten steps of 48 of the second."""
+    settings, folder = small_settings(tmp_path, batch=1), tmp_path / "run"
+
+    def stop(step: Step) -> None:
+        if step.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(settings, folder, progress=stop)
+    seen = Seen()
+    finetune_all([("a run", settings, folder)], seen, jobs=1)
+    assert seen.found == pytest.approx((1 + 10 / 48) / 2)
+    assert seen.last["runs"] == (1, 1)
+
+
 def test_what_is_done_counts_by_the_size_of_the_runs(tmp_path):
     """One run of three examples after another of one: half of the way is not when one of two is done."""
     base = small_settings(tmp_path)
@@ -203,8 +219,11 @@ class Seen(Lines):
         self.last: dict[str, tuple[float, float]] = {}
         self.every: list[tuple[float, float]] = []  # of all runs together
 
-    def show(self, name: str, done: float, total: float, text: str = "", *, part: bool = False) -> None:
+    def show(
+        self, name: str, done: float, total: float, text: str = "", *, part: bool = False, found: float = 0.0
+    ) -> None:
         self.last[name] = done, total
+        self.found = found
         self.every += [(done, total)] * (name == "runs")
 
     def end(self, name: str) -> None:
