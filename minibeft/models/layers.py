@@ -63,6 +63,7 @@ class LayerNorm(nn.LayerNorm):
     sets: Sets | None = None
 
     def reset_parameters(self) -> None:
+        """Nothing is drawn for weights without memory: when a checkpoint is loaded (load.py), most modules are such."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
@@ -97,6 +98,7 @@ class Linear(nn.Linear):
     sets: Sets | None = None
 
     def reset_parameters(self) -> None:
+        """As LayerNorm's."""
         if not self.weight.is_meta:
             super().reset_parameters()
 

@@ -1,6 +1,7 @@
 """A record's plots: over the training examples, over learning rates, the learning curves, and the paper's own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -61,16 +62,13 @@ def over_rates_and_epochs(record: Record, regime: str) -> list[Plot]:
     styles, ends = looks(f"{rate:g}" for rates in found.values() for rate in rates), []
 
     def draw(figure: "Figure") -> None:
-        grid = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-        for axes, (row, rates) in zip(grid, found.items(), strict=True):
-            for rate, by_seed in rates.items():
-                middle, name = [100 * mean(at) for at in zip(*by_seed, strict=True)], f"{rate:g}"
-                axes.plot(range(1, len(middle) + 1), middle, markevery=marked(middle), label=name, **styles[name])
-                ends.append(f"{row} at {name} ends at {middle[-1]:.1f}")
-            along_epochs(axes, title=named_in_full(row))
-        grid[0].set(ylabel=f"held-out {record['metric']} (%)")
-        handles, names = grid[0].get_legend_handles_labels()
-        figure.legend(handles, names, title="learning rate", loc="outside upper center", ncols=len(names))
+        with panels(figure, len(found), f"held-out {record['metric']} (%)", title="learning rate") as grid:
+            for axes, (row, rates) in zip(grid, found.items(), strict=True):
+                for rate, by_seed in rates.items():
+                    middle, name = [100 * mean(at) for at in zip(*by_seed, strict=True)], f"{rate:g}"
+                    axes.plot(range(1, len(middle) + 1), middle, markevery=marked(middle), label=name, **styles[name])
+                    ends.append(f"{row} at {name} ends at {middle[-1]:.1f}")
+                along_epochs(axes, title=named_in_full(row))
 
     title = f"Over the learning rate and the epochs, {regime} regime"
     return [Plot(title, as_svg(draw, f"rates-epochs-{regime}"), f"{title}: {'; '.join(ends)}.")]
@@ -83,19 +81,16 @@ def over_regimes(record: Record) -> Plot:
     numbers, styles, ends = [*sizes(record).values()], looks(cell["row"] for cell in record["cells"]), []
 
     def draw(figure: "Figure") -> None:
-        grid = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
-        for axes, rate in zip(grid, rates, strict=True):
-            for row, cells in by_row(record, rate).items():
-                middle, low, high = ([100 * f(cell["scores"]) for cell in cells] for f in (mean, min, max))
-                axes.plot(numbers, middle, label=legend(row), **styles[row], **below(row))
-                axes.fill_between(numbers, low, high, color=styles[row]["color"], alpha=0.1, linewidth=0)
-                ends.append(f"{row}, {named(rate)}: {', '.join(f'{value:.1f}' for value in middle)}")
-            axes.set(xscale="log", xlabel="training examples", title=named(rate))
-            axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
-            axes.set_xticks([], minor=True)
-        grid[0].set(ylabel=f"{record['metric']} (%)")
-        handles, terms = grid[0].get_legend_handles_labels()
-        figure.legend(handles, terms, loc="outside upper center", ncols=min(5, len(terms)))
+        with panels(figure, len(rates), f"{record['metric']} (%)") as grid:
+            for axes, rate in zip(grid, rates, strict=True):
+                for row, cells in by_row(record, rate).items():
+                    middle, low, high = ([100 * f(cell["scores"]) for cell in cells] for f in (mean, min, max))
+                    axes.plot(numbers, middle, label=legend(row), **styles[row], **below(row))
+                    axes.fill_between(numbers, low, high, color=styles[row]["color"], alpha=0.1, linewidth=0)
+                    ends.append(f"{row}, {named(rate)}: {', '.join(f'{value:.1f}' for value in middle)}")
+                axes.set(xscale="log", xlabel="training examples", title=named(rate))
+                axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
+                axes.set_xticks([], minor=True)
 
     title = "Over the training examples"
     return Plot(title, as_svg(draw, "regimes"), f"{title}, {'; '.join(ends)}.")
@@ -118,27 +113,34 @@ def named(rate: str) -> str:
 def over_epochs(record: Record, cells: Sequence[Record]) -> Plot:
     """The validation score by epoch, mean over the seeds with their range, a panel a form; of one regime and rate."""
     regime, rate = cells[0]["regime"], cells[0]["rate"]
-    panels = list(dict.fromkeys(form_of(cell["row"]) for cell in cells))
+    forms = list(dict.fromkeys(form_of(cell["row"]) for cell in cells))
     last = []
 
     def draw(figure: "Figure") -> None:
-        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, panel in zip(grid, panels, strict=True):
-            for cell in (cell for cell in cells if form_of(cell["row"]) == panel):
-                curves = [curve(record, run) for run in cell["runs"]]
-                middle, low, high = ([100 * f(at) for at in zip(*curves, strict=True)] for f in (mean, min, max))
-                epochs, row = range(1, len(middle) + 1), cell["row"]
-                (line,) = axes.plot(epochs, middle, markevery=marked(middle), label=legend(row), **below(row))
-                axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-                last.append(f"{row} ends at {middle[-1]:.1f}")
-            along_epochs(axes, title=panel)
-        grid[0].set(ylabel=f"{record['metric']} (%)")
-        handles, terms = grid[0].get_legend_handles_labels()
-        figure.legend(handles, terms, loc="outside upper center", ncols=len(terms))
+        with panels(figure, len(forms), f"{record['metric']} (%)") as grid:
+            for axes, form in zip(grid, forms, strict=True):
+                for cell in (cell for cell in cells if form_of(cell["row"]) == form):
+                    curves = [curve(record, run) for run in cell["runs"]]
+                    middle, low, high = ([100 * f(at) for at in zip(*curves, strict=True)] for f in (mean, min, max))
+                    epochs, row = range(1, len(middle) + 1), cell["row"]
+                    (line,) = axes.plot(epochs, middle, markevery=marked(middle), label=legend(row), **below(row))
+                    axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+                    last.append(f"{row} ends at {middle[-1]:.1f}")
+                along_epochs(axes, title=form)
 
     title = f"Over the epochs, {regime} regime, {named(rate)}"
     svg = as_svg(draw, f"{regime}-{rate}")
     return Plot(title, svg, f"{title}: {'; '.join(last)}.")
+
+
+@contextmanager
+def panels(figure: "Figure", number: int, ylabel: str, title: str | None = None) -> Iterator[Sequence[Any]]:
+    """Axes side by side that share y, under one legend, of the lines of the first."""
+    grid = figure.subplots(1, number, sharey=True, squeeze=False)[0]
+    yield grid
+    grid[0].set(ylabel=ylabel)
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, title=title, loc="outside upper center", ncols=min(5, len(names)))
 
 
 def marked(values: Sequence[float]) -> int:
