@@ -237,12 +237,17 @@ def by_regime(record: Record) -> dict[str, list[Record]]:
     return found
 
 
+def searching(record: Record, regime: str) -> list[Record]:
+    """The runs of a regime's search: those that held-out examples judge."""
+    return [run for run in record["runs"].values() if run["held_out"] and run["regime"] == regime]
+
+
 def judged(record: Record, row: str, regime: str) -> dict[float, list[list[float]]]:
     """Learning rate → the held-out metric by epoch, a list a seed: what a row's search was judged on."""
     term, _, form = row.partition(" ")
     found: dict[float, list[list[float]]] = {}
-    for run in record["runs"].values():
-        if (run["terms"], run["form"], run["regime"]) == (term, form or "plain", regime) and run["held_out"]:
+    for run in searching(record, regime):
+        if (run["terms"], run["form"]) == (term, form or "plain"):
             found.setdefault(run["learning_rate"], []).append(run["held_out"][record["metric"]])
     return dict(sorted(found.items()))
 
@@ -255,7 +260,7 @@ def search(record: Record, regime: str) -> Grid:
     for s in searches:
         edge = " (edge)" if s["best"] in (s["scores"][0][0], s["scores"][-1][0]) else ""
         rows.append((s["row"], *(f"{100 * score:.1f}" for _, score in s["scores"]), f"{s['best']:g}{edge}"))
-    runs = [run for run in record["runs"].values() if run["held_out"] and run["regime"] == regime]
+    runs = searching(record, regime)
     epochs = ", ".join(map(str, sorted({run["epochs"] for run in runs})))
     note = f"{record['metric']} in percent on held-out training examples, after {epochs} epochs of "
     note += f"{runs[0]['examples']:,} others; "

@@ -66,14 +66,15 @@ def finetune_all(
     stack     those that can train together do, where jobs is 1 (stack.py)
     """
     sizes = [1] * len(runs) if sizes is None else sizes
-    shares, total, number_of_all = [0.0] * len(runs), sum(before) + sum(sizes), len(before) + len(runs)
+    shares, earlier, number_of_all = [0.0] * len(runs), sum(before), len(before) + len(runs)
+    total = earlier + sum(sizes)
     resumed: dict[int, float] = {}  # by run, what is done of it when it is first seen
 
     def notify(number: int, step: Step) -> None:
         shares[number] = step.share
         resumed.setdefault(number, step.share * sizes[number])
         lines.show(runs[number][0], step.share, 1.0, str(step), part=True)
-        done = sum(before) + sum(share * size for share, size in zip(shares, sizes, strict=True))
+        done = earlier + sum(share * size for share, size in zip(shares, sizes, strict=True))
         finished = len(before) + sum(share == 1 for share in shares)
         lines.show("runs", done, total, f"{finished} of {number_of_all}", found=sum(resumed.values()))
         if step.share == 1:
