@@ -255,6 +255,10 @@ def reproduce(
     device: Device = "auto",
     jobs: Annotated[int, typer.Option(min=1, help="runs at the same time, in processes of equal threads")] = 1,
     cluster: Cluster = None,
+    extend: Annotated[
+        Path | None,
+        typer.Option(metavar="RECORD", help="a table's .json: add these seeds to it, at the own rates that it found"),
+    ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="default: runs/reproduce-MODEL-TASK")] = None,
 ) -> None:
     """Run a table of the paper over seeds and rates; run it again to resume. Exit status 1 if b_k has an effect where
@@ -269,7 +273,8 @@ def reproduce(
     require_cluster(cluster, jobs=jobs > 1, **{"dtype auto": dtype == AUTO})
     base = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
     search = {"rates": read_rates(rates), "held_out": judges}
-    raise typer.Exit(run_table(table, base, folder, seeds=read_seeds(seeds), **search, jobs=jobs, cluster=cluster))
+    how = {"jobs": jobs, "cluster": cluster, "extend": extend}
+    raise typer.Exit(run_table(table, base, folder, seeds=read_seeds(seeds), **search, **how))
 
 
 def run_table(table: str, base: "Settings", folder: Path | None, **options: Any) -> int:

@@ -3,7 +3,7 @@
 A row's own learning rate is searched on one grid for all rows, judged on held-out training examples, never on dev.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
@@ -142,6 +142,17 @@ def searched(row: Row, regime: str, runs: Iterable[Settings], records: Mapping[S
 def own_runs(base: Settings, search: Search, seeds: Iterable[int]) -> list[Settings]:
     """A row at the rate that was found for it."""
     return [at(base, search.row, regime=search.regime, learning_rate=search.best, seed=seed) for seed in seeds]
+
+
+def cells_of(
+    base: Settings, table: Table, searches: Iterable[Search], seeds: Sequence[int]
+) -> Iterator[tuple[Row, str, list[Settings]]]:
+    """(row, "protocol" or "own", its runs) of every cell: each regime at the protocol's rate, then at each own one."""
+    for regime in table.regimes_of(base):
+        for row in table.rows:
+            yield row, "protocol", [at(base, row, regime=regime, seed=seed) for seed in seeds]
+    for search in searches if table.rows else ():
+        yield search.row, "own", own_runs(base, search, seeds)
 
 
 def read_rates(text: str) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from minibeft.errors import BadInput
 from minibeft.families import BODIES
+from minibeft.reproduce.extend import Earlier
 from minibeft.reproduce.plan import Table, at, find_table, own_runs, protocol_runs, search_runs, searched
 from minibeft.reproduce.plots import plots
 from minibeft.reproduce.ranking import rank_over_seeds, ranking_grids, ranking_plots
@@ -35,16 +36,19 @@ def reproduce(
     held_out: int = 0,
     jobs: int = 1,
     cluster: str | None = None,
+    extend: Path | None = None,
 ) -> tuple[Record, list[Grid]]:
     """Run what the table needs in this folder; returns its record, and the tables to print.
 
-    rates  to search for each row's own, with this many training examples held out; none: only the protocol's
+    rates   to search for each row's own, with this many training examples held out; none: only the protocol's
+    extend  a record of the table, to which these seeds are added; each row's own rate is the one found there
     Writes <table>.json, .md and .html. The record's "ok" is false where runs that K3 says are one are not.
     """
     plan = find_table(table)
     if plan.ranked and BODIES[family_of(base.model)].decodes:
         plan = plan.of_decoder()
-    if not plan.tuned:
+    earlier = Earlier(extend, plan, seeds) if extend else None
+    if earlier or not plan.tuned:
         rates = ()
     if not (plan.rows or rates):
         raise BadInput(f"{table}: is a search over learning rates; give --rates some")
@@ -53,7 +57,7 @@ def reproduce(
         if table == "ranking":
             record = rank_over_seeds(series, seeds, jobs=jobs)
         else:
-            record = run_rows(plan, series, seeds, rates, held_out, jobs=jobs)
+            record = run_rows(plan, series, seeds, rates, held_out, earlier, jobs=jobs)
         tables, pictures = shown(record)
         title, note = f"{table}: {base.model} on {base.task}", made_by(record)
         write_json(folder / f"{table}.json", record)
@@ -70,10 +74,19 @@ def shown(record: Record) -> tuple[list[Grid], list[Plot]]:
 
 
 def run_rows(
-    plan: Table, series: Series, seeds: Sequence[int], rates: Sequence[float], held_out: int, *, jobs: int
+    plan: Table,
+    series: Series,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    held_out: int,
+    earlier: Earlier | None,
+    *,
+    jobs: int,
 ) -> Record:
-    """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed; of a table
-    without rows that search alone, with every seed."""
+    """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed, or earlier; of
+    a table without rows that search alone, with every seed."""
+    if earlier:
+        earlier.require_fits(series)
     protocol = protocol_runs(series.base, plan, seeds)
     searching = seeds[:1] if plan.rows else seeds
     grid = {
@@ -82,11 +95,12 @@ def run_rows(
         for row in (plan.tuned if rates else ())
     }
     series.run([*protocol, *(run for runs in grid.values() for run in runs)], jobs=jobs)
-    searches = [searched(*where, runs, series.records) for where, runs in grid.items()]
+    searches = earlier.searches if earlier else [searched(*where, runs, series.records) for where, runs in grid.items()]
     if plan.rows:
         series.run([run for search in searches for run in own_runs(series.base, search, seeds)], jobs=jobs)
     null = key_bias(series.base.model)["status"] == "null"
-    return summarise(plan, series, seeds, searches, list(compared(plan, series)) if null and plan.same else [])
+    record = summarise(plan, series, seeds, searches, list(compared(plan, series)) if null and plan.same else [])
+    return earlier.with_more(record) if earlier else record
 
 
 def compared(plan: Table, series: Series) -> Iterator[Same]:

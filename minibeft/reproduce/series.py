@@ -27,7 +27,9 @@ class Series:
     """Runs that share the model, the data and all settings but the compared ones; each lies in folder/runs/<name>.
 
     base     their settings, with the protocol's learning rate and eps
-    size     how many examples a run trains on, over all its epochs
+    digests  of model and data, by whether examples are held out
+    shared   the settings that all have in common, as the folder states them
+    resolved  a run's settings with the protocol's values where none are given
     cluster  the address of the Dask scheduler on whose workers they run; None: they run here
     """
 
@@ -36,10 +38,12 @@ class Series:
         base: Settings,
         folder: Path,
         digests: dict[bool, dict[str, str]],
-        size: Callable[[Settings], int],
+        shared: Record,
+        resolved: Callable[[Settings], Settings],
         cluster: str | None,
     ):
-        self.base, self.folder, self.digests, self.size, self.cluster = base, folder, digests, size, cluster
+        self.base, self.folder, self.digests, self.shared, self.cluster = base, folder, digests, shared, cluster
+        self.resolved = resolved
         self.records: dict[Settings, Record] = {}
 
     def run(self, runs: Iterable[Settings], *, jobs: int) -> None:
@@ -54,6 +58,11 @@ class Series:
         with progress() as lines:
             found = finetune_all(work, lines, sizes=[*sizes], before=[*before], **how)
         self.records |= dict(zip(left, found, strict=True))
+
+    def size(self, settings: Settings) -> int:
+        """How many examples a run trains on, over all its epochs."""
+        run = self.resolved(settings)
+        return (run.examples or 0) * (run.epochs or 0)
 
     def place(self, settings: Settings) -> Path:
         """The run's folder."""
@@ -84,18 +93,18 @@ def open_series(base: Settings, folder: Path, *, held_out: int, cluster: str | N
     if held_out:
         digests[True] = load(replace(base, held_out=held_out)).digests
     with held(folder):
-        mine = {"settings": shared_by(base, resolved), "digests": digests[False]}
+        shared = shared_by(base, resolved)
+        mine = {"settings": shared, "digests": digests[False]}
         if begun(folder, SERIES):
             require_same(folder, read_shared(folder / SERIES), mine, "reproduction")
         else:
             write_json(folder / SERIES, mine)
         protocol = replace(base, learning_rate=resolved.learning_rate, eps=resolved.eps)
 
-        def size(run: Settings) -> int:
-            found = resolve(run, loaded.task, len(loaded.train), loaded.model.config)
-            return (found.examples or 0) * (found.epochs or 0)
+        def resolved_run(run: Settings) -> Settings:
+            return resolve(run, loaded.task, len(loaded.train), loaded.model.config)
 
-        yield Series(protocol, folder, digests, size, cluster)
+        yield Series(protocol, folder, digests, shared, resolved_run, cluster)
 
 
 def shared_by(base: Settings, resolved: Settings) -> Record:

@@ -9,7 +9,7 @@ from minibeft.certificate.certify import certify
 from minibeft.checkpoints.find import find
 from minibeft.checkpoints.tensors import read_json
 from minibeft.reproduce.measures import drift, importance_of
-from minibeft.reproduce.plan import Row, Search, Table, at, name_of, own_runs
+from minibeft.reproduce.plan import Row, Search, Table, at, cells_of, name_of
 from minibeft.reproduce.same import Same, metrics_of
 from minibeft.reproduce.series import LOCAL, Series
 from minibeft.reproduce.statistics import least_p, paired
@@ -28,14 +28,7 @@ def summarise(
     table: Table, series: Series, seeds: Sequence[int], searches: Sequence[Search], same: Sequence[Same]
 ) -> Record:
     """The table's record from its finished runs."""
-    base = series.base
-    cells = [
-        cell_of(series, row, "protocol", [at(base, row, regime=regime, seed=seed) for seed in seeds])
-        for regime in table.regimes_of(base)
-        for row in table.rows
-    ]
-    for search in searches if table.rows else ():
-        cells.append(cell_of(series, search.row, "own", own_runs(base, search, seeds)))
+    cells = [cell_of(series, *planned) for planned in cells_of(series.base, table, searches, seeds)]
     first = next(iter(series.records.values()))
     return heading(table.name, series, seeds) | {
         "metric": metric_of(first["epochs"][-1])[1],

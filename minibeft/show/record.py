@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+# What provenance() says.
+MADE = ("command", "date", "versions", "machine")
 PACKAGES = ("minibeft", "torch", "numpy", "sympy", "triton", "transformers", "peft")
 
 
@@ -37,11 +39,12 @@ def program() -> str:
     return f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
 
 
-def made_by(record: Mapping[str, Any]) -> str:
-    """A record's command, versions and machine, as a line under its tables."""
-    machine, torch = record["machine"], record["versions"]["torch"]
+def made_by(record: Mapping[str, Any], quote: str = "") -> str:
+    """A record's command, versions and machine, and those of the record that it extends, as a line under its tables."""
+    machine, torch, command = record["machine"], record["versions"]["torch"], f"{quote}{record['command']}{quote}"
     card = f", {machine['gpu']}" if "gpu" in machine else ""
-    return f"{record['command']}; torch {torch}, {machine['cores']} cores ({machine['cpu']}){card}, {record['date']}"
+    line = f"{command}; torch {torch}, {machine['cores']} cores ({machine['cpu']}){card}, {record['date']}"
+    return f"{line}; it extends {made_by(record['extends'], quote)}" if "extends" in record else line
 
 
 @cache

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from minibeft.checkpoints.tensors import read_all, read_json
 from minibeft.errors import BadInput
+from minibeft.show.record import MADE
 from minibeft.training.settings import Settings
 
 RECORD, TRAINED = "run.json", "trained.safetensors"
-MADE = {"command", "date", "versions", "machine"}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     ours |= {"written": None} | record
     require(file, ours, SCHEMA)
     ended = bool(ours["epochs"]) and len(ours["epochs"]) == ours["settings"].get("epochs", len(ours["epochs"]))
-    if record.get("complete") and not (ended and record.keys() >= MADE):
+    if record.get("complete") and not (ended and record.keys() >= {*MADE}):
         raise BadInput(f"{file}: is damaged: complete, and without results; delete the file to begin this run again")
     return record
 
@@ -116,9 +116,9 @@ SCHEMA: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def require_same(folder: Path, there: dict[str, Any], mine: dict[str, Any], what: str) -> None:
-    """BadInput that names the settings and digests that another run or series in this folder has; a setting that is
-    newer than the folder had its default."""
+def require_same(place: Path, there: Mapping[str, Any], mine: Mapping[str, Any], what: str) -> None:
+    """BadInput that names the settings and digests that another run or series in this folder or file has; a setting
+    that is newer had its default there."""
     defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
     wrong = [
         f"{name} is {found!r} there, {value!r} here"
@@ -127,6 +127,5 @@ def require_same(folder: Path, there: dict[str, Any], mine: dict[str, Any], what
         if (found := (defaults | there.get(part, {})).get(name)) != value
     ]
     if wrong:
-        raise BadInput(
-            f"{folder}: holds another {what} ({', '.join(wrong)}); choose another folder, nothing was written"
-        )
+        other = f"choose another {'file' if place.is_file() else 'folder'}"
+        raise BadInput(f"{place}: holds another {what} ({', '.join(wrong)}); {other}, nothing was written")

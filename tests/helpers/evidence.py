@@ -21,6 +21,7 @@ from minibeft.reproduce.gradients import render as gradient_grids
 from minibeft.reproduce.ranking import ranking_grids
 from minibeft.reproduce.report import by_regime, difference, orders, predictions, results, search, spread
 from minibeft.reproduce.statistics import half_interval, least_p, paired
+from minibeft.show import record as show_record
 from minibeft.show.grid import Grid
 from minibeft.theory.theorems import THEOREMS
 
@@ -35,11 +36,7 @@ def record(name: str) -> dict[str, Any]:
 
 def made_by(found: dict[str, Any], file: str) -> str:
     """The line under a table: command, versions, machine, file."""
-    machine = found["machine"]
-    return (
-        f"`{found['command']}`, torch {found['versions']['torch']}, {machine['cores']} cores ({machine['cpu']}), "
-        f"{found['date']}: [records/{file}.json](records/{file}.json)"
-    )
+    return f"{show_record.made_by(found, '`')}: [records/{file}.json](records/{file}.json)"
 
 
 def ratio(measurement: dict[str, float]) -> float:

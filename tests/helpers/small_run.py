@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,22 @@ from minibeft.checkpoints.adapters import make_adapter, save_adapter
 from minibeft.checkpoints.load import build_model, load_model
 from minibeft.checkpoints.save import save_model
 from minibeft.models.biases import freeze_except
+from minibeft.reproduce import plan
 from minibeft.theory.draws import Draws
 from minibeft.training.settings import Settings
 
 WORDS = [f"w{i}" for i in range(30)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+ROWS = {row.name: row for row in plan.TABLES["regimes"].rows}
+# The table of regimes, with fewer of everything.
+FEW_REGIMES = replace(
+    plan.TABLES["regimes"],
+    rows=tuple(ROWS[name] for name in ("v", "k", "none", "all")),
+    regimes=("low", "high"),
+    tuned=(ROWS["v"],),
+    ordered=(("v", "k"),),
+    ranked=(ROWS["v"], ROWS["k"]),
+)
 
 
 def make_model(folder: Path, *, std: float = 0.5) -> Path:

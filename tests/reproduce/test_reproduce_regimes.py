@@ -1,28 +1,17 @@
 """The table of regimes, on the small model: each regime's own search, and whether importance predicts the scores."""
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 import pytest
 from scipy.stats import spearmanr
-from small_run import small_settings
+from small_run import FEW_REGIMES, small_settings
 
 from minibeft.reproduce import measures, plan
 from minibeft.reproduce.plots import plots
 from minibeft.reproduce.report import predictions
 from minibeft.reproduce.reproduce import reproduce
 from minibeft.training.settings import Settings
-
-ROWS = {row.name: row for row in plan.TABLES["regimes"].rows}
-FEW = replace(
-    plan.TABLES["regimes"],
-    rows=tuple(ROWS[name] for name in ("v", "k", "none", "all")),
-    regimes=("low", "high"),
-    tuned=(ROWS["v"],),
-    ordered=(("v", "k"),),
-    ranked=(ROWS["v"], ROWS["k"]),
-)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +20,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict:
     root = tmp_path_factory.mktemp("regimes")
     base = small_settings(root, examples=24, epochs=1, learning_rate=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(plan.TABLES, "regimes", FEW)
+        patch.setitem(plan.TABLES, "regimes", FEW_REGIMES)
         return reproduce("regimes", base, root / "out", seeds=(0, 1), rates=(1e-3, 1e-1), held_out=20)[0]
 
 
@@ -53,7 +42,8 @@ def test_the_first_picture_is_over_the_training_examples(record: dict):
     for cells in zip(*(iter(sorted(record["cells"], key=lambda cell: (cell["row"], cell["rate"]))),) * 2, strict=True):
         values = ", ".join(f"{100 * mean(cell['scores']):.1f}" for cell in cells)
         assert f"{cells[0]['row']}, {cells[0]['rate']} rate: {values}" in first.alt
-    assert [picture.title for picture in others] == [f"Over the learning rate, {name} regime" for name in FEW.regimes]
+    titles = [f"Over the learning rate, {regime} regime" for regime in FEW_REGIMES.regimes]
+    assert [picture.title for picture in others] == titles
 
 
 def test_importance_is_measured_in_each_regime(record: dict):
