@@ -68,20 +68,22 @@ def test_extended_twice_names_all_commands(base: Settings, first: Path, tmp_path
 
 
 def test_what_does_not_fit_is_one_line(base: Settings, first: Path, tmp_path: Path):
-    rest: dict[str, Any] = {"seeds": (2,), "extend": first}
+    def rest(**changes: Any) -> dict[str, Any]:
+        return {"seeds": (2,), "extend": first, **changes}
+
     record, another = read_json(first), tmp_path / "another.json"
     more_rows = [*record["cells"], record["cells"][0] | {"row": "ln1"}]
     another.write_text(json.dumps(record | {"cells": more_rows}))
     for table, settings, options, message in (
-        ("regimes", base, rest | {"seeds": (1, 2)}, "regimes.json: has seed 1 already; give --seeds"),
-        ("regimes", base, rest | {"seeds": range(2, 21)}, "give at most 20 seeds"),
-        ("biases", base, rest, "regimes.json: holds no record of biases"),
-        ("ranking", base, rest, "goes with tables whose rows are compared, not with ranking"),
-        ("rates", base, rest, "goes with tables whose rows are compared, not with rates"),
-        ("regimes", base, rest | {"extend": tmp_path / "none.json"}, "none.json: missing"),
-        ("regimes", base, rest | {"extend": another}, "another.json: ln1 low protocol rate: learning_rate, examples,"),
-        ("regimes", replace(base, pad="longest"), rest, "holds another reproduction (pad is 'bucket' there, 'longest'"),
-        ("regimes", replace(base, epochs=2), rest, "v low protocol rate: learning_rate, examples, epochs are"),
+        ("regimes", base, rest(seeds=(1, 2)), "regimes.json: has seed 1 already; give --seeds"),
+        ("regimes", base, rest(seeds=range(2, 21)), "give at most 20 seeds"),
+        ("biases", base, rest(), "regimes.json: holds no record of biases"),
+        ("ranking", base, rest(), "goes with tables whose rows are compared, not with ranking"),
+        ("rates", base, rest(), "goes with tables whose rows are compared, not with rates"),
+        ("regimes", base, rest(extend=tmp_path / "none.json"), "none.json: missing"),
+        ("regimes", base, rest(extend=another), "another.json: ln1 low protocol rate: learning_rate, examples,"),
+        ("regimes", replace(base, pad="longest"), rest(), "holds another reproduction (pad is 'bucket' there, 'long"),
+        ("regimes", replace(base, epochs=2), rest(), "v low protocol rate: learning_rate, examples, epochs are"),
     ):
         with pytest.raises(BadInput) as caught:
             reproduce(table, settings, tmp_path / "out", **options)
