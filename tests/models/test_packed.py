@@ -14,7 +14,7 @@ from minibeft.models import transformer
 from minibeft.models.biases import freeze_except
 from minibeft.models.config import Backend
 from minibeft.models.packed import dropout, packing
-from minibeft.models.packed.packing import Mix, Packing, Spread
+from minibeft.models.packed.packing import Mix, Packing, Spread, mixing
 from minibeft.models.transformer import Attention, Transformer
 from minibeft.theory.draws import Draws
 
@@ -216,11 +216,31 @@ def test_attention_drops_what_draw_keep_says_and_keeps_what_its_backward_pass_ne
     def kept(needed: str) -> tuple[Tensor | None, ...]:
         given = [x.clone().requires_grad_(name in needed) for name, x in zip("qkv", (q, k, v), strict=True)]
         mixed = Mix.apply(*given, None, 0.0)  # which holds what its backward pass has
-        return mixed.grad_fn.saved_tensors[:3]
+        return mixed.grad_fn.saved_tensors[:5]
 
-    assert kept("v") == (None, None, None)
+    *others, p_kept = kept("v")
+    assert others == [None] * 4
+    torch.testing.assert_close(p_kept, p)
     for needed in ("q", "k", "qkv"):
-        assert all(one is not None for one in kept(needed))
+        *given, mask, p_kept = kept(needed)
+        assert all(one is not None for one in given)
+        assert mask is p_kept is None  # P has T entries more a token and head: it is computed again
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_backward_pass_sees_the_weights_of_the_forward_pass(autocast: bool, monkeypatch: pytest.MonkeyPatch):
+    """Bit by bit, also where autocast chooses the types of the forward pass and no longer those of the backward one."""
+    seen: list[Tensor] = []
+    monkeypatch.setattr(packing, "mixing", lambda *given: (seen.append(mixing(*given)), seen[-1])[1])
+    model = classifier("bert", torch.float32, "fused", "q,k,v")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = model.classify(IDS, MASK).sum()
+    loss.backward()
+    forward, again = seen[:3], seen[3:]
+    assert len(again) == 3
+    for one, other in zip(forward, reversed(again), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 def test_classify_packs_for_the_fused_backend_alone(monkeypatch: pytest.MonkeyPatch):

@@ -145,11 +145,19 @@ def softmax(z: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
     return z.div_(z.sum(-1, keepdim=True))
 
 
+def mixing(
+    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], mask: Float[Tensor, "B 1 1 S"] | None
+) -> Float[Tensor, "B H T S"]:
+    """P = softmax(q kᵀ/√D + mask), in float32 at least, rounded to q's type."""
+    z = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)).div_(math.sqrt(q.shape[-1]))
+    return softmax(z if mask is None else z.add_(mask)).to(q.dtype)
+
+
 class Mix(torch.autograd.Function):
     """O = dropout(softmax(q kᵀ/√D + mask)) v, for short sequences: torch's fused attention is slow for those on a CPU.
 
-    P is computed in float32 at least and kept in q's type. Only the gradients that are asked for are computed: b_v of
-    the lowest trained layer asks for that of v alone, and Q, K and V are then not kept (theorem V3).
+    Q, K and V are kept, and P, of B H T S numbers, is computed again from them. Only the gradients that are asked for
+    are computed: b_v of the lowest trained layer asks for that of v alone (theorem V3), and P is then all that is kept.
     """
 
     @staticmethod
@@ -162,17 +170,17 @@ class Mix(torch.autograd.Function):
         dropout: float,
         stream: torch.Generator | None = None,
     ) -> Float[Tensor, "B H T D"]:
-        z = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) / math.sqrt(q.shape[-1])
-        p = softmax(z if mask is None else z.add_(mask)).to(q.dtype)
+        p = mixing(q, k, mask)
         keep = draw_keep(p, dropout, stream) if dropout else None
-        ctx.save_for_backward(*((q, k, v) if any(ctx.needs_input_grad[:2]) else (None, None, None)), p, keep)
+        ctx.save_for_backward(*((q, k, v, mask, None) if any(ctx.needs_input_grad[:2]) else (*[None] * 4, p)), keep)
         ctx.dropout = dropout
         return (p if keep is None else keep_only(keep, p, dropout)) @ v
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Float[Tensor, "B H T D"]) -> tuple[Tensor | None, ...]:
         (do,) = grad_outputs
-        q, k, v, p, keep = ctx.saved_tensors
+        q, k, v, mask, p, keep = ctx.saved_tensors
+        p = mixing(q, k, mask) if p is None else p
         need_q, need_k, need_v = ctx.needs_input_grad[:3]
         dq = dk = None
         if need_q or need_k:
