@@ -230,10 +230,10 @@ def drift_grid(record: Record) -> Grid:
 
 
 def by_regime(record: Record) -> dict[str, list[Record]]:
-    """Regime → the searches in it; a record of one regime need not name it there."""
+    """Regime → the searches in it."""
     found: dict[str, list[Record]] = {}
     for one in record["searches"]:
-        found.setdefault(one["regime"] if "regime" in one else record["cells"][0]["regime"], []).append(one)
+        found.setdefault(one["regime"], []).append(one)
     return found
 
 
