@@ -1,4 +1,4 @@
-"""The pages of the site that are made, not written: one a theorem, from the records, and the repository's own.
+"""The pages of the site that are made, not written: one per theorem, from the records, and the repository's own.
 
 docs/conf.py calls make() before each build; what it writes into docs/made/ is no part of the repository.
 """

@@ -36,7 +36,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where to measure, against which ceilings (operations a second by type, bytes a second; none in a trial run)."""
+    """Where to measure, against which ceilings (operations and bytes per second, by type; none in a trial)."""
 
     device: torch.device
     ceilings: dict[str, float]

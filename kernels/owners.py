@@ -21,7 +21,7 @@ class Owners(NamedTuple):
 
 
 def owners(each: Int[Tensor, " M"], count: int) -> Owners:
-    """Of `count` sets; made once a batch, for all layers. Raises ValueError for a set that is not there."""
+    """Of `count` sets; made once per batch, for all layers. Raises ValueError for a set that is not there."""
     if len(each) and not 0 <= int(each.min()) <= int(each.max()) < count:
         raise ValueError(f"rows belong to sets {int(each.min())} … {int(each.max())}; there are {count}, from 0")
     by_set, order = torch.sort(each, stable=True)

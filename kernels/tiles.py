@@ -56,7 +56,7 @@ MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
 
 INTERPRETER = Tile(64, 32, 32, 4, 1)  # small, so that small tests still cross tile borders
 
-MATMUL: dict[tuple[int, int], Tiles] = {  # (chip, bytes an element)
+MATMUL: dict[tuple[int, int], Tiles] = {  # (chip, bytes per element)
     (80, 2): Tiles(Tile(128, 128, 32, 8, 4), Tile(64, 128, 32, 4, 4)),
     (80, 4): Tiles(Tile(64, 64, 16, 8, 3), Tile(32, 64, 16, 4, 3)),
     (80, 8): Tiles(Tile(32, 32, 16, 4, 2), Tile(32, 32, 16, 4, 2)),

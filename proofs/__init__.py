@@ -12,7 +12,7 @@ Read a script from top to bottom, or run it: `minibeft prove K1`, `python -m min
     layer_norm      K8 V7   what a LayerNorm hides
     value_bias      V1-V4 V6  the value bias is a shift; folding, gradient, reach
     value_scope     V5      where it stops being one
-    query_bias      Q1 Q2 Q4 Q5  one number a key; hull, blindness, null directions
+    query_bias      Q1 Q2 Q4 Q5  one number to each key; hull, blindness, null directions
     query_gradient  Q8 Q9   its gradient is a covariance; what it does to P in nats
     query_limits    Q6 Q7   saturation; rotary positions
     query_bound     Q3      tanh(osc/4), and why not less

@@ -53,7 +53,7 @@ def adam_moves_b_k_by_rounding_noise(claim) -> Iterator[Part]:
     yield exactly("The step, in units of η, depends on g and eps only through x = g/eps.", claim.drift)
     yield exactly("It grows with x:", Derivative(DRIFT, X), 1 / (1 + X) ** 2)
     yield positive("always.", 1 / (1 + X) ** 2)
-    yield exactly("Noise of 1e-8 at eps 1e-8 (x = 1) moves b_k by half the learning rate a step;", claim.half)
+    yield exactly("Noise of 1e-8 at eps 1e-8 (x = 1) moves b_k by half the learning rate per step;", claim.half)
     yield exactly(
         "at eps 1e-6 (x = 1/100) by a fiftieth of that, on the same data: the drift tells eps, not use.",
         claim.fiftieth,

@@ -132,7 +132,7 @@ def told(name: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class Head:
-    """q, k, v before their biases, one row a token; then the biases; then one switch for each way out of the theory."""
+    """q, k, v before their biases, one row per token; then the biases; then a switch for each way out of the theory."""
 
     q: Matrix
     k: Matrix

@@ -1,4 +1,4 @@
-"""K of a quantised cache in one kernel: projected, biased, turned, without its shift, and rounded with one step a key
+"""K of a quantised cache in one kernel: projected, biased, turned, without its shift, and rounded with one step per key
 and head. K itself is never written.
 
 A program computes some rows of one whole head, as two tiles: the first members of its pairs and the second ones, which

@@ -1,4 +1,4 @@
-"""The ground truth in plain torch: K without a shift that all keys share, rounded with one step a key and head."""
+"""The ground truth in plain torch: K without a shift that all keys share, rounded with one step per key and head."""
 
 import torch
 import torch.nn.functional as F

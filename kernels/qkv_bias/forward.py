@@ -142,7 +142,7 @@ class Projection(NamedTuple):
     """What is asked for: outputs (B,H,T,D), (B,G,T,D), (B,G,T,D), to be filled. Inputs have been checked.
 
     chip  its compute capability; None: the interpreter
-    each  the set of each row, (B·T); biases are then tables, a row a set, or one vector that all sets share
+    each  the set of each row, (B·T); biases are then tables, one row per set, or one vector that all sets share
     """
 
     x: Tensor

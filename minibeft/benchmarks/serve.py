@@ -201,7 +201,7 @@ def require_agreement(model: str, folders: Sequence[Path], stream: Stream, ways:
 
 
 def compare(settings: Settings, folders: Sequence[Path], rounds: int, say: Callable[[str], None]) -> Row:
-    """All ways with these adapters: rates in requests a second, and as a share of the bare model's, round by round."""
+    """All ways with these adapters: requests per second, and as a share of the bare model's, round by round."""
     model, stream, count = settings.model, stream_of(settings, len(folders)), len(folders)
     ways, bytes_each, loading = {BARE: bare(model)}, dict[str, float](), dict[str, float]()
     for name, make in WAYS.items():
@@ -266,7 +266,7 @@ def render(record: Row) -> list[Grid]:
             )
     header = ("adapters", "", "requests/s", "of the model without", "an adapter takes", "to load all")
     requests, threads = record["by_count"][0]["requests"], record["threads"]
-    note = f"{requests} requests a round, in batches of at most {EVALUATION_BATCH}; threads: {threads}. Not run: " + (
+    note = f"{requests} requests per round, in batches of at most {EVALUATION_BATCH}; threads: {threads}. Not run: " + (
         ", ".join(f"{name} beyond {most:,} adapters" for name, most in MOST.items())
     )
     return [Grid("many adapters of b_v in one stream of requests", header, cells, note)]

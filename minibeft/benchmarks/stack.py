@@ -25,7 +25,7 @@ from minibeft.training.stack import Stack
 from minibeft.training.train import start, train_step
 
 ALONE, STACK = "one after the other", "as one"
-# Runs and examples a batch: what is asked first, then each of them changed.
+# Runs and examples per batch: what is asked first, then each of them changed.
 SHAPES = ((8, 16), (2, 16), (8, 64))
 CPU = torch.device("cpu")
 Row = dict[str, Any]
@@ -63,7 +63,7 @@ def passes(settings: Settings, runs: int) -> tuple[Callable[[int], list[float]],
 
 
 def compare(settings: Settings, runs: int, rounds: int) -> Row:
-    """Rates in examples a second, and how many times as fast the stack is, round by round."""
+    """Rates in examples per second, and how many times as fast the stack is, round by round."""
     alone, together = passes(settings, runs)
     one, other = (torch.tensor(side(0)).view(runs, -1) for side in (alone, together))
     seconds = take_turns({ALONE: alone, STACK: together}, rounds)

@@ -108,7 +108,8 @@ def rows_of(what: str, seconds: dict[str, list[float]], amount: int) -> list[Row
 def beside_products(
     what: str, passes: dict[str, Callable[[int], Any]], rounds: int, amount: int, operations: int, large: Callable
 ) -> tuple[list[Row], float]:
-    """rows_of the passes, which take turns with large products of their kind; and those products' operations a second.
+    """rows_of the passes, which take turns with large products of their kind; and those products' speed, in operations
+    per second.
 
     Each row says which share of the products' speed in the same round the least operations of a pass would reach.
     """

@@ -136,7 +136,7 @@ def prefix_tokens(adapter: Mapping[str, Any] | None) -> int:
 SHIFT = {
     "k": "b_k adds the same number to every logit of a row, and a softmax ignores what its row shares",
     "v": "the weights of a row sum to one, so b_v shifts every output by the same vector, which b_o can carry",
-    "q": "b_q adds one number a key, the same for every query: a row of P moves by at most tanh(osc/4)",
+    "q": "b_q adds one number to each key, the same for every query: a row of P moves by at most tanh(osc/4)",
 }
 
 

@@ -52,7 +52,7 @@ def alike(certificate: Certificate) -> list[list[Finding]]:
 
 
 def verdicts_grid(group: list[Finding]) -> Grid:
-    """One row a bias. Numbers are those of the group's first kind of attention."""
+    """One row per bias. Numbers are those of the group's first kind of attention."""
     title = "; ".join(f"{f.site.name} ({layer_range(f.site.layers)})" for f in group)
     rows = []
     for verdict in group[0].verdicts.values():

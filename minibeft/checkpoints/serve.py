@@ -4,7 +4,7 @@
     minibeft.load_adapters(model, ["first", "second"])
     model.classify(ids, mask, adapters=torch.tensor([0, 1, 1, 0]))
 
-An adapter is a row in a table of each bias, and a head. Where V2 holds its b_v is kept as W_o b_v, one vector a layer
+An adapter is a row in a table of each bias, and a head. Where V2 holds its b_v is kept as W_o b_v, one vector per layer
 that is added after attention: a fixed shift of the residual stream.
 """
 

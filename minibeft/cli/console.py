@@ -78,7 +78,7 @@ Text = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="sentences, one a line; of images an image or .npy, of speech .npy; default: built in, or random",
+        help="sentences, one per line; of images an image or .npy, of speech .npy; default: built in, or random",
     ),
 ]
 Png = Annotated[

@@ -1,4 +1,4 @@
-"""The command line: one thin function a command. Each imports what it needs, so that `minibeft --help` stays quick."""
+"""The command line: one thin function per command. Each imports what it needs, so `minibeft --help` stays quick."""
 
 import os
 from functools import partial

@@ -44,7 +44,7 @@ Evaluated = Annotated[
 Epochs = Annotated[int | None, typer.Option(help="default: the protocol's for the task", rich_help_panel=OPTIMISER)]
 Batch = Annotated[
     int | None,
-    typer.Option(help="examples an update; default: the protocol's, 16, decoders 8", rich_help_panel=OPTIMISER),
+    typer.Option(help="examples per update; default: the protocol's, 16, decoders 8", rich_help_panel=OPTIMISER),
 ]
 Pad = Annotated[
     str, typer.Option(help="bucket, longest, or a number of tokens (official: 128)", rich_help_panel=RUNNING)

@@ -93,7 +93,7 @@ def bounds(layers: list[Instance], d_outs: tuple[Tensor, ...]) -> Iterator[Tenso
 
 
 def render(record: dict[str, Any]) -> list[Grid | str]:
-    """A row a term, and the finding."""
+    """One row per term, and the finding."""
     rate = record["settings"]["learning_rate"]
 
     def cell(term: str, name: str) -> str:

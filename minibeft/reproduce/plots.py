@@ -55,7 +55,7 @@ def over_rates(record: Record, regime: str) -> Plot:
 
 
 def over_rates_and_epochs(record: Record, regime: str) -> list[Plot]:
-    """The held-out score by epoch at every rate, a panel a row; none for runs of one epoch. Mean over the seeds."""
+    """The held-out score by epoch at every rate, one panel per row; none for runs of one epoch. Mean over the seeds."""
     found = {s["row"]: judged(record, s["row"], regime) for s in by_regime(record)[regime]}
     if all(len(scores) == 1 for rates in found.values() for by_seed in rates.values() for scores in by_seed):
         return []
@@ -111,7 +111,7 @@ def named(rate: str) -> str:
 
 
 def over_epochs(record: Record, cells: Sequence[Record]) -> Plot:
-    """The validation score by epoch, mean over the seeds with their range, a panel a form; of one regime and rate."""
+    """The validation score by epoch, the seeds' mean and range, one panel per form, of one regime and rate."""
     regime, rate = cells[0]["regime"], cells[0]["rate"]
     forms = list(dict.fromkeys(form_of(cell["row"]) for cell in cells))
     last = []

@@ -100,7 +100,7 @@ def ranking_plots(record: Record) -> list[Plot]:
 
 
 def heat_maps(figure: "Figure", scores: dict[str, Scores], layers: int) -> None:
-    """One panel a measure: terms from most to least important, a column a layer and one for the mean."""
+    """One panel per measure: terms from most to least important, one column per layer and one for the mean."""
     for axes, (measure, by_term) in zip(figure.subplots(len(scores), 1), scores.items(), strict=True):
         terms = sorted(by_term, key=lambda term: -mean(by_term[term]))
         rows = [[*by_term[term], mean(by_term[term])] for term in terms]

@@ -33,7 +33,7 @@ def of_one_regime(record: Record, note: str) -> Grid:
     figures = paper.columns(record["table"], record["task"])
     own = {cell["row"]: cell for cell in record["cells"] if cell["rate"] == "own"}
     protocol = [cell for cell in record["cells"] if cell["rate"] == "protocol"]
-    header = ["trained", "numbers", *(f"paper: {model}" for model in figures)]
+    header = ["trained", "parameters", *(f"paper: {model}" for model in figures)]
     header += [f"here, at {protocol[0]['learning_rate']:g}", *["own rate", "here, at own rate"] * bool(own)]
     rows = []
     for cell in protocol:
@@ -243,7 +243,7 @@ def searching(record: Record, regime: str) -> list[Record]:
 
 
 def judged(record: Record, row: str, regime: str) -> dict[float, list[list[float]]]:
-    """Learning rate → the held-out metric by epoch, a list a seed: what a row's search was judged on."""
+    """Learning rate → the held-out metric by epoch, one list per seed: what a row's search was judged on."""
     term, _, form = row.partition(" ")
     found: dict[float, list[list[float]]] = {}
     for run in searching(record, regime):

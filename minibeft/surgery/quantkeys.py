@@ -75,7 +75,7 @@ class Quantiser:
     def __call__(
         self, k: Float[Tensor, "B G S D"], real: Bool[Tensor, "#B 1 #S 1"], bits: int
     ) -> Float[Tensor, "B G S D"]:
-        """k as it comes back from a cache of so many bits an entry."""
+        """k as it comes back from a cache of so many bits per entry."""
         count = 2 ** (bits - 1) - 1 if self.symmetric else 2**bits - 1
         step = (self.span(k, real) / count).clamp_min(torch.finfo(k.dtype).tiny)
         start = 0.0 if self.symmetric else self.ends(k, real)[0]
@@ -175,7 +175,7 @@ def bias_shift(layer: Instance) -> Float[Tensor, "1 G S D"] | None:
 
 
 def quantkeys(model: str | Path, *, text: Path | None = None) -> Study:
-    """The study on a folder, hub id or "minilm", with the built-in sentences or those of a text file, one a line.
+    """The study on a folder, hub id or "minilm", with the built-in sentences or those of a text file, one per line.
 
     BadInput where the freedom that it uses is not there (require_freedom).
     """

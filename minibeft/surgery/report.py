@@ -18,7 +18,7 @@ Lines = Iterator[Grid | str]
 
 
 def render_inspection(found: Inspection) -> Lines:
-    """One row a bias, then what each verdict lets simplify do."""
+    """One row per bias, then what each verdict lets simplify do."""
     title = f"{found.model}: {found.certificate.model_type}, {found.parameters:,} parameters"
     header = ("term", "layers", "size", "‖b‖", "share", "verdict", "name")
     yield Grid(title, header, [bias_row(found, biases) for biases in found.biases])

@@ -122,7 +122,7 @@ def is_zero(source: Source, layer: int, module: str) -> bool:
 def simplify(model: str | Path, out: str | Path, *, text: Path | None = None) -> Simplified:
     """Write the simplified checkpoint to the folder `out`; the input is left as it is.
 
-    text  sentences to verify on, one a line (default: sentences.py)
+    text  sentences to verify on, one per line (default: sentences.py)
     BadInput, and nothing written, when no step is allowed or the two models do not agree.
     """
     folder = find(model)

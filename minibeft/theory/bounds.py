@@ -18,8 +18,8 @@ from minibeft.theory.attention import Mask
 
 
 class Arithmetic(NamedTuple):
-    """How logits are made: the additive mask, their scale, the unit roundoff, and how many roundings an entry of K (or
-    V) is made by: C + 1 for a projection with a bias, 1 where a bias is added to a K that is at hand."""
+    """How logits are made: the additive mask, their scale, the unit roundoff, and how many roundings make an entry of K
+    (or V): C + 1 for a projection with a bias, 1 where a bias is added to a K that is at hand."""
 
     mask: Mask | None
     scale: float

@@ -247,7 +247,7 @@ _CATALOGUE = (
     ),
     Theorem(
         "Q1",
-        "b_q adds one number a key",
+        "b_q adds one number to each key",
         "z_ij(b_q) = z_ij(0) + β_j with β_j = s k_j·b_q, the same for every query. In a softmax without sink or "
         "foreign keys only the part s b_q·W_k y_j of it moves P.",
         QUERY,

@@ -44,7 +44,7 @@ def card(base: str, task: str, classes: tuple[str, ...], record: dict[str, Any])
         f"---\n{named}library_name: peft\ntags: [beft, bias-only]\n---\n",
         f"# Bias adapter of {code(base)} for {code(task)}\n",
         f"Trained: the bias terms {code(settings['terms'])}{' and the classification head' * bool(classes)}, "
-        f"{record['trained']['count']:,} numbers in all, on {settings['examples']:,} examples, "
+        f"{record['trained']['count']:,} parameters in all, on {settings['examples']:,} examples, "
         f"seed {settings['seed']}.\n",
         "| split | metric | last epoch |\n|---|---|---|\n" + "\n".join(scores) + "\n",
         *([f"Classes, in the order of their logits: {', '.join(map(code, classes))}.\n"] if classes else []),

@@ -1,4 +1,4 @@
-"""Runs on the workers of a Dask cluster, one a task, in folders that the workers share with whoever asks.
+"""Runs on the workers of a Dask cluster, one per task, in folders that the workers share with whoever asks.
 
 A worker that dies costs the epoch that it was at: Dask gives its run to another worker, which resumes it from its
 folder. What is under way when the command is interrupted ends on its worker; the same command then finds it.

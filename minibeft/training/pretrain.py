@@ -105,7 +105,7 @@ def stream_of(tokenizer: Tokenizer, kind: Kind, texts: list[tuple[str, str]]) ->
 
 
 def losses_of(model: Transformer, stream: Stream, places: Int[Tensor, "B T"]) -> tuple[Float[Tensor, ""], ...]:
-    """The mean cross entropy, in nats a token, of the tokens at these places after each row's first: of those of the
+    """The mean cross entropy, in nats per token, of the tokens at these places after each row's first: of those of the
     texts' last words, and of the others."""
     logits = model(stream.tokens[places[:, :-1]]).logits
     assert logits is not None

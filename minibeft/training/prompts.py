@@ -75,7 +75,7 @@ def find_prompt(task: Task) -> Prompt:
 
 
 class PromptBatch(NamedTuple):
-    """R prompts an example: one for all K classes where their words are one token, else one for each.
+    """R prompts per example: one for all K classes where their words are one token, else one for each.
 
     targets  the tokens of each label word, at most M, to the right; real says which they are
     """

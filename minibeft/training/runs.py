@@ -222,7 +222,7 @@ def begun(folder: Path, record: str) -> bool:
 
 
 def describe(trained: dict[str, nn.Parameter]) -> list[tuple[str, str, int]]:
-    """What trains, layers gathered: (name with * for the layer, shape, how many numbers in all), in order."""
+    """What trains, layers gathered: (name with * for the layer, shape, how many parameters in all), in order."""
     rows: dict[tuple[str, str], int] = {}
     for name, value in trained.items():
         parts = ["*" if part.isdigit() and i == 1 else part for i, part in enumerate(name.split("."))]

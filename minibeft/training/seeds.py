@@ -127,7 +127,7 @@ def trainable(run: Run) -> Grid:
 
 
 def summary(records: Sequence[dict[str, Any]], title: str = "") -> Grid:
-    """The last epoch's metrics, a row a seed, and mean ± standard deviation over several."""
+    """The last epoch's metrics, one row per seed, and mean ± standard deviation over several."""
     last = [record["epochs"][-1] for record in records]
     columns = {
         f"{split} {metric}": [epoch[split][metric] for epoch in last]

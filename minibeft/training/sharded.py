@@ -9,9 +9,9 @@ those of one process up to rounding, where dropout, whose numbers each process d
 (stack.py) shares out the batch of each of its runs in this way.
 
 One GPU of 80 GB is enough for 7B parameters. In bfloat16 LLaMA-2-7B holds 6.48e9 numbers in the blocks' matrices, 2
-bytes each, and 0.26e9 others, 4 bytes each: 14.0 GB. For the backward pass autograd keeps 16 C + 6 I bytes a token and
-layer (C width, I the MLP's): 132 kB, 4.2 MB over 32 layers, and 0.4 MB for the logits of 32,000 tokens. So a batch may
-have some 14,000 tokens; SST-2's 8 prompts have 500.
+bytes each, and 0.26e9 others, 4 bytes each: 14.0 GB. For the backward pass autograd keeps 16 C + 6 I bytes per token
+and layer (C width, I the MLP's): 132 kB, 4.2 MB over 32 layers, and 0.4 MB for the logits of 32,000 tokens. So a batch
+may have some 14,000 tokens; SST-2's 8 prompts have 500.
 """
 
 import atexit

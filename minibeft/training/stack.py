@@ -96,7 +96,7 @@ class Stack:
 
 
 def table_of(biases: Sequence[nn.Parameter]) -> Float[Tensor, "R n"]:
-    """A row a run, in the widest of their types: what trains is float32 where what is frozen may be half of it."""
+    """One row per run, in the widest of their types: what trains is float32 where what is frozen may be half of it."""
     widest = max((bias.dtype for bias in biases), key=lambda kind: kind.itemsize)
     return torch.stack([bias.to(widest) for bias in biases])
 

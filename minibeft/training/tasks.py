@@ -88,7 +88,7 @@ TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 
 @dataclass(frozen=True)
 class Split:
-    """Texts, one or two an example, with their labels: numbers of classes, or scores for a regression."""
+    """Texts, one or two per example, with their labels: numbers of classes, or scores for a regression."""
 
     texts: list[tuple[str, ...]]
     labels: list[float]

@@ -30,14 +30,14 @@ def read_inputs(folder: Path, file: Path | None, config: ModelConfig, seed: int 
 
 
 def lines(file: Path) -> tuple[str, ...]:
-    """The sentences of a text file, one a line."""
+    """The sentences of a text file, one per line."""
     try:
         found = checked(file, links=True).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise BadInput(f"{file}: cannot be read as UTF-8 text ({error}); give one sentence a line") from error
+        raise BadInput(f"{file}: cannot be read as UTF-8 text ({error}); give one sentence per line") from error
     kept = tuple(line.strip() for line in found if line.strip())
     if not kept:
-        raise BadInput(f"{file}: holds no sentence; give one a line")
+        raise BadInput(f"{file}: holds no sentence; give one per line")
     return kept
 
 

@@ -36,7 +36,7 @@ def verify(
 ) -> Report:
     """Measure what of the catalogue can be seen on a checkpoint; `progress` is told each step's name.
 
-    inputs  a file of sentences, one a line; for a model of images or speech an image, .npy or .safetensors
+    inputs  a file of sentences, one per line; for a model of images or speech an image, .npy or .safetensors
     """
     progress("loading in float32")
     model = load_model(name, task=task, dtype=torch.float32)

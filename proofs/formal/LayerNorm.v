@@ -135,7 +135,7 @@ Proof.
   extensionality i. extensionality a. unfold add. ring.
 Qed.
 
-(** And 1ᵀ ∂L/∂W_o = 0: o are the heads' outputs, D numbers a token, of which W_o makes C. *)
+(** And 1ᵀ ∂L/∂W_o = 0: o are the heads' outputs, D numbers per token, of which W_o makes C. *)
 Theorem V7_output_matrix start D (o : mat) (Wo : mat) (loss : (nat -> mat) -> R) (G : mat) p :
   (0 < C)%nat -> (p < D)%nat ->
   let at_ := fun W : mat => loss (fun l => read l (stream (fun i c => start i c + dot D (W c) (o i)) l)) in

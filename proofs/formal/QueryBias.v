@@ -1,4 +1,4 @@
-(** Q1 to Q7, and Q3's share in K4: b_q adds one number a key. How far that moves attention, and what it cannot do.
+(** Q1 to Q7, and Q3's share in K4: b_q adds one number to each key. How far that moves attention, and what it cannot do.
     (The dimension in Q5 is in Ranks.v.) *)
 From Coq Require Import Reals Lra Lia FunctionalExtensionality.
 From Minibeft Require Import Sums Head KeyBias ValueBias.

@@ -88,7 +88,7 @@ def test_the_count_of_operations_is_what_one_update_executes(root, lowest):
 
 @pytest.mark.parametrize("length", [5, 9])
 def test_a_whole_layer_keeps_what_the_formula_says(root, length):
-    """3C + H·T + I + 2C numbers a token, two for each norm; the layers are one more in the larger model."""
+    """3C + H·T + I + 2C numbers per token, two for each norm; the layers are one more in the larger model."""
     rows, columns = 3, length
     ids = torch.arange(rows * columns).view(rows, columns) % 30 + 3
     model, logits = minibeft(str(root / "model"), "v")

@@ -255,7 +255,7 @@ def rate_question() -> str:
 
 
 def searches(file: str) -> list[str]:
-    """What each learning rate gives: a table a regime."""
+    """What each learning rate gives: one table per regime."""
     found = record(file)
     return [search(found, regime).markdown() for regime in by_regime(found)]
 
@@ -325,8 +325,8 @@ def stack() -> str:
         rows.append(f"| {row['runs']} | {row['batch']} | {alone} | {together} | {span} |")
     memory = found["peak_bytes_above_weights"]
     note = (
-        f"Examples a second; the losses are the same. Memory above the weights: {memory['stack'] / 2**20:.0f} MiB for "
-        f"{memory['runs']} runs, {memory['stack_is_times_one_run']:.1f} × that of one."
+        f"Examples per second; the losses are the same. Memory above the weights: {memory['stack'] / 2**20:.0f} MiB "
+        f"for {memory['runs']} runs, {memory['stack_is_times_one_run']:.1f} × that of one."
     )
     return "\n".join([*rows, "", note, "", made_by(found, "bench-stack")])
 

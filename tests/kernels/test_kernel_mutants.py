@@ -36,7 +36,7 @@ HALF = Case(2, 5, 33, 2, 1, 24, dims=24)
 PARTIAL = Case(2, 5, 33, 2, 1, 24, dims=8, interleaved=True, positions="own")
 LONG = Case(3, 70, 33, 2, 2, 24)  # more than one tile of rows
 SETS = Case(3, 70, 8, 4, 2, 64, sets=2)
-HEADS = Case(2, 37, 32, 3, 3, 16)  # two heads a tile, and one beyond them
+HEADS = Case(2, 37, 32, 3, 3, 16)  # two heads per tile, and one beyond them
 WHOLE = Case(2, 33, 32, 2, 1, 32, dims=32, sets=2)
 
 

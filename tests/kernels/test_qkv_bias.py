@@ -53,10 +53,10 @@ def test_sets_of_biases_agree_with_plain_torch(check, case, dtype):
 
 
 DESCRIBED = [
-    Case(2, 40, 32, 4, 2, 16),  # two heads a tile, rows cut off at the sequence's end
+    Case(2, 40, 32, 4, 2, 16),  # two heads per tile, rows cut off at the sequence's end
     Case(3, 5, 24, 3, 1, 16, biases="qv"),  # a tile beyond the heads
     Case(1, 70, 40, 1, 1, 96, sets=3),  # one packed batch
-    Case(2, 33, 32, 2, 1, 64, dims=64, positions="own", sets=2),  # pairs, two tiles a head
+    Case(2, 33, 32, 2, 1, 64, dims=64, positions="own", sets=2),  # pairs, two tiles per head
 ]
 
 

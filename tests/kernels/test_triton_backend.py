@@ -47,7 +47,7 @@ def test_parity_with_the_plain_path(family: str, monkeypatch: pytest.MonkeyPatch
     run = lang.Launch.run
     monkeypatch.setattr(lang.Launch, "run", lambda self: (launches.append(self.kernel.__name__), run(self)))
     fused = results(model(family, "triton", torch.float32))
-    assert launches.count("qkv_bias_kernel") == 2, "one launch a layer"
+    assert launches.count("qkv_bias_kernel") == 2, "one launch per layer"
     assert launches.count("input_grad_kernel") == 2
     gold, *drawn = plain_runs(family)
     assert fused.keys() == gold.keys()

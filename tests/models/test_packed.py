@@ -224,7 +224,7 @@ def test_attention_drops_what_draw_keep_says_and_keeps_what_its_backward_pass_ne
     for needed in ("q", "k", "qkv"):
         *given, mask, p_kept = kept(needed)
         assert all(one is not None for one in given)
-        assert mask is p_kept is None  # P has T entries more a token and head: it is computed again
+        assert mask is p_kept is None  # P has T entries per token and head: it is computed again
 
 
 @pytest.mark.parametrize("autocast", [False, True])

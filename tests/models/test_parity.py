@@ -82,7 +82,7 @@ TRAINED = [(family, task) for family, task in CASES if task != "tokens"]
 def test_training_draws_the_same_dropout(family: str, task: Task):
     """With the same seed, backend "plain" drops what transformers drops: embeddings, P, after o and MLP, the head."""
     if family == "opt" and Version(transformers.__version__) < Version("5.23"):
-        pytest.skip("before 5.23 transformers draws a number a layer for OPT's LayerDrop, also where there is none")
+        pytest.skip("before 5.23 transformers draws one number per layer for OPT's LayerDrop, also where there is none")
     raw = typical(family, task, **DROPOUTS[family])
     theirs, b = reference(raw, 5).train(), batch(raw, 5, rows=4, length=8, padding="right")
     ours, ours64 = (load(theirs, dtype, "plain").train() for dtype in (torch.float32, torch.float64))

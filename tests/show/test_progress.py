@@ -18,7 +18,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, se
 
 
 def test_long_work_is_estimated_once(capsys, monkeypatch):
-    """Ten seconds a step: after the second of 100, 98 are left, that is 16 minutes; of 2,000 it is 6 hours."""
+    """Ten seconds per step: after the second of 100, 98 are left, that is 16 minutes; of 2,000 it is 6 hours."""
     assert said(capsys, monkeypatch, 10.0, 100) == ["about 16 min to go"]
     assert said(capsys, monkeypatch, 10.0, 2000) == ["about 6 h to go"]
 

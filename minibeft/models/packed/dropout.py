@@ -1,4 +1,4 @@
-"""Dropout from 16 random bits a number: on a CPU a third of the time of torch's, which draws 64 bits and divides."""
+"""Dropout from 16 random bits per number: on a CPU a third of the time of torch's, which draws 64 bits and divides."""
 
 import torch
 from jaxtyping import Float, Int8

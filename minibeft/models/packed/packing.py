@@ -19,10 +19,10 @@ from minibeft.models.packed.sets import Rows
 
 
 class Places(NamedTuple):
-    """`parts` vectors a token, N tokens: rows of D numbers in packed order (token, part, head), and in the order of
+    """`parts` vectors per token, N tokens: rows of D numbers in packed order (token, part, head), and in the order of
     attention (part, sequence, head, position). n = parts·N·H, m = parts·B·H·T.
 
-    there  the packed row that each place of attention takes; any, for a place without a token
+    there  the packed row that each place of attention takes; where there is no token, an arbitrary one
     back   the place of each packed row
     empty  the places without a token
     """
@@ -57,7 +57,7 @@ class Packing:
         return zeros.masked_fill(~self.filled, -torch.inf)[:, None, None]
 
     def places(self, parts: int) -> Places:
-        """Made once a batch: all blocks use the same."""
+        """Made once per batch: all blocks use the same."""
         if parts not in self.known:
             rows, heads, columns = self.shape
             device, grid = self.real.device, (parts, rows, heads, columns)

@@ -42,14 +42,14 @@ class Rows:
         return self.by_count[count]
 
     def pick(self, count: int) -> Int[Tensor, " N"]:
-        """The set of each row; made once a batch."""
+        """The set of each row; made once per batch."""
         if count not in self.picked:
             sizes = torch.tensor(self.sizes(count), device=self.owners.device)
             self.picked[count] = self.owners.repeat_interleave(sizes)
         return self.picked[count]
 
     def of_sets(self, sets: int, count: int) -> Owners:
-        """The same as the kernels take it; made once a batch."""
+        """The same as the kernels take it; made once per batch."""
         if count not in self.owned:
             self.owned[count] = owners(self.pick(count), sets)
         return self.owned[count]
