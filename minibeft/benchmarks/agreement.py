@@ -1,10 +1,10 @@
 """No speed is reported unless all contestants compute the same: their losses over several updates agree to rounding.
 
-Dropout off, the same batches. The measure is minibeft's padded formula in float64, and what it errs in the tested type:
-once as it is, and three times with every parameter off by at most one rounding, which is what a backward stable
-computation may amount to. A contestant may err agreement.FACTOR times
-the largest of the four, and one rounding of the loss; over 200,000 comparisons of one sample with four, none was
-beyond that.
+Dropout is off, the batches are the same. The exact losses are those of minibeft's padded formula in float64. Four
+samples show what rounding does to them: the formula in the tested type, and three times in float64 with every parameter
+off by at most one rounding of that type, as after a backward stable computation. A contestant's error may be
+agreement.FACTOR times the largest of the four, plus one rounding of the loss; over 200,000 comparisons of one sample
+with four, none was beyond that.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ STEPS = 4
 
 
 def losses(side: Side, order: list[Tensor]) -> Float[Tensor, " steps"]:
-    """Of the first STEPS updates on these batches, without dropout."""
+    """The losses of the first STEPS updates on these batches, without dropout."""
     side.set_dropout(False)
     return torch.stack([side.step(indices) for indices in order[:STEPS]]).double()
 

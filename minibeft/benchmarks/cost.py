@@ -1,4 +1,4 @@
-"""The matrix products that a step cannot do without, to hold measured times against the measured speed of a product."""
+"""The matrix products that a step cannot do without, to compare its time with the measured speed of a product."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,19 +14,19 @@ PRODUCT = "a matrix product"
 
 
 def product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """As training multiplies."""
+    """A matrix product as training computes it."""
     return a @ b
 
 
 @torch.inference_mode()
 def evaluated_product(a: Float[Tensor, "n n"], b: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """As evaluation does."""
+    """A matrix product as evaluation computes it."""
     return frozen_linear(a, b, None)
 
 
 class Products(NamedTuple):
-    """Multiply-adds of a forward pass: of a whole layer, of its products Q Kᵀ and P V alone, of the last layer, behind
-    whose keys and values is nothing but the first token, and of the head. square: of one map (C, C) on one token."""
+    """Multiply-adds of a forward pass: of a whole layer, of its products Q Kᵀ and P V alone, of the last layer, which
+    needs all tokens only for its keys and values, and of the head. square: of one map (C, C) on one token."""
 
     square: int
     attention: int
@@ -36,7 +36,7 @@ class Products(NamedTuple):
 
 
 def products(c: ModelConfig, lengths: Sequence[int]) -> Products:
-    """For sequences so long."""
+    """The multiply-adds for sequences of these lengths."""
     tokens, pairs, sequences = sum(lengths), sum(n * n for n in lengths), len(lengths)
     square, mlp = c.width * c.heads * c.head_size, (3 if c.gated else 2) * c.width * c.inner
     attention = 2 * c.width * pairs
@@ -46,15 +46,15 @@ def products(c: ModelConfig, lengths: Sequence[int]) -> Products:
 
 
 def forward_operations(c: ModelConfig, lengths: Sequence[int]) -> int:
-    """Operations (two a multiply-add) of the logits of sequences so long."""
+    """Operations (two per multiply-add) of the logits for sequences of these lengths."""
     one = products(c, lengths)
     return 2 * ((c.layers - 1) * one.whole + one.last + one.head)
 
 
 def least_operations(c: ModelConfig, lengths: Sequence[int], lowest: int = 0) -> int:
-    """Operations of one bias-only update of b_v from layer `lowest` up, on sequences so long.
+    """Operations of one bias-only update of b_v from layer `lowest` up, on sequences of these lengths.
 
-    No padding, no gradient of a weight, nothing but the first token behind the last layer's keys and values, no
+    No padding, no gradient of a weight, after the last layer's keys and values nothing but the first token, no
     gradient below the lowest bias. Norms, activations and dropout are not counted.
     """
     one, tokens, pairs = products(c, lengths), sum(lengths), sum(n * n for n in lengths)

@@ -2,9 +2,9 @@
 
 Each axis changes one number of the same work: an update of b_v on 8 sequences of 32 random tokens, or for adapters the
 answers to 32 such sequences, each by an adapter of its own; random weights, because no cost depends on their values.
-All points of an axis take turns, several rounds, with a large matrix product of their kind, on as many threads. The
-limit of a point is the time that its own products would take at that one's speed. Memory is what autograd keeps
-(memory.py), or the adapters.
+In several rounds, all points of an axis take turns with a large matrix product of the same kind on as many threads. The
+limit of a point is the time that its own products would take at the speed of the large one. Memory is what autograd
+keeps (memory.py), or the adapters.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """What is varied, over which numbers, and as which x a straight line is to explain the cost."""
+    """What is varied, over which values, and the x over which the cost should be a straight line."""
 
     name: str
     x: str
@@ -87,7 +87,7 @@ def update(raw: Raw, tokens: int = TOKENS) -> Work:
 
 
 def updates(raw: Raw, runs: int) -> Work:
-    """An update of each of so many runs, in one stack."""
+    """An update of each of this many runs, in one stack."""
     model = build_model(raw, task="classification")
     batch = batch_of(model, SEQUENCES, TOKENS)
     none = Examples(*batch[:2], batch.attention_mask.sum(1), batch.labels, 0)
@@ -102,7 +102,7 @@ def updates(raw: Raw, runs: int) -> Work:
 
 
 def answers(raw: Raw, adapters: int) -> Work:
-    """The logits of a batch whose sequences name adapters at random: of b_v, folded behind attention, and a head."""
+    """The logits of a batch whose sequences name adapters at random; each is b_v, folded into b_o, and a head."""
     model = build_model(raw, task="classification").eval().requires_grad_(False)
     model.join()
     c, draws = model.config, Draws(1)
@@ -125,7 +125,7 @@ def answers(raw: Raw, adapters: int) -> Work:
 
 
 def as_wide(raw: Raw, width: int) -> Raw:
-    """The configuration with another width, its heads as large and its MLP as many times as wide as before."""
+    """The configuration with another width; the heads' size, and the MLP's width as a multiple of it, stay the same."""
     was = raw["hidden_size"]
     size, inner = was // raw["num_attention_heads"], raw["intermediate_size"] * width // was
     return raw | {"hidden_size": width, "num_attention_heads": width // size, "intermediate_size": inner}
@@ -221,19 +221,19 @@ def raw_of(model: str) -> Raw:
 
 
 def steps_of(model: str) -> int:
-    """How often bench says what it does next."""
+    """How many steps bench announces."""
     return len(axes(raw_of(model), torch.get_num_threads()))
 
 
 def of_line(found: Row, factor: float, unit: str) -> tuple[str, str]:
-    """What one more costs and what is left at none; how much of the variance the line explains."""
+    """What one more costs, and the cost at zero; how much of the variance the line explains."""
     r, each, none = found["r_squared"], factor * found["slope"], factor * found["at_zero"]
     cost = f"{each:.3g} {unit} each\n{'+' if none >= 0 else '−'} {abs(none):.3g} {unit}"
     return cost, "" if r is None else f"{r:.4f}"
 
 
 def render(record: Row) -> Grid:
-    """A row each axis."""
+    """One row per axis."""
     cells = []
     for one in record["axes"]:
         points, fitted = one["points"], one["lines"]

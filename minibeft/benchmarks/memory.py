@@ -3,8 +3,8 @@
 Counted where autograd keeps them, each storage once, by the kind of module that keeps it; parameters are no
 activations and are left out. All sequences are equally long, so that no difference comes from padding.
 
-An input of a linear map is kept only where its weight trains. So bias-only training keeps, a token and whole layer,
-what softmax (Q, K, V and P), the activation and the norms need: 3C + H·T + I + 2C numbers, and what dropout dropped.
+An input of a linear map is kept only where its weight trains. So bias-only training keeps, per token and whole layer,
+what softmax (Q, K, V and P), the activation and the norms need: 3C + H·T + I + 2C numbers, and the masks of dropout.
 """
 
 from collections import defaultdict
@@ -99,8 +99,8 @@ def kind_of(module: nn.Module) -> str:
 
 @contextmanager
 def modules_entered(model: nn.Module) -> Iterator[list[str]]:
-    """The kinds of the modules whose forward is under way, the innermost last. First comes what no module's forward
-    keeps: minibeft's packed attention."""
+    """The kinds of the modules whose forward is under way, the innermost last. The first entry is for what is kept
+    outside of every module's forward: minibeft's packed attention."""
     stack = ["attention"]
     hooks = []
     for module in model.modules():
@@ -118,7 +118,7 @@ def keeps(model: nn.Module, forward: Callable[[], Tensor]) -> list[Kept]:
     """What autograd keeps of this forward pass."""
     seen = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
     found: list[Kept] = []
-    alive: list[Tensor] = []  # else a later tensor may come to lie where one was, and be taken for it
+    alive: list[Tensor] = []  # else a later tensor may get the memory of an earlier one, and be taken for it
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -1,7 +1,7 @@
-"""The contestants behind one face: minibeft, transformers with PEFT's BEFT, and the official way of BEFT's code.
+"""The contestants behind one interface: minibeft, transformers with PEFT's BEFT, and the way of BEFT's official code.
 
 All train b_v of every layer, the pooler's bias and the classifier, from the same classifier, on the same tokens, with
-AdamW and clipped gradients. Their batches are padded to the longest in them, the official ones to the greatest length
+AdamW and clipped gradients. A batch is padded to the longest text in it, but in the official way to the greatest length
 that is allowed, 128 tokens.
 """
 
@@ -35,7 +35,7 @@ def require_peers() -> None:
 
 
 def with_adapter(model: nn.Module, config: Any) -> nn.Module:
-    """PEFT's model, without the warning that it asks transformers for what is about to be renamed."""
+    """PEFT's model, without the warning that PEFT uses a name which transformers is about to change."""
     import peft
 
     with warnings.catch_warnings(action="ignore", category=FutureWarning):

@@ -2,9 +2,9 @@
 
 times: minibeft is n × as fast as the row's contestant (range over the rounds).
 ours is: its peak of memory above the weights is n × the contestant's.
-ceiling: the share of a large matrix product's speed, taken in the same rounds, that the operations without which no
-update, or no answer, can do would reach.
-start: two updates and an evaluation before the first round.
+ceiling: the speed of the operations that an update, or an answer, cannot do without, as a share of the speed of a large
+matrix product in the same rounds.
+start: the time of two updates and an evaluation before the first round.
 """
 
 from collections.abc import Iterator

@@ -30,8 +30,8 @@ def held(field: str) -> int:
 def peak(name: str, settings: Settings) -> int:
     """Bytes above the loaded model at the highest point of one pass; here, in this process.
 
-    A first update on a single example comes before: it loads libraries, compiles kernels and makes the optimiser's
-    state, which are no activations.
+    One update on a single example comes before and is not counted: it loads libraries, compiles kernels and makes the
+    optimiser's state, and none of these are activations.
     """
     side = make(name, settings)
     side.set_dropout(settings.dropout)

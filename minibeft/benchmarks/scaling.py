@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 
 def seconds_of(side: Ours, examples: int, rounds: int) -> float:
-    """The median time of training on so many examples, in the random order whose batches are alike at any number."""
+    """The median time of training on this many examples, in random order, so that batches are alike at any number."""
     order = batches(side, 0)
     assert side.settings.batch
     chosen = order[: max(1, examples // side.settings.batch)]
@@ -52,7 +52,7 @@ def by_layers(settings: Settings, rounds: int) -> list[Point]:
 
 def line(points: list[Point]) -> dict[str, Any]:
     """The least-squares line through the points, and the share of the variance that it explains (R²), None where
-    there is none. What is rounding alone is 0."""
+    there is no variance. A coefficient that is nothing but rounding is set to 0."""
     x, y = np.array(points).T
     slope, start = np.polyfit(x, y, 1)
     slope, start = (0.0 if abs(v) * reach < 1e-12 * y.max() else v for v, reach in ((slope, x.max()), (start, 1)))

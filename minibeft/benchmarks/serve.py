@@ -1,8 +1,8 @@
 """`minibeft bench serve`: requests for many adapters of one classifier, mixed in one stream, against other ways.
 
-All answer the same batches of requests, each of which names its adapter at random, and take turns, several rounds. The
-adapters are of b_v, the pooler's bias and the classifier, drawn at random, in folders that minibeft and PEFT read. A
-way that computes one adapter at a time answers a batch's requests for the same one together.
+All ways answer the same batches of requests, each of which names its adapter at random, and take turns in several
+rounds. An adapter is b_v, the pooler's bias and the classifier, drawn at random, in a folder that minibeft and PEFT
+read. A way that computes one adapter at a time answers a batch's requests for the same adapter together.
 """
 
 import tempfile
@@ -96,7 +96,7 @@ def one_adapter_at_a_time(answer: Callable[[int, list[Tensor]], Tensor]) -> Answ
 
 
 def bare(model: str) -> Answer:
-    """What no adapter can be faster than."""
+    """The model without adapters; no way with adapters can be faster."""
     made = fresh(model)
     made.join()
     return lambda batch, owners: made.classify(*batch[:3])
@@ -209,7 +209,7 @@ def compare(settings: Settings, folders: Sequence[Path], rounds: int, say: Calla
             continue
         say(f"{count:,} adapters: loading, {name}")
         begun = time.perf_counter()
-        # peft asks transformers for what it is about to rename
+        # peft uses a name that transformers is about to change
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             ways[name], bytes_each[name] = make(model, folders)
         loading[name] = time.perf_counter() - begun
@@ -235,7 +235,7 @@ def compare(settings: Settings, folders: Sequence[Path], rounds: int, say: Calla
 
 @torch.inference_mode()
 def bench(settings: Settings, rounds: int, say: Callable[[str], None]) -> Row:
-    """Every number of adapters."""
+    """The record: all ways, with every number of adapters."""
     require_peers()
     with tempfile.TemporaryDirectory() as place:
         folders = draw_adapters(settings.model, Path(place), max(COUNTS))
@@ -244,7 +244,7 @@ def bench(settings: Settings, rounds: int, say: Callable[[str], None]) -> Row:
 
 
 def steps_of() -> int:
-    """How often bench says what it does next."""
+    """How many steps bench announces."""
     return sum(2 + sum(count <= MOST.get(name, count) for name in WAYS) for count in COUNTS)
 
 

@@ -25,14 +25,14 @@ from minibeft.training.stack import Stack
 from minibeft.training.train import start, train_step
 
 ALONE, STACK = "one after the other", "as one"
-# Runs and examples per batch: what is asked first, then each of them changed.
+# (runs, examples per batch): the main case first, then one of the two changed at a time.
 SHAPES = ((8, 16), (2, 16), (8, 64))
 CPU = torch.device("cpu")
 Row = dict[str, Any]
 
 
 def passes(settings: Settings, runs: int) -> tuple[Callable[[int], list[float]], Callable[[int], list[float]]]:
-    """A pass of each run over its examples in its own order, alone and as one; each returns the losses, run by run."""
+    """Two ways to make a pass of every run over its examples: one by one, and as one stack; both return all losses."""
     first = load(settings)
     stack, data = Stack(first.model), first.train
     each = [load_like(first, replace(settings, seed=seed)) for seed in range(runs)]

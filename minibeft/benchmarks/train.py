@@ -1,7 +1,7 @@
 """`minibeft bench train`: fine-tuning b_v with minibeft, with transformers + PEFT, and in the official way, in one run.
 
-The contestants take turns over the same examples, several rounds; a ratio is of one round's rates, so that a machine
-that slows down slows both. Tokens are made once for all: only the model, its gradients and the optimiser are timed.
+The contestants take turns over the same examples in several rounds; a ratio compares rates of the same round, so that a
+machine that slows down slows both. Texts are tokenised before: only model, gradients and optimiser are timed.
 """
 
 import gc
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: examples a pass, rounds in which each contestant makes one pass, types."""
+    """How much is measured: examples per pass, rounds in which each contestant makes one pass, types."""
 
     settings: Settings
     rounds: int = 5
@@ -54,7 +54,7 @@ class Plan:
 
 
 def plan(model: str, data: str | None, *, examples: int, rounds: int, dtypes: Sequence[str]) -> Plan:
-    """The plan, after a look for what would only fail after the measurement."""
+    """The plan, after checks for errors that would otherwise come only after the measurement."""
     if (wrong := sorted(set(dtypes) - DTYPES.keys())) and dtypes != [AUTO]:
         raise BadInput(f"--dtype {','.join(wrong)}: must be some of {','.join(DTYPES)}, or {AUTO}")
     require_peers()
@@ -69,7 +69,7 @@ def plan(model: str, data: str | None, *, examples: int, rounds: int, dtypes: Se
 
 
 def steps_of(plan: Plan) -> int:
-    """How often bench says what it does next."""
+    """How many steps bench announces."""
     return 5 * len(plan.dtypes) + 2
 
 
@@ -92,7 +92,7 @@ def median_and_range(values: Sequence[float]) -> Row:
 
 
 def rows_of(what: str, seconds: dict[str, list[float]], amount: int) -> list[Row]:
-    """A row each contestant: its rate in `amount` a second, and how many times as fast minibeft is, round by round."""
+    """One row per contestant: its rate, `amount` over a pass's seconds, and how many times as fast minibeft is."""
     ours = seconds[OURS]
     return [
         {
@@ -108,10 +108,10 @@ def rows_of(what: str, seconds: dict[str, list[float]], amount: int) -> list[Row
 def beside_products(
     what: str, passes: dict[str, Callable[[int], Any]], rounds: int, amount: int, operations: int, large: Callable
 ) -> tuple[list[Row], float]:
-    """rows_of the passes, which take turns with large products of their kind; and those products' speed, in operations
-    per second.
+    """rows_of the passes, which take turns with large products of the same kind; and the speed of these products, in
+    operations per second.
 
-    Each row says which share of the products' speed in the same round the least operations of a pass would reach.
+    Each row also says how fast it did the least operations of a pass, as a share of the products' speed in that round.
     """
 
     def multiply(_: int) -> None:
@@ -139,7 +139,7 @@ def one_pass(side: Side) -> Callable[[int], None]:
 
 
 def seconds_to_start(side: Side) -> float:
-    """Of two updates and an evaluation, in which libraries are loaded."""
+    """The seconds of two updates and an evaluation, in which libraries are loaded."""
     begun = time.perf_counter()
     side.set_dropout(side.settings.dropout)
     for indices in batches(side, 0)[:2]:

@@ -14,7 +14,7 @@ app = App()
 def audit(
     model: Model,
     json_file: Json = None,
-    random: Annotated[bool, typer.Option("--random", help="small and random, from config.json alone")] = False,
+    random: Annotated[bool, typer.Option("--random", help="a small random model, from config.json alone")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of inputs, redrawn biases and random weights")] = 0,
 ) -> None:
     """Measure on transformers' own model, of any family, what each bias can do in every attention layer."""
@@ -33,11 +33,11 @@ def audit(
 @app.command(rich_help_panel=ASK)
 def atlas(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="of the results; types in it are not run again")
+        Path, typer.Argument(metavar="FOLDER", help="for the results; model types in it are not run again")
     ] = Path("runs/atlas"),
     types: Annotated[str | None, typer.Option(metavar="A,B,…", help="these model types; default: all")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of weights, inputs and redrawn biases")] = 0,
-    seconds: Annotated[int, typer.Option(min=1, help="of the processor that one type may take")] = 20,
+    seconds: Annotated[int, typer.Option(min=1, help="of processor time that one type may take")] = 20,
     gigabytes: Annotated[float, typer.Option(min=0.5, help="of memory that one type may take")] = 4.0,
 ) -> None:
     """Audit every model type of transformers, small and random, and write atlas.json and atlas.html."""

@@ -40,7 +40,7 @@ def train(
     data: Data = None,
     examples: Annotated[int, typer.Option(min=16, help="that every contestant trains on in a round")] = 512,
     rounds: Annotated[int, typer.Option(min=1, help="in which all take their turn")] = 5,
-    dtypes: Annotated[str, typer.Option("--dtype", help="of types, or auto: the faster one here")] = "float32,bfloat16",
+    dtypes: Annotated[str, typer.Option("--dtype", help="types, or auto: the faster one here")] = "float32,bfloat16",
     json_file: Json = None,
     png: Png = None,
 ) -> None:

@@ -10,7 +10,7 @@ from minibeft.cli.console import CHANGE, LOOK, App, Json, Model, Png, Text, plac
 
 app = App()
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="the new folder; it must not exist or be empty")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="the new folder; it must be empty or not yet exist")]
 
 
 @app.command(rich_help_panel=LOOK)
@@ -32,7 +32,7 @@ def simplify(
     json_file: Json = None,
     engine: Annotated[
         Literal["minibeft", "transformers"],
-        typer.Option(help="what runs the model; transformers: any model, what audit measures is done"),
+        typer.Option(help="what runs the model; transformers: any model, changed as far as audit's measurement allows"),
     ] = "minibeft",
 ) -> None:
     """Write the checkpoint without b_k and b_v where the theorems allow it, once the outputs agree."""
@@ -76,7 +76,7 @@ def merge(
 
 @app.command(rich_help_panel=CHANGE)
 def convert(model: Model, folder: Out) -> None:
-    """Write pytorch_model.bin as safetensors, without what a wrapper put before the tensors' names; no code is run."""
+    """Write pytorch_model.bin as safetensors, without a wrapper's prefix before the tensors' names; no code is run."""
     from minibeft.checkpoints.convert import convert
 
     tell(f"{convert(model, folder)} tensors; wrote {folder}")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Command(TyperCommand):
-    """A command that takes its MODEL, where that comes first, as --model too, like the commands where it does not."""
+    """A command whose first argument is MODEL: it also takes it as --model, which other commands have as an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         first = next((param.name for param in self.params if param.param_type_name == "argument"), "")
@@ -46,9 +46,9 @@ class App(typer.Typer):
 
 
 def place(context: typer.Context, option: typer.CallbackParam, file: Path | None) -> Path | None:
-    """The file that an option names, looked at before the work whose result it is to hold."""
+    """The file that an option names, checked before the work whose result it is to hold."""
     if file is not None and str(file) == STDOUT:
-        out.quiet = True  # the tables; what a program reads stands alone
+        out.quiet = True  # no tables: standard output holds only what a program reads
     elif file is not None:
         require_place(option.opts[0], file, provenance()["command"])
         if file in context.params.values():
@@ -78,7 +78,7 @@ Text = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="sentences, one per line; of images an image or .npy, of speech .npy; default: built in, or random",
+        help="sentences, one per line; for images an image or .npy, for speech .npy; default: built in, or random",
     ),
 ]
 Png = Annotated[
@@ -111,7 +111,7 @@ def plot(file: Path | None, draw: "Draw", size: tuple[float, float]) -> None:
         tell(f"wrote {file}")
 
 
-# Beside 0 and 1, a theorem that is violated: input that is refused, a defect of minibeft, and Ctrl-C, as shells say.
+# Exit statuses besides 0 and 1 (a theorem is violated): refused input, a defect of minibeft, and Ctrl-C, as in shells.
 REFUSED, DEFECT, INTERRUPTED = 2, 70, 130
 
 
@@ -119,7 +119,7 @@ class Interrupt(BaseException):
     """Ctrl-C. No KeyboardInterrupt, because click turns that into exit status 1."""
 
 
-# What a wrong option or argument raises; typer has it from click, or from a copy of click, and names it nowhere.
+# What a wrong option or argument raises; typer has it from click, or from a copy of click, and does not export it.
 Misuse: Any = typer.BadParameter.__bases__[0]
 
 
@@ -153,7 +153,7 @@ def run(command: Callable[[], None]) -> None:
         stop(f"{error.format_message().rstrip('.')}; minibeft --help, and --help after a command, say more", REFUSED)
     except Interrupt:
         stop("interrupted; what was written stays, and the same command goes on from there", INTERRUPTED)
-    except (BrokenPipeError, SystemExit):  # rich, which prints the help, makes the one of the other
+    except (BrokenPipeError, SystemExit):  # rich, which prints the help, turns the first into the second
         stop("the reader of the output has gone", DEFECT)
     except BadInput as error:
         stop(str(error), REFUSED)
@@ -167,8 +167,8 @@ def run(command: Callable[[], None]) -> None:
 
 
 def execute(app: typer.Typer) -> None:
-    """The command line that was typed. Not by click's own way, which ends a closed pipe with status 1 and draws a box
-    around a wrong option."""
+    """Run the command line that was typed. Not in click's own way, which ends a closed pipe with status 1 and draws a
+    box around the error for a wrong option."""
     command = typer.main.get_command(app)
     name_no_type_of_switches(command)
     with command.make_context("minibeft", sys.argv[1:]) as context:
@@ -176,7 +176,7 @@ def execute(app: typer.Typer) -> None:
 
 
 def name_no_type_of_switches(command: Any) -> None:
-    """In the help: a switch is given without a value."""
+    """Show no type for switches in the help: they take no value."""
     context = command.context_class(command, info_name="minibeft", **command.context_settings)
     for option in command.get_params(context):
         if getattr(option, "is_bool_flag", False):

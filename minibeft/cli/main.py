@@ -30,7 +30,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of a defect")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors alone; files are written as ever")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print only errors; files are still written")] = False,
 ) -> None:
     """Without a command: the version where it is asked for, else the help."""
     out.quiet = quiet or OTHER_PROCESS
@@ -77,7 +77,7 @@ def show(
     layer: Annotated[int, typer.Option(help="counted from 0")] = 0,
     head: Annotated[int, typer.Option(help="counted from 0")] = 0,
 ) -> None:
-    """Draw the attention weights of one head without biases, with b_q, and with a b_k as long."""
+    """Draw the attention weights of one head without biases, with b_q, and with a b_k of the same length."""
     from minibeft.verification.picture import views
 
     seen = views(model, text, layer=layer, head=head)
@@ -159,7 +159,7 @@ def as_task(name: str | None) -> Any:
 
 
 def main() -> None:
-    """The console script; typer answers a shell that asks how a word goes on."""
+    """The console script; when a shell asks for completions, typer answers it."""
     if "_MINIBEFT_COMPLETE" in os.environ:
         app(prog_name="minibeft")
     cap_caches()

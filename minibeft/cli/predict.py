@@ -88,7 +88,7 @@ def evaluate(
             [(n, *(f"{row[m]:.4f}" for m in metrics)) for n, row in rows.items()],
         )
     )
-    save(json_file, {"model": model, "rows": len(split), "metrics": rows})  # may be written again, a table may not
+    save(json_file, {"model": model, "rows": len(split), "metrics": rows})  # first: a table may not be overwritten
     if out is not None:
         write(out, as_csv(classifier.task, split, found))
         tell(f"wrote {out}")

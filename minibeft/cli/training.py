@@ -242,7 +242,7 @@ def reproduce(
     task: Task = "sst2",
     data: Data = None,
     seeds: Annotated[str, typer.Option("--seeds", "--seed", help="of head, order and dropout")] = "0-7",
-    rates: Annotated[str, typer.Option(help="searched for each row's own; none: the protocol's rate only")] = RATES,
+    rates: Annotated[str, typer.Option(help="to search for each row's own; none: the protocol's rate only")] = RATES,
     judges: Annotated[int, typer.Option("--held-out", min=1, help="training examples that judge the search")] = 1000,
     regime: Regime = "low",
     examples: Examples = None,
@@ -253,7 +253,7 @@ def reproduce(
     dtype: Dtype = "float32",
     backend: Backend = "fused",
     device: Device = "auto",
-    jobs: Annotated[int, typer.Option(min=1, help="runs at the same time, in processes of equal threads")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at the same time, each with its share of the threads")] = 1,
     cluster: Cluster = None,
     extend: Annotated[
         Path | None,

@@ -26,9 +26,9 @@ JOINED = ("scores", "runs")
 
 
 class Earlier:
-    """A record in a file, to which these seeds are to be added; BadInput if it is none of this table, or has one.
+    """A record in a file, to which these seeds are to be added; BadInput if it is another table's, or has one of them.
 
-    searches  what it found of each row's own rate
+    searches  its searches for each row's own rate
     """
 
     def __init__(self, file: Path, table: Table, seeds: Sequence[int]):
@@ -45,7 +45,7 @@ class Earlier:
             raise BadInput(f"{file}: has seed {twice[0]} already; give --seeds that it does not have")
 
     def read(self) -> list[Search]:
-        """The searches, after all that is needed later was looked at once, before hours of work depend on it."""
+        """The searches; first all that is needed later is tried once, so that no error comes after hours of work."""
         cells = self.record["cells"]
         if any(len(cell[part]) != len(self.record["seeds"]) for cell in cells for part in JOINED):
             raise ValueError("a score and a run for each seed")
@@ -62,7 +62,7 @@ class Earlier:
 
     def require_fits(self, series: Series) -> None:
         """BadInput unless model, data, settings and cells are those of the record."""
-        model = "model"  # wherever it lies here: its digest says which it is
+        model = "model"  # its path may be another here; its digest says which it is
         mine = {name: value for name, value in series.shared.items() if name not in (*VARIED, model)}
         require_same(self.file, self.record, {"settings": mine, "digests": series.digests[False]}, "reproduction")
         expected, found = {}, {}
@@ -78,7 +78,7 @@ class Earlier:
                 raise BadInput(f"{self.file}: {' '.join(where)} rate: {names} are {was} there, {now} here")
 
     def with_more(self, more: Record) -> Record:
-        """The record with that of further seeds behind it, and all that follows from both."""
+        """The record joined with that of further seeds; what depends on all seeds is computed again."""
         old, cells = self.record, {key_of(cell): cell for cell in self.record["cells"]}
         seeds, same = old["seeds"] + more["seeds"], [*old["same"], *more["same"]]
         joined = [cell | {part: cells[key_of(cell)][part] + cell[part] for part in JOINED} for cell in more["cells"]]

@@ -1,8 +1,9 @@
 """How large the gradients of b_q, b_k and b_v are before the first update, and what an update of Adam makes of them.
 
 Adam moves each entry by about its rate, whatever the gradient's size: to first order the loss falls by rate · ‖g‖₁. So
-a term whose ‖g‖₁ is a tenth of another's needs ten times its rate to go as far. Why b_q's is smaller is theorem Q8: it
-is a covariance of keys and values under P, bounded by their diameters, while b_v's is the plain sum of ∂L/∂O (V3).
+a term whose ‖g‖₁ is a tenth of another's needs ten times the other's rate to go as far. Theorem Q8 says why b_q's
+gradient is smaller: it is a covariance of keys and values under P, bounded by their diameters, while b_v's is the plain
+sum of ∂L/∂O (V3).
 """
 
 from collections.abc import Callable, Iterator
@@ -58,8 +59,8 @@ def of_seed(loaded: Loaded, progress: Callable[[float], None]) -> dict[str, Row]
 
 
 def of_batch(run: Run, batch: Batch) -> dict[str, Row]:
-    """Term → ‖g‖₁, ‖g‖₂ over all layers, the share of entries below Adam's eps, and the factor by which the clipping of
-    a run with this term alone shortens; of q also what Q8 allows for ‖g‖₂."""
+    """Term → ‖g‖₁, ‖g‖₂ over all layers, the share of entries below Adam's eps, and the factor by which clipping
+    shortens the gradient when this term and the head train; for q also what Q8 allows for ‖g‖₂."""
     outs: list[Tensor] = []
     hooks = [m.register_forward_hook(lambda *call: outs.append(call[2])) for m in modules_of(run.model)]
     try:

@@ -1,8 +1,8 @@
-"""How much each bias term matters, layer by layer, and what b_k's place in that is worth, from finished runs.
+"""How much each bias term matters, layer by layer, and what the rank of b_k among them is worth, from finished runs.
 
 Mag+Angle and Magnitude compare the biases before and after all of them were trained together; Fisher looks at the
-gradients before. Theorem K5 says what they miss: Adam moves b_k by rounding noise, by how much its eps decides, and the
-logits do not notice (K1). So b_k is also trained alone, under several eps, and its drift set beside its effect.
+gradients before. Theorem K5 says what they miss: Adam moves b_k by rounding noise, how far depends on its eps, and the
+logits do not change (K1). So b_k is also trained alone, in the ways of DRIFTS, to compare its drift with its effect.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,12 +38,12 @@ Scores = dict[str, list[float]]
 
 
 def drifting(settings: Settings) -> dict[str, Settings]:
-    """b_k trained alone, by name of how: DRIFTS."""
+    """Settings to train b_k alone, one for each way in DRIFTS, by its name."""
     return {name: replace(settings, terms="k", **changes) for name, changes in DRIFTS.items()}
 
 
 def importance_of(runs: Sequence[tuple[Settings, Path]]) -> list[dict[str, Scores]]:
-    """Each measure from these finished runs of all biases, each in its folder, where what was found is kept: Fisher's
+    """The measures of each of these finished runs of all biases. They are kept in the run's folder, because Fisher's
     takes as long as an epoch."""
     found = []
     with steps("importance", len(runs)) as step:
@@ -76,7 +76,7 @@ def by_layer(values: Mapping[str, float]) -> Scores:
 
 
 def fisher_of(run: Run, loaded: Loaded) -> dict[str, float]:
-    """I3 over one pass of the training examples in batches of 8, dropout off, the head clipped along."""
+    """I3 over one pass of the training examples in batches of 8, with dropout off; clipping includes the head."""
     run.model.eval()
     device = torch.device(run.settings.device)
     order = shuffled(loaded.train.lengths, FISHER_BATCH, seed=run.settings.seed, epoch=0, bucketed=True)

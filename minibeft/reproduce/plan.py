@@ -26,12 +26,12 @@ class Row:
 class Table:
     """A table of the paper: a run for each row, regime and seed.
 
-    rows     that are run at the protocol's learning rate; none: the search over rates is all there is
-    regimes  that it compares; none: it is of the one that is asked for
-    tuned    rows whose own learning rates are searched; where there are rows, they are run at those as well
+    rows     what is run at the protocol's learning rate; empty: the table is only a search over learning rates
+    regimes  the regimes that it compares; empty: only the one that the settings name
+    tuned    rows whose own learning rates are searched; unless `rows` is empty, they are run at these rates as well
     ordered  pairs of rows, the first of which does better according to the paper
-    same     rows that are one run according to theorem K3, where b_k has no effect
-    ranked   rows whose order of scores the measures of importance are to predict
+    same     rows whose runs theorem K3 says are the same, where b_k has no effect
+    ranked   rows whose order by score the measures of importance are to predict
     """
 
     name: str
@@ -43,7 +43,7 @@ class Table:
     ranked: tuple[Row, ...] = ()
 
     def of_decoder(self) -> "Table":
-        """As far as a decoder has the biases: of attention alone, each by itself."""
+        """The table for a decoder: only the rows that train one of b_q, b_k and b_v, or nothing."""
         rows = tuple(row for row in self.rows if row.terms in (*TERMS, "none"))
         ordered = tuple(pair for pair in self.ordered if {*pair} <= {row.name for row in rows})
         return replace(self, rows=rows, ordered=ordered, ranked=(), tuned=tuple(r for r in self.tuned if r in rows))
@@ -102,7 +102,7 @@ def at(base: Settings, row: Row, **changes: Any) -> Settings:
 
 
 def protocol_runs(base: Settings, table: Table, seeds: Iterable[int]) -> list[Settings]:
-    """Every row at the protocol's rate, seed by seed, so that what is there when it is stopped can be compared."""
+    """Every row at the protocol's rate, seed by seed, so that runs finished before an interruption can be compared."""
     regimes = table.regimes_of(base)
     return [at(base, row, regime=regime, seed=seed) for regime in regimes for seed in seeds for row in table.rows]
 
@@ -117,8 +117,8 @@ def search_runs(
 
 @dataclass(frozen=True)
 class Search:
-    """What was found for a row. scores: learning rate and the task's first metric on the held-out examples, the mean
-    over the seeds."""
+    """The search for a row's own rate. scores: learning rates, each with the task's first metric on the held-out
+    examples, the mean over the seeds."""
 
     row: Row
     regime: str

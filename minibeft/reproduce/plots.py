@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = dict[str, Any]
-# What a legend calls the rows; none trains the head alone, of a decoder nothing.
+# What a legend calls the rows; the row "none" trains only the head, and in a decoder nothing.
 LEGEND = {"v": "b_v", "q": "b_q", "k": "b_k", "none": "no bias", "all": "all biases"}
 
 
@@ -135,7 +135,7 @@ def over_epochs(record: Record, cells: Sequence[Record]) -> Plot:
 
 @contextmanager
 def panels(figure: "Figure", number: int, ylabel: str, title: str | None = None) -> Iterator[Sequence[Any]]:
-    """Axes side by side that share y, under one legend, of the lines of the first."""
+    """Panels side by side that share the y axis, below one legend, which names the lines of the first panel."""
     grid = figure.subplots(1, number, sharey=True, squeeze=False)[0]
     yield grid
     grid[0].set(ylabel=ylabel)
@@ -144,23 +144,23 @@ def panels(figure: "Figure", number: int, ylabel: str, title: str | None = None)
 
 
 def marked(values: Sequence[float]) -> int:
-    """Every how many points of a line get a marker: six or fewer do."""
+    """The n such that every n-th point of a line gets a marker, and at most six do."""
     return -(-len(values) // 6)
 
 
 def below(row: str) -> dict[str, Any]:
-    """How to draw the run without biases: broad and underneath, so that one shows that coincides with it (K3)."""
+    """How to draw the run without biases: broad and underneath, so that a line that coincides with it shows (K3)."""
     return {"linewidth": 5, "markersize": 10, "alpha": 0.5, "zorder": 1} if row == "none" else {}
 
 
 def legend(row: str) -> str:
-    """What a row's line is called: by its term, forms have panels."""
+    """The name of a row's line: only its term, because each form has a panel of its own."""
     term = row.split()[0]
     return LEGEND.get(term, f"b of {term}")
 
 
 def named_in_full(row: str) -> str:
-    """What it is called where forms stand side by side."""
+    """The name of a row with its form, where several forms share a plot."""
     return f"{legend(row)} {form_of(row)}".strip()
 
 

@@ -22,14 +22,14 @@ def grids(record: Record) -> list[Grid]:
 
 
 def results(record: Record) -> Grid:
-    """The paper's figures beside the measured; of several regimes the measured, regime by regime."""
+    """The paper's figures beside the measured ones; for several regimes only the measured ones, regime by regime."""
     note = f"{record['metric']} in percent on {record['task']}, {record['model']}, mean ± standard deviation over "
     note += seeds(record) + origin(record)
     return of_several_regimes(record, note) if several(record) else of_one_regime(record, note)
 
 
 def of_one_regime(record: Record, note: str) -> Grid:
-    """A row's numbers and scores, at the protocol's rate and at its own."""
+    """Each row's trainable parameters and scores, at the protocol's rate and at its own."""
     figures = paper.columns(record["table"], record["task"])
     own = {cell["row"]: cell for cell in record["cells"] if cell["rate"] == "own"}
     protocol = [cell for cell in record["cells"] if cell["rate"] == "protocol"]
@@ -50,7 +50,7 @@ def of_one_regime(record: Record, note: str) -> Grid:
 
 
 def of_several_regimes(record: Record, note: str) -> Grid:
-    """A row's scores in every regime at the protocol's rate, and then at its own, which stands below."""
+    """A row's scores in every regime at the protocol's rate, and then at its own rate, which is printed below them."""
     cells = {(cell["row"], cell["rate"], cell["regime"]): cell for cell in record["cells"]}
     columns = list(dict.fromkeys((rate, regime) for _, rate, regime in cells))
     rows = []
@@ -81,7 +81,7 @@ def seeds(record: Record) -> str:
 
 
 def origin(record: Record) -> str:
-    """What a checkpoint is that was trained here: not one of the paper's."""
+    """How the model was trained, if it is one of ours (training/pretrain.py) and not one of the paper's."""
     made = record.get("pretraining")
     if made is None:
         return ""
@@ -108,7 +108,7 @@ def spread_of(values: Sequence[float]) -> str:
 
 
 def difference(verdict: Record) -> str:
-    """Of two rows' scores, in points, with its 95 % interval."""
+    """The mean difference of two rows' scores, in points, with its 95 % interval."""
     return f"{100 * verdict['mean']:+.1f} ± {100 * half_interval(verdict['std'], verdict['n']):.1f}"
 
 
@@ -134,7 +134,7 @@ def orders(record: Record) -> Grid:
 
 
 def predictions(record: Record) -> Grid:
-    """Whether a measure of importance, taken from all biases together, orders the terms as their scores alone do."""
+    """Whether a measure of importance, from training all biases together, orders them as training each alone does."""
     rows = []
     for regime, measures in record.get("importance", {}).items():
         at = {c["row"]: c["scores"] for c in record["cells"] if (c["regime"], c["rate"]) == (regime, "protocol")}
@@ -175,7 +175,7 @@ def p(value: float) -> str:
 
 
 def sameness(record: Record) -> Grid:
-    """K3: pairs of runs that must be one; or why they need not be."""
+    """K3: pairs of runs that must be the same; or why they need not be."""
     if record["key_bias"]["status"] != "null":
         return free(record)
     rows = [
@@ -202,7 +202,7 @@ def sameness(record: Record) -> Grid:
 
 
 def free(record: Record) -> Grid:
-    """Where b_k is not null: why, and how far training it leads from not training it."""
+    """Where b_k is not null: why, and how much training it changes the scores."""
     found = {c["row"]: c["scores"] for c in record["cells"] if c["rate"] == "protocol"}
     if not {"k", "none"} <= found.keys():
         return Grid("", (), [])
@@ -215,7 +215,7 @@ def free(record: Record) -> Grid:
 
 
 def drift_grid(record: Record) -> Grid:
-    """How far b_k moves, which its rank is made of, and what that does."""
+    """How far b_k moves, on which its rank is based, and what effect that has."""
     rows = [
         (name, f"{row['moved']:.2e}", f"{row['effect']:.1e}", str(row["predictions_changed"]))
         for name, row in record.get("drift", {}).items()

@@ -40,9 +40,9 @@ def reproduce(
 ) -> tuple[Record, list[Grid]]:
     """Run what the table needs in this folder; returns its record, and the tables to print.
 
-    rates   to search for each row's own, with this many training examples held out; none: only the protocol's
+    rates   to search for each row's own rate, judged on `held_out` training examples; empty: only the protocol's rate
     extend  a record of the table, to which these seeds are added; each row's own rate is the one found there
-    Writes <table>.json, .md and .html. The record's "ok" is false where runs that K3 says are one are not.
+    Writes <table>.json, .md and .html. The record's "ok" is false if two runs that K3 says are the same differ.
     """
     plan = find_table(table)
     if plan.ranked and BODIES[family_of(base.model)].decodes:
@@ -83,8 +83,8 @@ def run_rows(
     *,
     jobs: int,
 ) -> Record:
-    """Every row at the protocol's rate, then at its own, found on held-out examples with the first seed, or earlier; of
-    a table without rows that search alone, with every seed."""
+    """Every row at the protocol's rate, then at its own, searched on held-out examples with the first seed or taken
+    from the earlier record; for a table without rows only the search, with every seed."""
     if earlier:
         earlier.require_fits(series)
     protocol = protocol_runs(series.base, plan, seeds)

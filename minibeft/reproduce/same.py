@@ -10,7 +10,7 @@ to first order, where training does not drive nearby heads apart (over frozen fe
 u is 2⁻²⁴; under bfloat16 autocast products are stored with 2⁻⁸, and n·u becomes n·u + 2⁻⁸. Where b_k drifts to does not
 matter, and it does drift (K5). A b_k with an effect moves the head by the size of the updates, 1/(2 n u) times more.
 
-A decoder is trained without a head: there b_k is to give the zero-shot metrics at every epoch, exactly.
+A decoder is trained without a head: there, training b_k must give exactly the zero-shot metrics at every epoch.
 """
 
 import math
@@ -32,8 +32,8 @@ Record = dict[str, Any]
 
 
 class Same(NamedTuple):
-    """Two runs that K3 says are one. difference, allowed: of any entry of the head, or without one of any metric;
-    same_epochs: in how many epochs all metrics are the same."""
+    """Two runs that K3 says are the same. difference, allowed: of any entry of the head, or, if there is no head, of
+    any metric; same_epochs: in how many epochs all metrics are the same."""
 
     first: str
     second: str
@@ -48,7 +48,7 @@ class Same(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the difference is one of rounding; never true of what is not finite."""
+        """Whether rounding explains the difference; never true if it is not finite."""
         return within(self.difference, self.allowed)
 
 

@@ -47,8 +47,8 @@ class Series:
         self.records: dict[Settings, Record] = {}
 
     def run(self, runs: Iterable[Settings], *, jobs: int) -> None:
-        """Bring these runs to their end, `jobs` at a time and begun in this order, or with one job those together that
-        can share their matrix products; finished ones are only read."""
+        """Bring these runs to their end, `jobs` at a time and in this order; with one job, runs that can share their
+        matrix products train together. Finished runs are only read."""
         runs = list(dict.fromkeys(runs))
         self.records |= {settings: found for settings in runs if (found := self.finished(settings))}
         left = [settings for settings in runs if settings not in self.records]
@@ -82,8 +82,8 @@ class Series:
 def open_series(base: Settings, folder: Path, *, held_out: int, cluster: str | None = None) -> Iterator[Series]:
     """The series in this folder, begun or continued, and closed to every other process meanwhile.
 
-    base      in the largest of the regimes, so that there are examples enough is known before the first run
-    held_out  how many more a search is to be judged on; 0: there is none
+    base      the settings in the largest regime: if there are too few examples, that is noticed before the first run
+    held_out  how many more examples are to judge a search; 0: there is no search
     BadInput, with nothing overwritten, for a folder that holds another series or anything else, or that is in use.
     """
     begun(folder, SERIES)  # another's folder is refused before a model is loaded
@@ -108,7 +108,7 @@ def open_series(base: Settings, folder: Path, *, held_out: int, cluster: str | N
 
 
 def shared_by(base: Settings, resolved: Settings) -> Record:
-    """What all runs of a series have in common: the protocol's values where none were given, but for the two that
-    depend on form and regime."""
+    """What all runs of a series have in common, with the protocol's values where none were given; but examples and
+    epochs, which depend on form and regime, stay as they were given."""
     asked = {"examples": base.examples, "epochs": base.epochs}
     return {n: value for n, value in resolved.as_json().items() if n not in (*COMPARED, *LOCAL)} | asked

@@ -2,8 +2,8 @@
 
 The exact test (Fisher's randomisation test) asks how often the mean difference would be this far from 0 if the sign of
 each seed's difference were tossed. n seeds have 2ⁿ tosses, so its two-sided p is never below 2/2ⁿ: 0.0625 for five
-seeds, however clear the difference. Six seeds can reach 0.05 at all, eight 0.01. What a table could not have seen is
-said too: the difference that the t test at 0.05 finds in four of five such tables.
+seeds, however clear the difference. To go below 0.05 it needs six seeds, below 0.01 eight. How small a difference a
+table can show is said too: the one that the t test at 0.05 finds in four of five such tables.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
 
 
 def t_test(differences: Sequence[float]) -> float:
-    """Student's two-sided p; differences that are all equal leave it nothing to estimate: 1 if they are 0, else 0."""
+    """Student's two-sided p; if all differences are equal, their variance is 0, and p is 1 if they are 0, else 0."""
     if len(set(differences)) == 1:
         return float(differences[0] == 0)
     with needs("scipy", "train", "the paired test"):
@@ -77,9 +77,9 @@ def randomisation_test(differences: Sequence[float]) -> float:
 
 
 def correlations(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> list[float]:
-    """Spearman's rank correlation of two quantities over the same things, seed by seed: rows are things, columns seeds.
+    """Spearman's rank correlation of two quantities over the same items, seed by seed: rows are items, columns seeds.
 
-    Where all of one are equal they have no order: 0.
+    It is 0 where all values of one quantity are equal and so have no order.
     """
     with needs("scipy", "train", "comparing orders"):
         from scipy.stats import spearmanr

@@ -61,7 +61,7 @@ def heading(table: str, series: Series, seeds: Sequence[int]) -> Record:
 
 
 def drifts(table: Table, series: Series, seeds: Sequence[int]) -> Record:
-    """Without a head to compare, accuracy alone would decide: how far b_k moved besides, and what that does."""
+    """How far b_k moved, and what that does, for bias-free models: they have no head whose values could be compared."""
     if table.name != "bias-free":
         return {}
     runs = {f"seed {seed}": at(series.base, Row("k", "k"), seed=seed) for seed in seeds}
@@ -69,7 +69,7 @@ def drifts(table: Table, series: Series, seeds: Sequence[int]) -> Record:
 
 
 def importance(table: Table, series: Series, seeds: Sequence[int]) -> Record:
-    """By regime and measure each term's score, the mean over the layers, of every seed, from all biases together."""
+    """Regime → measure → term → its score for every seed, the mean over the layers, from training all biases."""
     found: Record = {}
     for regime in table.regimes_of(series.base) if table.ranked else ():
         runs = [at(series.base, Row("all", "all"), regime=regime, seed=seed) for seed in seeds]

@@ -8,14 +8,14 @@ from minibeft.errors import LONGEST_LINE, cut, printable
 
 
 class Screen(Console):
-    """A console that lets a closed pipe be an error; rich would end the process with status 1, a violated theorem."""
+    """A console that raises an error for a closed pipe; rich would exit with status 1, as for a violated theorem."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError("nobody reads the output any more")
 
 
 def shown(text: str) -> str:
-    """Text of several lines as a terminal may show it: a name from a file is never obeyed, and a word is cut."""
+    """Text of several lines that is safe for a terminal: escape sequences are made visible, and long words are cut."""
     return "\n".join(" ".join(cut(printable(w), LONGEST_LINE) for w in line.split(" ")) for line in text.split("\n"))
 
 

@@ -1,5 +1,5 @@
-"""A file or folder is written beside its place and then renamed, so that a kill leaves the old one or the new; and its
-place is looked at, and held, before the work."""
+"""A file or folder is written beside its place and then renamed, so that a kill leaves the old one or the new; its
+place is checked, and locked, before the work."""
 
 import fcntl
 import json
@@ -50,12 +50,12 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
         write(file, f"{text}\n".encode())
 
 
-# What stands near the start of every file that an option names and that is no JSON.
+# Stands near the start of every file, other than JSON, that a command writes where an option says.
 MARK = "written by minibeft"
 
 
 def require_place(option: str, file: Path, command: str) -> None:
-    """BadInput for a file, given by this option, that cannot be written or holds what this command did not write:
+    """BadInput if the file that this option names cannot be written, or exists and is not from this command; called
     before the work whose result it is to hold."""
     folder = file.absolute().parent
     if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -82,10 +82,10 @@ def verb(command: str) -> str:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The folder, made where it is not there, for this process alone; the system lets go however that process ends.
+    """Lock the folder, made if it is missing, for this process; the system unlocks it however the process ends.
 
-    What was made and is still empty at the end goes again. BadInput when another process has the folder, or when it
-    cannot be made. Of the processes that torchrun started the first holds it for all.
+    Folders that were made and are still empty at the end are removed. BadInput when another process holds the folder,
+    or when it cannot be made. Of the processes that torchrun started, the first holds it for all.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -113,7 +113,7 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A neighbour to write into, which becomes `folder` when the block ends without an error, and else vanishes.
+    """A folder to write into, beside `folder`: it becomes `folder` if the block ends without an error, or is removed.
 
     So an interruption, even SIGKILL, leaves either the whole folder or none of that name (SIGKILL also the hidden
     neighbour, which nothing reads and the next run takes over). BadInput when the folder is there and not empty.

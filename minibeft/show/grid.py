@@ -22,7 +22,7 @@ class Grid:
     """A table. A cell's first line says what it is about, further lines are details.
 
     note    what to know when reading it
-    styles  how the terminal shows a first line that reads so: {"holds": "green"}
+    styles  the terminal's style for a first line with exactly this text: {"holds": "green"}
     """
 
     title: str

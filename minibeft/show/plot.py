@@ -23,7 +23,7 @@ CLEAR = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.face
 
 
 def looks(names: Iterable[Any]) -> dict[Any, dict[str, str]]:
-    """How to draw the line of each, the same wherever it is drawn; dotted where a colour comes again."""
+    """How to draw the line of each name, for all plots that show it; dotted where a colour is used again."""
     styles = list(STYLES.items())
     found = {}
     for i, name in enumerate(dict.fromkeys(names)):
@@ -46,7 +46,7 @@ def can_draw() -> bool:
 
 
 def require_matplotlib() -> None:
-    """Before the work, so that a missing package costs nothing."""
+    """BadInput if matplotlib is missing; called before the work, so that none is lost."""
     with needs("matplotlib", "train", "a plot"):
         import matplotlib  # noqa: F401
 

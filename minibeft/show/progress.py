@@ -10,17 +10,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from minibeft.errors import one_line
 from minibeft.show.console import err, out
 
-# After so many seconds of work it is said how long the rest takes, if it is a minute or more.
+# After this many seconds of work the time left is printed, if it is at least this many seconds.
 WATCHED, WORTH_SAYING = 5.0, 60.0
 
 
 class Lines:
-    """The lines on the screen, by name, and once, for a file or a pipe too, how long it all takes."""
+    """The lines on the screen, by name; and once, also in a file or a pipe, how long the rest takes."""
 
     def __init__(self, bar: Progress):
         self.bar = bar
         self.lines: dict[str, TaskID] = {}
-        self.first: tuple[float, float] | None = None  # when all of it was first seen, and how much was worked then
+        self.first: tuple[float, float] | None = None  # when all the work was first seen, and how much of it was done
         self.estimated = False
 
     def show(
@@ -28,8 +28,8 @@ class Lines:
     ) -> None:
         """Bring a line up to date; a new name gets a line.
 
-        part   another line is that of all the work
-        found  how much of what is done was there before, and says nothing of the speed
+        part   this line is a part of the work; another line shows all of it
+        found  how much of what is done was done before this start, and does not count for the speed
         """
         if name not in self.lines:
             self.lines[name] = self.bar.add_task(one_line(name), total=total, text="")
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress() -> Iterator[Lines]:
-    """The display, as long as the block lasts; a file or a pipe gets none, nor who asked for quiet."""
+    """The display while the block runs; there is none in a file or a pipe, or with --quiet."""
     name, text = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("description", "fields[text]"))
     columns = name, BarColumn(16), text, TimeRemainingColumn()
     with Progress(*columns, console=err, speed_estimate_period=600, disable=out.quiet or not err.is_terminal) as bar:

@@ -43,7 +43,7 @@ class Scorable(Protocol):
 
 @runtime_checkable
 class Data(Protocol):
-    """Examples of any kind: of a classification head (Examples) or of prompts (prompts.Prompted)."""
+    """Examples of any kind: texts for a classification head (Examples), prompts.Prompted or folders.Files."""
 
     @property
     def lengths(self) -> Int[Tensor, " N"]: ...
@@ -77,7 +77,7 @@ class Examples:
 
 
 def padded(ids: Int[Tensor, "... L"], sizes: Int[Tensor, "..."], width: int | None, fill: int) -> tuple[Tensor, Tensor]:
-    """Rows cut to the longest of them, or filled on the right to `width` tokens; and the mask of what is no filling."""
+    """Rows cut to the longest of them, or padded on the right to `width` tokens; and the mask of the real tokens."""
     longest = int(sizes.max())
     ids = ids[..., :longest]
     if width is not None and width > longest:

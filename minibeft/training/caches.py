@@ -1,8 +1,8 @@
-"""What oneDNN keeps of the shapes it has seen, cut short.
+"""Smaller caches for the code that oneDNN compiles.
 
-It multiplies in bfloat16, and compiles code for every number of rows, of which packed batches have hundreds; it keeps
-1,024 of these programs, and torch the last 1,024 again: more memory than the training itself takes. To compile one
-again costs less than timings scatter. Both numbers are read once, before the first product, from the environment.
+oneDNN multiplies in bfloat16 and compiles code for every number of rows, of which packed batches have hundreds. It
+keeps 1,024 of these programs, and torch the last 1,024 too: more memory than the training itself takes. Compiling one
+again takes less time than timings vary. Both limits are read once from the environment, before the first product.
 """
 
 import os
@@ -11,6 +11,6 @@ CAPS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "16"}
 
 
 def cap_caches() -> None:
-    """For this process and those that it starts, before torch is imported; what the user has set stays."""
+    """Set the limits for this process and those that it starts, before torch is imported; the user's values stay."""
     for name, most in CAPS.items():
         os.environ.setdefault(name, most)

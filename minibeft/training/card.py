@@ -1,4 +1,4 @@
-"""What lies beside an adapter so that others can serve it: the files of what reads for it, and a model card."""
+"""The files beside an adapter that others need to serve it: its tokenizer or image reader, and a model card."""
 
 import json
 from pathlib import Path

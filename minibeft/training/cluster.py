@@ -1,7 +1,7 @@
-"""Runs on the workers of a Dask cluster, one per task, in folders that the workers share with whoever asks.
+"""Runs on the workers of a Dask cluster, one run per task, in folders that the workers share with this machine.
 
-A worker that dies costs the epoch that it was at: Dask gives its run to another worker, which resumes it from its
-folder. What is under way when the command is interrupted ends on its worker; the same command then finds it.
+If a worker dies, only the epoch in progress is lost: Dask gives its run to another worker, which resumes it from its
+folder. If the command is interrupted, runs under way finish on their workers; the same command then finds them.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from minibeft.training.settings import Settings
 from minibeft.training.train import Step
 
 SECONDS_TO_ANSWER = 10
-# Of a run whose shared folder fails for a moment; a worker that dies is no failure of the run.
+# How often a run is tried again when its shared folder fails for a moment; a worker that dies does not count.
 RETRIES = 2
-# A run has its process's random numbers and current folder to itself.
+# One run at a time: it needs the process's random numbers and current folder for itself.
 alone = Lock()
 
 
@@ -64,14 +64,14 @@ def finetune_on_cluster(
 
 
 def require_one_thread(workers: dict[str, Any]) -> None:
-    """BadInput for a worker that would begin several runs at a time, of which but one could go on."""
+    """BadInput for a worker with several threads: it would begin several runs, but only one of them could go on."""
     for address, worker in workers.items():
         if worker["nthreads"] != 1:
             raise BadInput(f"--cluster: {address} has {worker['nthreads']} threads; start workers with --nthreads 1")
 
 
 def work(number: int, settings: Settings, folder: Path, place: str, topic: str) -> dict[str, Any] | str:
-    """One run on a worker, in the asker's current folder, from which relative names count; its record, or why not."""
+    """One run on a worker, in the folder where the command was given; its record, or the text of the error."""
     from distributed import get_worker
 
     worker = get_worker()

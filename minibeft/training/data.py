@@ -22,9 +22,9 @@ from minibeft.training.tasks import (
     read_split,
 )
 
-# What the protocol has for the small tasks of pairs; of one's own data it knows nothing.
+# For your own data, which the protocol does not cover: its values for small tasks of sentence pairs.
 LEARNING_RATE, EPOCHS = 1e-3, 30
-HELD_OUT = 10  # one of so many examples, where there is no validation split
+HELD_OUT = 10  # one example in ten is held out, if there is no validation split
 
 
 class Dataset(NamedTuple):

@@ -1,6 +1,6 @@
 """Images or spectrograms of one's own, a folder for each class: train/CLASS/FILE, and validation/CLASS/FILE or test/.
 
-Files are read batch by batch, so that memory holds no more than one; each is looked at before the run begins.
+Files are read batch by batch, so that memory holds one batch at a time; each file is checked before the run begins.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class FeatureBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """All examples of a split, each a file of the folder `source`'s model."""
+    """All examples of a split, one per file; `source` is the folder of the model that reads them."""
 
     files: list[Path]
     labels: Float[Tensor, " N"]
@@ -65,7 +65,7 @@ class Files:
 
 
 def open_files(source: Path, config: ModelConfig, split: Split) -> Files:
-    """The split's files, each of which can be read and has the first one's shape."""
+    """The split's files, after a check that each can be read and has the same shape as the first."""
     files = [Path(file) for (file,) in split.texts]
     found = Files(files, torch.tensor(split.labels, dtype=torch.float32), source, config)
     first = tuple(found.read(files[0]).shape[1:])

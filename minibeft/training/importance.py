@@ -16,8 +16,8 @@ from minibeft.errors import BadInput
 def mag_angle(base: Float[Tensor, " d"], tuned: Float[Tensor, " d"]) -> float:
     """I1: 1 − cos∠(b, b')·min(‖b‖, ‖b'‖)/max(‖b‖, ‖b'‖), from 0 (nothing moved) to 2; undefined where a bias is 0.
 
-    That is l·(l − s)/l·l, with l the longer and s the shorter of the two: so it is computed, in float64, because
-    1 − cos would lose the small changes it is for. BadInput for a bias of length 0, as in bias-free models.
+    It is computed as l·(l − s)/l·l in float64, with l the longer and s the shorter of the two, because 1 − cos would
+    lose the small changes that it is to show. BadInput for a bias of length 0, as in bias-free models.
     """
     b, t = base.detach().double(), tuned.detach().double()
     if not (b.any() and t.any()):
@@ -38,7 +38,7 @@ def fisher(parameters: Mapping[str, nn.Parameter], losses: Iterable[Float[Tensor
     """I3: each parameter's mean squared gradient, averaged over the batches, after clipping all to joint norm 1.
 
     parameters  everything that is clipped together (in BEFT: all biases and the head)
-    losses      one loss a batch, of a model in evaluation mode; pass a generator, one graph is alive at a time
+    losses      one loss per batch, of a model in evaluation mode; pass a generator, one graph is alive at a time
     """
     total, batches = dict.fromkeys(parameters, 0.0), 0
     for loss in losses:

@@ -79,8 +79,8 @@ def load_like(first: Loaded, settings: Settings) -> Loaded:
 
 
 def head_like(first: Loaded, settings: Settings) -> nn.Module:
-    """The classification head that load gives these settings: a copy, frozen weights shared; but where the checkpoint
-    lacks more of it than the last map, its seed decides what it is."""
+    """The classification head that load gives these settings: a copy that shares the frozen weights. If the checkpoint
+    lacks more of the head than its last linear map, the settings' seed draws it anew."""
     head = first.model.head
     assert head is not None
     if {name.rpartition(".")[0] for name in first.model.fresh} - {"head.out"}:
@@ -94,7 +94,7 @@ def head_like(first: Loaded, settings: Settings) -> nn.Module:
 
 
 def encode_data(tokenizer: Tokenizer, task: Task, split: Split, config: ModelConfig, longest: int) -> Data:
-    """The split as what models of this family read, held against the model's tables."""
+    """The split as tokens for models of this family, checked against the size of the model's embedding tables."""
     if is_prompted(task.name, config.family):
         found = encode_prompts(tokenizer, task, split, max_length=longest)
         require_rows(config, found.targets)
@@ -133,5 +133,5 @@ def family_of(model: str | Path) -> str:
 
 
 def regular(folder: Path, pattern: str) -> list[Path]:
-    """The folder's files of this pattern, in order; a pipe or a device could be read forever."""
+    """The folder's regular files of this pattern, in order; reading a pipe or a device might never end."""
     return sorted(file for file in folder.glob(pattern) if file.is_file())

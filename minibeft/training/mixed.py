@@ -1,6 +1,6 @@
 """A table whose rows name their adapters, answered in one stream of packed batches, each row by its own adapter.
 
-The model is loaded once, and of the adapters those that the table names.
+The model is loaded once, with only those adapters that the table names.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from minibeft.training.train import EVALUATION_BATCH
 
 @dataclass(frozen=True)
 class Requests:
-    """Texts, each for one of these adapters; column says where in the table its name stands."""
+    """Texts, each for one of these adapters; `column` is the table's column of the adapters' names."""
 
     split: Split
     numbers: Int[Tensor, " N"]

@@ -61,8 +61,8 @@ def begin_child(threads: int, queue: Any, ends: Any) -> None:
 
 
 def end_with_parent(ends: Any) -> None:
-    """Nobody reads the results of an orphan, and its parent's next start would write to the same folder. `ends` is at
-    its end when the parent closes the other side, or is no more."""
+    """End this process with its parent: nobody would read its results, and the command, started again, would write to
+    the same folder. `ends` becomes ready when the parent closes the other side or ends."""
     wait([ends])
     os._exit(1)
 

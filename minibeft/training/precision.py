@@ -1,8 +1,8 @@
 """--dtype auto: the type in which this model trains faster here. bfloat16 is the faster one on processors that have
 instructions for it, and the slower one on others.
 
-Measured are the largest matrix products of the model, those of an MLP; once for a folder, because a run keeps its type
-to its end.
+The model's largest matrix products, those of an MLP, are timed; once per folder, because a run keeps its type to its
+end.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ RECORDS = ("run.json", "seeds.json", "series.json", "seed-*/run.json", "rate-*/s
 
 
 def settled(settings: Settings, folder: Path | None = None) -> Settings:
-    """The settings with a type for auto: that of the runs that are in this folder, else the faster one here. Says which
-    in one line."""
+    """The settings with a type in place of auto: that of the runs already in this folder, or else the faster one on
+    this machine. One printed line says which."""
     if settings.dtype != AUTO:
         return settings
     settings.check()
@@ -56,10 +56,10 @@ def type_in(folder: Path | None) -> str | None:
 
 @cache
 def rates(model: str, device: str) -> dict[str, float]:
-    """Tokens a second that go through the first block's MLP in each type, forward and backward with frozen weights, the
-    best of several rounds in which both take their turn; once for a process.
+    """Tokens per second through the first block's MLP in each type, forward and backward with frozen weights: the best
+    of several rounds in which the types take turns; measured once per process.
 
-    On a CPU by one core's own time, so that what else the machine does at the moment does not decide.
+    On a CPU the processor time of one core counts, so that other work on the machine does not decide.
     """
     with head_to_come():
         block = load_model(model, task="hidden").blocks[0]

@@ -1,4 +1,4 @@
-"""What a trained classifier says of other texts: of a run's folder, of an adapter, or of a whole checkpoint."""
+"""What a trained classifier says of other texts; it is opened from a run's folder, an adapter or a checkpoint."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ from minibeft.training.train import scores_of
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model that classifies, with the task that says what it reads and how its classes are called."""
+    """A model that classifies, with the task that says what it reads and what its classes are called."""
 
     model: Transformer
     source: Path
@@ -41,12 +41,12 @@ class Classifier:
     task: Task
 
     def probabilities(self, split: Split) -> Float[Tensor, "N K"]:
-        """Of each class, or a regression's score."""
+        """The probability of each class, or the score of a regression."""
         found = scores_of(self.model.to(self.settings.device), self.settings, self.encoded(split))
         return found.softmax(1) if self.task.labels else found
 
     def encoded(self, split: Split) -> Data:
-        """The texts as tokens, cut where the model or the settings end."""
+        """The texts as tokens, cut to the length that the model and the settings allow."""
         longest = min(self.settings.max_length or MAX_LENGTH, room(self.model.config) or MAX_LENGTH**2)
         return encode_data(load_tokenizer(self.source), self.task, split, self.model.config, longest)
 
@@ -60,7 +60,7 @@ def settings_for(
     backend: Any,
     device: str,
 ) -> Settings:
-    """How to read a table and to compute, checked; a column not given is the one that the run's record names."""
+    """Checked settings for reading a table and computing; a column not given is taken from the run's record."""
     if pair is not None and text is None:
         raise BadInput(f"--pair-column {pair}: needs --text-column too, for the first texts")
     found = Settings(model, OWN, "", text, pair, label or "", max_length=max_length, backend=backend, device=device)
@@ -71,7 +71,7 @@ def settings_for(
 def open_classifier(name: str | Path, settings: Settings) -> Classifier:
     """A run's folder (or the folder of its only seed), an adapter, or a checkpoint with a classification head.
 
-    settings  columns, and how to compute; what a run's record says stands where the columns are not given
+    settings  columns, and how to compute; columns that are not given are those of the run's record
     """
     folder = Path(name).expanduser()
     if (run := only_seed(folder)) is not None:
@@ -114,7 +114,7 @@ def only_seed(folder: Path) -> Path | None:
 
 
 def open_run(folder: Path, given: Settings) -> Classifier:
-    """What was trained in a run's folder, put into its model again."""
+    """A run's model, with the trained parameters from the run's folder."""
     record = read_record(folder)
     settings = Settings(**{"model": "", "task": ""} | record.get("settings", {}))
     task = TASKS.get(settings.task)
@@ -152,7 +152,7 @@ def read_texts(task: Task, file: Path) -> Split:
 def as_csv(task: Task, split: Split, found: Float[Tensor, "N K"], classes: Sequence[tuple[str, ...]] = ()) -> bytes:
     """A row for each input: its texts, the prediction, and the probability of each class.
 
-    classes  what each row calls them, where not all call them as the task does
+    classes  the names of the classes for each row, if they differ between rows; else those of the task
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -173,8 +173,8 @@ def measured(task: Task, split: Split, found: Float[Tensor, "N K"]) -> dict[Metr
 
 
 def baselines(classifier: Classifier, split: Split) -> dict[str, dict[Metric, float]]:
-    """What costs nothing: the most frequent class for every row, or the mean score; and a decoder as it was, by its
-    prompt alone."""
+    """What needs no training: the most frequent class for every row, or a constant score for a regression; and a
+    decoder before training, by its prompt alone."""
     task, labels = classifier.task, np.array(split.labels)
     usual = torch.zeros(len(split), task.outputs)
     if task.labels:

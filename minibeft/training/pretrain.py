@@ -4,9 +4,9 @@
 
 Real checkpoints of these families have billions of parameters; these have the architecture and about a million: an OPT
 with learned positions and biases everywhere, a GPT-J with a quarter of each head rotated and no attention bias, a LLaMA
-with whole heads rotated and no bias at all, each with a byte-level BPE tokenizer trained on the same texts. Each
-sentence is followed by what its label says of it, in one of WAYS to put it, whose last word counts as much in the loss
-as all others together; the prompt of the task, "It was", is none of them, so that what the model does with it is
+with whole heads rotated and no bias at all, each with a byte-level BPE tokenizer trained on the same texts. A short
+statement of its label follows each sentence; it begins in one of WAYS, and its last word weighs as much in the loss as
+all other tokens together. The prompt of the task, "It was", is not one of WAYS, so that the model's answers to it are
 zero-shot. On the OPT b_k must change nothing (K1), on the others it may (K4).
 OUT is a Hugging Face checkpoint; a seed decides its bits.
 """
@@ -40,7 +40,7 @@ from minibeft.training.train import scores_of
 
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 2048, 128, 4, 4, 128
 BATCH, RATE, WARMUP = 16, 4e-3, 100
-# What follows a sentence: the start of another, and its last word, of a negative and of a positive sentence.
+# What follows a sentence: the start of a statement, and its last word, after a negative and after a positive sentence.
 WAYS = ("It is", "It felt", "This was", "The film was", "I found it", "They call it", "All in all, it is", "How")
 WORDS = ((" terrible", " great"), (" bad", " good"), (" awful", " wonderful"), (" dull", " brilliant"))
 # Beside the checkpoint: what made it.
@@ -55,7 +55,7 @@ class Kind(StrEnum):
     llama = "llama"
 
 
-# What stands between two sentences, as in the real ones' data; OPT's tokenizer also puts it before every text.
+# Special tokens; the last one separates two texts, as in the real models' data; OPT's tokenizer begins texts with it.
 SPECIAL = {Kind.opt: ["<s>", "<pad>", "</s>"], Kind.gptj: ["<|endoftext|>"], Kind.llama: ["<s>"]}
 OPT_SIZE = {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "num_hidden_layers": LAYERS, "ffn_dim": 4 * WIDTH}
 OPT_KIND = {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS, "dropout": 0.0}
@@ -71,7 +71,7 @@ CONFIGS: dict[Kind, dict[str, Any]] = {
 
 
 def train_tokenizer(kind: Kind, texts: list[str]) -> Tokenizer:
-    """GPT-2's kind, as OPT and GPT-J have it: merges of bytes, spaces belong to the word after them."""
+    """A byte-level BPE as in GPT-2, OPT and GPT-J: a space belongs to the word after it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
@@ -89,14 +89,14 @@ def train_tokenizer(kind: Kind, texts: list[str]) -> Tokenizer:
 
 
 class Stream(NamedTuple):
-    """All texts one after the other, each after the separator; told: whether a token is of a text's last word."""
+    """All texts in a row, each after a separator; told: whether a token belongs to the last word of its text."""
 
     tokens: Int[Tensor, " N"]
     told: Bool[Tensor, " N"]
 
 
 def stream_of(tokenizer: Tokenizer, kind: Kind, texts: list[tuple[str, str]]) -> Stream:
-    """The stream of these texts, each given as all but its last word, and that."""
+    """The stream of these texts; each is given in two parts: all but its last word, and the last word."""
     separator = tokenizer.token_to_id(SPECIAL[kind][-1])
     starts, words = (tokenizer.encode_batch([*part], add_special_tokens=False) for part in zip(*texts, strict=True))
     rows = [([separator, *start.ids], word.ids) for start, word in zip(starts, words, strict=True)]
@@ -105,8 +105,8 @@ def stream_of(tokenizer: Tokenizer, kind: Kind, texts: list[tuple[str, str]]) ->
 
 
 def losses_of(model: Transformer, stream: Stream, places: Int[Tensor, "B T"]) -> tuple[Float[Tensor, ""], ...]:
-    """The mean cross entropy, in nats per token, of the tokens at these places after each row's first: of those of the
-    texts' last words, and of the others."""
+    """Two mean cross entropies, in nats per token: over the tokens of the texts' last words, and over the others. The
+    first of each row's places is read, but not predicted."""
     logits = model(stream.tokens[places[:, :-1]]).logits
     assert logits is not None
     each = F.cross_entropy(logits.flatten(0, 1), stream.tokens[places[:, 1:]].flatten(), reduction="none")
@@ -137,7 +137,7 @@ def train(model: Transformer, stream: Stream, steps: int, seed: int) -> Iterator
 
 @torch.inference_mode()
 def held_out_loss(model: Transformer, stream: Stream) -> float:
-    """Nats a token on the validation sentences and what follows them, but for the last words."""
+    """Nats per token on the validation sentences and the statements after them, without the last words."""
     count = len(stream.tokens) // (POSITIONS + 1)
     return losses_of(model, stream, torch.arange(count * (POSITIONS + 1)).view(count, -1))[1].item()
 
@@ -147,7 +147,7 @@ def pretrain(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder for the checkpoint")],
     data: Annotated[str | None, typer.Option(envvar="MINIBEFT_DATA", help="the folder that holds sst2/")] = None,
     steps: Annotated[int, typer.Option(min=1, help="updates")] = 2500,
-    seed: Annotated[int, typer.Option(help="of weights and windows")] = 0,
+    seed: Annotated[int, typer.Option(help="of weights, statements and windows")] = 0,
 ) -> None:
     """Train a small OPT, GPT-J or LLaMA on the SST-2 sentences and write it as a Hugging Face checkpoint."""
     task = find_task("sst2")
@@ -173,7 +173,7 @@ def pretrain(
 
 
 def told(split: Split, seed: int) -> list[tuple[str, str]]:
-    """Each sentence and what its label says of it, in a way drawn for it: all but the last word, and that."""
+    """Each sentence with a randomly drawn statement of its label, in two parts: all but the last word, and that."""
     draw = np.random.Generator(np.random.PCG64(seed))
     ways, words = (draw.integers(len(all_), size=len(split)) for all_ in (WAYS, WORDS))
     return [
@@ -183,7 +183,7 @@ def told(split: Split, seed: int) -> list[tuple[str, str]]:
 
 
 def zero_shot(model: Transformer, examples: Prompted) -> float:
-    """The share of sentences whose label word is the likelier one after the task's own prompt."""
+    """The share of sentences for which the right label word is the likelier one after the task's own prompt."""
     predicted = scores_of(model, Settings("", "sst2", device="cpu"), examples).argmax(1)
     return score("accuracy", predicted.numpy(), examples.labels.numpy())
 

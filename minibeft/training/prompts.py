@@ -1,4 +1,4 @@
-"""Prompted classification for decoders: the class is the label word that the model finds likeliest, no head.
+"""Prompted classification for decoders, without a head: the class is the one whose label word is the likeliest.
 
     sst2   <sentence> It was                                                                   terrible, great
     rte    <premise>⏎Does this mean that "<hypothesis>" is true? Yes or No?⏎                   Yes, No
@@ -32,7 +32,7 @@ class Prompt:
     """A task's template and label words, in the order of the task's labels, and what the official script trains with.
 
     ask    an example's texts → the prompt
-    words  what the prompt is continued by, spaces included
+    words  the label word of each class, as it continues the prompt, spaces included
     """
 
     ask: Callable[[tuple[str, ...]], str]
@@ -59,8 +59,8 @@ PROMPTS = {
 
 
 def is_prompted(task: str, family: str) -> bool:
-    """Whether models of this family do this task by a prompt: decoders, but for one's own classes, for which nobody
-    knows the words; a decoder gets a classification head for those."""
+    """Whether models of this family do this task by a prompt: decoders do, except on your own data, whose classes have
+    no known label words; there a decoder gets a classification head."""
     return BODIES[family].decodes and task != OWN
 
 
@@ -77,7 +77,7 @@ def find_prompt(task: Task) -> Prompt:
 class PromptBatch(NamedTuple):
     """R prompts per example: one for all K classes where their words are one token, else one for each.
 
-    targets  the tokens of each label word, at most M, to the right; real says which they are
+    targets  the tokens of each label word, at the right end of M places; real says which places hold a token
     """
 
     input_ids: Int[Tensor, "B R T"]
@@ -115,7 +115,7 @@ class Prompted:
 
     @property
     def lengths(self) -> Int[Tensor, " N"]:
-        """By which batches are made."""
+        """The tokens of each example's longest prompt; batches are made by them."""
         return self.sizes.amax(1)
 
     def gather(self, indices: Int[Tensor, " B"], width: int | None, device: torch.device) -> PromptBatch:
@@ -126,10 +126,10 @@ class Prompted:
 
 
 def encode_prompts(tokenizer: Tokenizer, task: Task, split: Split, *, max_length: int) -> Prompted:
-    """Tokenise a split's prompts with every label word. Longer ones lose tokens on the left, after a <s> at the start:
+    """Tokenise a split's prompts with every label word. If that is too long, the first tokens are cut, but not a <s>:
     the label word and the prompt's end stay.
 
-    As in MeZO's code prompt and word are tokenised together; the word has as many tokens as the prompt alone lacks.
+    As in MeZO's code, prompt and word are tokenised together; the word's tokens are those that the prompt alone lacks.
     """
     prompt = find_prompt(task)
     asked = [prompt.ask(texts) for texts in split.texts]

@@ -1,7 +1,7 @@
-"""What runs have written, read again: each part of a record must be what a run writes, and the weights those it wrote.
+"""Read what runs have written: each part of a record is checked, and the weights must be those that the run wrote.
 
-BadInput names the file and the part that is not, and nothing is changed. run.json is a run's, seeds.json that of
-several seeds, series.json that of a reproduction.
+BadInput names the file and the part that is wrong, and nothing is changed. run.json is the record of one run,
+seeds.json that of several seeds, series.json that of a reproduction.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def digest(files: list[Path]) -> str:
 
 
 def are_settings(found: Any) -> bool:
-    """Whether each is a setting of this version, of its type."""
+    """Whether each entry is a setting that this version has, with a value of the right type."""
     kinds = get_type_hints(Settings)
 
     def fits(value: Any, hint: Any) -> bool:
@@ -83,8 +83,8 @@ def are_texts(found: Any) -> bool:
 
 
 def are_epochs(found: Any) -> bool:
-    """Whether this is what fit() yields, epoch by epoch: its number, loss and seconds, and for each split the metrics,
-    the same in all."""
+    """Whether these are epochs as fit() returns them: each has its number, loss and seconds, and the metrics of each
+    split, the same metrics in every epoch."""
 
     def are_numbers(values: Any, deep: int) -> bool:
         if deep and isinstance(values, dict):
@@ -117,8 +117,8 @@ SCHEMA: dict[str, Callable[[Any], bool]] = {
 
 
 def require_same(place: Path, there: Mapping[str, Any], mine: Mapping[str, Any], what: str) -> None:
-    """BadInput that names the settings and digests that another run or series in this folder or file has; a setting
-    that is newer had its default there."""
+    """BadInput where the run or series in this folder or file has other settings or digests: it names them. A setting
+    that an older record lacks counts as its default."""
     defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
     wrong = [
         f"{name} is {found!r} there, {value!r} here"

@@ -1,4 +1,4 @@
-"""LoRA, VeRA, VeRA1D and DoRA on a bias: b + g(θ) with b frozen, where b is read as a matrix, the most square one.
+"""LoRA, VeRA, VeRA1D and DoRA on a bias: b + g(θ) with b frozen, where b is read as the most square matrix possible.
 
 With b of size d viewed as R×C, rank k and scale s, the forms reach what theorem R1 says:
 
@@ -9,7 +9,7 @@ With b of size d viewed as R×C, rank k and scale s, the forms reach what theore
     vera1d  b + s σ 1                          σ: one number             b + s 1
     dora    b + s t (b+Δ)/‖b+Δ‖, Δ = BA        A, B, t: one number       (1 + s) b
 
-All as the official code of BEFT (arXiv 2509.15974, §4.3) has them, also where their originals (arXiv 2106.09685,
+The forms are those of BEFT's official code (arXiv 2509.15974, §4.3), even where the original papers (arXiv 2106.09685,
 2310.11454, 2402.09353) differ: VeRA and VeRA1D do not start at b, DoRA adds the direction to b.
 """
 
@@ -56,7 +56,7 @@ class Plus(nn.Module):
 
 
 class LoRA(Plus):
-    """b + s (AᵀBᵀ) flattened, A (k×R) Kaiming-uniform, B (C×k) zero: k(R + C) numbers."""
+    """b + s (AᵀBᵀ) flattened, A (k×R) Kaiming-uniform, B (C×k) zero: k(R + C) parameters."""
 
     def __init__(self, bias: Float[Tensor, " d"], rank: int, scale: float, generator: torch.Generator):
         super().__init__(scale)
@@ -69,7 +69,7 @@ class LoRA(Plus):
 
 
 class VeRA(Plus):
-    """b + s (diag(δ)A)ᵀ(diag(β)B)ᵀ flattened; A and B stay random, δ (k) and β (C) train: k + C numbers."""
+    """b + s (diag(δ)A)ᵀ(diag(β)B)ᵀ flattened; A and B stay random, δ (k) and β (C) train: k + C parameters."""
 
     A: Tensor
     B: Tensor
@@ -87,7 +87,7 @@ class VeRA(Plus):
 
 
 class VeRA1D(Plus):
-    """b + s σ 1: one number, which starts at 1."""
+    """b + s σ 1: one parameter, which starts at 1."""
 
     def __init__(self, bias: Float[Tensor, " d"], rank: int, scale: float, generator: torch.Generator):
         super().__init__(scale)
@@ -98,7 +98,7 @@ class VeRA1D(Plus):
 
 
 class DoRA(Plus):
-    """b + s t (b+Δ)/‖b+Δ‖ with Δ = BA flattened; t starts at ‖b‖: LoRA's numbers and one. b must not be 0."""
+    """b + s t (b+Δ)/‖b+Δ‖ with Δ = BA flattened; t starts at ‖b‖: LoRA's parameters and one more. b must not be 0."""
 
     def __init__(self, bias: Float[Tensor, " d"], rank: int, scale: float, generator: torch.Generator):
         super().__init__(scale)

@@ -73,8 +73,8 @@ def read_table(file: Path, columns: tuple[str, ...], layout: Layout) -> Iterator
 
 
 def tsv_fields(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Quotes mean nothing, and no field holds a tab or a newline. splitlines would also break at U+2028 and the like,
-    inside a sentence."""
+    """Tab-separated fields: quotes mean nothing, and no field holds a tab or a newline. splitlines would also split a
+    sentence at U+2028 and the like."""
     for number, line in enumerate(decoded(file).split("\n"), 1):
         if number == 1 or line.strip("\r"):
             yield number, line.rstrip("\r").split("\t")
@@ -135,8 +135,8 @@ def read_parquet(file: Path, columns: tuple[str, ...], layout: Layout) -> Iterat
 
 
 def require_bounded(file: Path, opened: Any, names: list[str]) -> None:
-    """BadInput for a table that a small file unpacks to more than MOST_BYTES: a dictionary holds a long text once for
-    many rows, and runs of one number take no room. Looked at with dictionaries kept, before any row is made."""
+    """BadInput for a file whose table would take more than MOST_BYTES. Even a small file may: it holds a text once for
+    many rows, in a dictionary, and repeated numbers take no room. The check keeps them packed and makes no row."""
     from pyarrow import compute, parquet, types
 
     metadata = opened.metadata

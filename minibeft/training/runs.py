@@ -48,7 +48,7 @@ Announce = Callable[[Run], None]
 def finetune(
     settings: Settings, folder: Path, *, progress: Callable[[Step], None], announce: Announce = lambda run: None
 ) -> dict[str, Any]:
-    """Run to the end in this folder, from where it stands; returns the record that run.json holds.
+    """Train to the end in this folder, from the last epoch that was saved; returns the record that run.json holds.
 
     announce is called once with the run before the first step: the moment to print what trains. BadInput, with nothing
     overwritten, when the folder holds another run or anything else.
@@ -88,7 +88,7 @@ def scored(loaded: Loaded) -> set[tuple[str, str]]:
 
 
 def opened(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Put the run where its folder is, and write its record, to which what trains is added; returns that."""
+    """Restore the run from its folder, and write its record with the names and count of what trains; returns these."""
     trained = {"trained": {"tensors": sorted(run.trained), "count": count(run.trained)}}
     restore(run, folder)
     write_record(run, folder, record | trained)
@@ -102,7 +102,7 @@ def save_state(run: Run, folder: Path, record: dict[str, Any]) -> None:
 
 
 def silent(*_: Any) -> None:
-    """Show nothing: what another process than the first has to say."""
+    """Show nothing, as every process but the first does."""
 
 
 def finished(folder: Path, record: dict[str, Any], scores: set[tuple[str, str]]) -> dict[str, Any] | None:
@@ -133,7 +133,7 @@ def state_of(run: Run) -> bytes:
 
 
 def random_state(run: Run) -> dict[str, Tensor | None]:
-    """Where the run's random numbers are: those of a stream of its own, or torch's."""
+    """The state of the run's random number generators: of its own one, or of torch's."""
     cuda, own = run.settings.device.startswith("cuda"), run.stream
     if own is not None:
         return {"cpu": torch.get_rng_state() if cuda else own.get_state(), "cuda": own.get_state() if cuda else None}
@@ -141,7 +141,7 @@ def random_state(run: Run) -> dict[str, Tensor | None]:
 
 
 def set_random_state(run: Run, state: dict[str, Tensor]) -> None:
-    """Go on from there."""
+    """Put the random number generators back into this state."""
     if run.stream is not None:
         run.stream.set_state(state[run.stream.device.type])
         return
@@ -151,7 +151,7 @@ def set_random_state(run: Run, state: dict[str, Tensor]) -> None:
 
 
 def restore(run: Run, folder: Path) -> None:
-    """Put the run where the folder's state is; nothing happens where there is none yet."""
+    """Put the run into the state that the folder holds; nothing happens if there is none yet."""
     if not (folder / STATE).exists():
         return
     file = checked(folder / STATE, None)
@@ -200,13 +200,13 @@ def write_record(run: Run, folder: Path, record: dict[str, Any]) -> dict[str, An
 
 
 def write(file: Path, content: bytes) -> None:
-    """Of several processes that train together the first one writes."""
+    """Write a file; of several processes that train together only the first one does."""
     if not sharded.rank():
         files.write(file, content)
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """The same of an object."""
+    """The same for a JSON object."""
     if not sharded.rank():
         files.write_json(file, value)
 

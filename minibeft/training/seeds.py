@@ -24,7 +24,7 @@ from minibeft.training.stack import finetune_stack, stacks
 from minibeft.training.train import Run, Step
 
 SEEDS, CURVES = "seeds.json", "curves.png"
-# Where the same data lie, and what a machine has: the digests say whether they are the same.
+# Settings that depend on the machine: the path of the data, and the device. Digests say whether the data are the same.
 LOCAL = ("data", "device")
 MOST_SEEDS = 1000
 
@@ -58,17 +58,17 @@ def finetune_all(
 ) -> list[dict[str, Any]]:
     """The records of all runs, each with its name and folder, in order.
 
-    cluster   the address of a Dask scheduler, on whose workers they run; else here:
-    jobs      with more than 1 each runs in a process of its own, that many at a time, cores shared out evenly
-    lines     show each run under way, and all together with those that were done before
-    sizes     how much work each run is, in any unit; None: all are equal. before: of those that were done before
-    announce  gets the first run before it begins, where jobs is 1
-    stack     those that can train together do, where jobs is 1 (stack.py)
+    cluster   the address of a Dask scheduler, on whose workers they run; None: they run on this machine
+    jobs      above 1: each run has a process of its own, this many at a time, with equal shares of the threads
+    lines     show the progress of each run, and of all runs together, those done before included
+    sizes     how much work each run is, in any unit; None: all are equal. before: the same of the runs done before
+    announce  is called with the first run before it begins, if jobs is 1
+    stack     runs that can train together do so, if jobs is 1 (stack.py)
     """
     sizes = [1] * len(runs) if sizes is None else sizes
     shares, earlier, number_of_all = [0.0] * len(runs), sum(before), len(before) + len(runs)
     total = earlier + sum(sizes)
-    resumed: dict[int, float] = {}  # by run, what is done of it when it is first seen
+    resumed: dict[int, float] = {}  # run → how much of it was done when it was first seen
 
     def notify(number: int, step: Step) -> None:
         shares[number] = step.share
@@ -115,7 +115,7 @@ def require_cluster(address: str | None, **others: bool) -> None:
 
 
 def are_complete(folders: Sequence[Path]) -> list[Path]:
-    """Those that hold a run which came to its end."""
+    """The folders that hold a complete run."""
     return [folder for folder in folders if (folder / RECORD).is_file() and read_record(folder).get("complete")]
 
 
@@ -164,7 +164,7 @@ def ending(folder: Path, model: str, complete: Sequence[Path]) -> str:
 
 @contextmanager
 def seeds_in(folder: Path, settings: Settings) -> Iterator[None]:
-    """The folder of these settings' seeds, for this process alone; BadInput when its seeds.json is another's."""
+    """Hold the folder of these settings' seeds for this process; BadInput when its seeds.json has other settings."""
     with held(folder):
         given = {n: value for n, value in settings.as_json().items() if value is not None and n not in ("seed", *LOCAL)}
         require_seeds(folder, {"settings": given, "digests": {}})
@@ -178,8 +178,8 @@ def require_seeds(folder: Path, mine: dict[str, Any]) -> None:
 
 
 def save_seeds(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Write seeds.json: what the runs share, each seed's last epoch, and what made the last run, read again or not; and
-    the curves where they can be drawn."""
+    """Write seeds.json: what the runs share, each seed's last epoch, and the command and machine of the last run, even
+    if that run was complete before; and the curves, if matplotlib is installed."""
     shared = {name: value for name, value in records[0]["settings"].items() if name != "seed"}
     last = [{"seed": record["settings"]["seed"]} | record["epochs"][-1] for record in records]
     made = {name: records[-1][name] for name in ("command", "date", "versions", "machine")}

@@ -17,7 +17,7 @@ from minibeft.training.reparam import FORMS, RANK, SCALE
 from minibeft.training.tasks import OWN, REGIMES, Task, is_folders
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-AUTO = "auto"  # the faster of them here
+AUTO = "auto"  # the faster of the two on this machine
 REPARAMETRISED_EPOCHS = {"sst2": 50}
 LARGE_EPOCHS = {"sst2": 30, "wic": 30}  # BERT-large and RoBERTa
 FULL_LEARNING_RATE = 1e-5
@@ -27,22 +27,22 @@ MOST, WIDEST = 2**31, 2**16
 
 @dataclass(frozen=True)
 class Settings:
-    """One run. None stands for the protocol's value, which depends on the task and on the family: encoders train a
-    classification head too, and decoders on one's own data; on the paper's tasks decoders are prompted (prompts.py)
-    and train nothing but the terms.
+    """The settings of one run. None stands for the protocol's value, which depends on the task and the family. Encoders
+    also train a classification head, and so do decoders on your own data; on the paper's tasks decoders are prompted
+    (prompts.py) and train only the bias terms.
 
-    terms      bias terms, comma-separated, or all, none, full (biases.py); a decoder is given those that it lacks, and
-               with none it is evaluated as it is (zero-shot)
-    task       one of tasks.py, or own: then data is a file or a folder of tables with these columns (data.py), or for
-               a model of images or speech a folder train/CLASS/FILE (folders.py)
+    terms      bias terms, comma-separated, or all, none, full (biases.py); a decoder gets those that it lacks, and with
+               none a prompted decoder is evaluated as it is (zero-shot)
+    task       one of tasks.py, or own: then data is a file or a folder of tables with the columns below (data.py), or
+               for a model of images or speech a folder train/CLASS/FILE (folders.py)
     form       plain, lora, vera, vera1d, dora (reparam.py)
-    examples   training examples; None: those of the regime
+    examples   how many training examples; None: as many as the regime has
     held_out   examples of the training split to evaluate on instead of the validation split
-    evaluated  of the validation split at most; None: all for encoders, 1,000 for decoders
+    evaluated  at most this many validation examples; None: all for encoders, 1,000 for decoders
     data_seed  draws the training subset; seed: head, order and dropout
     pad        "bucket": batches of like lengths; "longest": random ones, padded to their longest; or a number of tokens
-    dtype      bfloat16 computes under autocast; what trains stays float32. auto is one of the two before a run begins
-               (precision.py)
+    dtype      bfloat16 computes under autocast; trainable parameters stay float32. auto becomes one of the two before
+               a run begins (precision.py)
     """
 
     model: str
@@ -112,7 +112,7 @@ class Settings:
 
     @property
     def width(self) -> int | None:
-        """The number of tokens that every batch is padded to; None: its longest."""
+        """The number of tokens that every batch is padded to; None: to the longest text in it."""
         return int(self.pad) if re.fullmatch(r"[0-9]{1,9}", self.pad) else None
 
     @property
@@ -149,7 +149,7 @@ def resolve(settings: Settings, task: Task, available: int, config: ModelConfig)
 
 
 def device_of(settings: Settings) -> str:
-    """Where to compute: on a GPU where there is one, unless the settings say."""
+    """Where to compute: what the settings say; with auto on a GPU if there is one."""
     return settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -159,7 +159,7 @@ def is_zero_shot(settings: Settings, config: ModelConfig) -> bool:
 
 
 def classified(settings: Settings, task: Task, available: int, config: ModelConfig) -> dict[str, Any]:
-    """The protocol of those with a classification head."""
+    """The protocol for models with a classification head."""
     large = config.layers >= 24 or BODIES[config.family].trains_longer
     epochs = LARGE_EPOCHS.get(task.name, task.epochs) if large else task.epochs
     if settings.form != "plain":

@@ -1,14 +1,14 @@
-"""Several processes train one model: frozen matrices sharded by torch's FSDP2, what trains whole in each of them.
+"""Several processes train one model: torch's FSDP2 shards the frozen matrices; each process holds all that trains.
 
     torchrun --nproc-per-node 2 -m minibeft finetune Llama-2-7b --task sst2 --terms v --dtype bfloat16
 
-Only matrices are large. They are gathered block by block while they compute. What trains is a few thousand numbers, so
-every process holds them, and their optimiser, whole. Each process scores its share of a batch; the scores are gathered,
-so that loss and metrics are those of the whole batch everywhere, and the gradients are summed. So the losses are
-those of one process up to rounding, where dropout, whose numbers each process draws for itself, is 0. A stack
-(stack.py) shares out the batch of each of its runs in this way.
+Only the matrices are large; they are gathered block by block, when a block computes. The trainable parameters are a few
+thousand, so every process holds all of them and their optimiser. Each process scores its share of a batch; the scores
+are gathered, so that loss and metrics are those of the whole batch everywhere, and the gradients are summed. So without
+dropout the losses are those of one process up to rounding; for dropout each process draws its own random numbers. A
+stack (stack.py) shares out the batch of each of its runs in this way.
 
-One GPU of 80 GB is enough for 7B parameters. In bfloat16 LLaMA-2-7B holds 6.48e9 numbers in the blocks' matrices, 2
+One GPU of 80 GB is enough for 7B parameters. In bfloat16 LLaMA-2-7B has 6.48e9 parameters in the blocks' matrices, 2
 bytes each, and 0.26e9 others, 4 bytes each: 14.0 GB. For the backward pass autograd keeps 16 C + 6 I bytes per token
 and layer (C width, I the MLP's): 132 kB, 4.2 MB over 32 layers, and 0.4 MB for the logits of 32,000 tokens. So a batch
 may have some 14,000 tokens; SST-2's 8 prompts have 500.
@@ -45,8 +45,8 @@ def join() -> None:
 def leave() -> None:
     """Part from the others at the interpreter's end.
 
-    Gloo's threads outlive the group, which the mesh still holds, and need the interpreter's lock to let go of the last
-    tensors: without an interpreter that aborts the process (pytorch/pytorch#179291). The pause, in seconds, is theirs.
+    Gloo's threads outlive the group, because the mesh still holds it, and need the interpreter's lock to free the last
+    tensors. Once the interpreter is gone, this aborts the process (pytorch/pytorch#179291). The pause gives them time.
     """
     dist.destroy_process_group()
     time.sleep(0.5)
@@ -63,7 +63,7 @@ def rank() -> int:
 
 
 def wait() -> None:
-    """Until all are here."""
+    """Wait until all processes are here."""
     if processes() > 1:
         dist.barrier()
 
@@ -77,13 +77,13 @@ def from_all(value: Any) -> list[Any]:
 
 
 def own_seed(seed: int) -> int:
-    """From which this process draws the random numbers of a run of this seed."""
+    """The seed from which this process draws its random numbers, for a run of the given seed."""
     return seed + 1_000_003 * rank()
 
 
 def place(model: Transformer, trained: Iterable[nn.Parameter], device: str) -> None:
-    """Move the model to where it computes; with several processes, this one's share of every frozen matrix outside a
-    classification head. Of a model that is shared out already, what the next run of a stack trains."""
+    """Move the model to its device; with several processes, shard every frozen matrix outside a classification head.
+    In a model that is sharded already, only the parameters that the next run of a stack trains are set up."""
     if processes() == 1:
         model.to(device)
         model.join()
@@ -105,7 +105,7 @@ def place(model: Transformer, trained: Iterable[nn.Parameter], device: str) -> N
 
 
 def shard(model: Transformer, whole: set[nn.Parameter], device: str) -> None:
-    """Leave this process its share of every matrix but these, and have it gathered whenever a block computes."""
+    """Shard every matrix but these: this process keeps its share, and a matrix is gathered when its block computes."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -123,8 +123,8 @@ def scores(batch: Scorable, model: Transformer) -> Float[Tensor, "B K"]:
 
 
 def share(batch: Kind) -> Kind:
-    """This process's rows of a batch. Every process takes part in every step: where they do not divide evenly, the last
-    ones are the batch's last row again."""
+    """This process's rows of a batch. Every process takes part in every step: if the rows do not divide evenly, copies
+    of the batch's last row take the missing places."""
     if processes() == 1:
         return batch
     size = -(-len(batch.labels) // processes())
@@ -133,7 +133,7 @@ def share(batch: Kind) -> Kind:
 
 
 def gathered(own: Float[Tensor, "b K"], count: int) -> Float[Tensor, "B K"]:
-    """The first `count` rows of all processes' shares. Those of this one carry a gradient, the others are numbers."""
+    """The first `count` rows of all processes' shares. Only this process's own rows carry a gradient."""
     if processes() == 1:
         return own
     parts = [torch.empty_like(own) for _ in range(processes())]

@@ -2,9 +2,9 @@
 
 Their tokens stand in one packed batch, run below run, and each row adds the biases of its own run
 (models/packed/sets.py). All else is each run's own: head, order, random numbers, optimiser, clipping, folder. So each
-run ends where it would end alone, up to the rounding of products with another number of rows, and may be resumed alone
-or in another stack; with the same runs beside it, at the same epoch, to the same bits. Under torchrun each process
-computes its share of every run's batch (sharded.py).
+run ends where it would end alone, up to rounding, which depends on a product's number of rows, and may be resumed alone
+or in another stack. If it is resumed beside the same runs at the same epoch, even the bits are the same. Under torchrun
+each process computes its share of every run's batch (sharded.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,7 @@ MOST = 8
 
 
 class Stack:
-    """Runs over one model, which holds the parameters of one of them at a time where a run is at work by itself."""
+    """Several runs over one model; while a run works by itself, the model holds the parameters of that run."""
 
     def __init__(self, model: Transformer):
         self.model, self.runs = model, list[Run]()
@@ -63,7 +63,7 @@ class Stack:
 
     @contextmanager
     def inside(self, number: int) -> Iterator[None]:
-        """Meanwhile the model is that of this run."""
+        """Inside the block the model holds the parameters of this run."""
         names = self.trained()
         self.put({name: value for name, value in self.own[number].items() if name in names}, self.heads[number])
         yield
@@ -77,7 +77,7 @@ class Stack:
         return update([self.runs[i] for i in numbers], batches, self.logits(numbers, batches))
 
     def logits(self, numbers: list[int], batches: Sequence[Scorable]) -> list[Float[Tensor, "_ K"]]:
-        """Of each run on its own batch, in float32 at least, by the matrix products of all."""
+        """Each run's logits on its own batch, in float32 at least; all runs share the matrix products."""
         settings, found = self.runs[0].settings, []
         for module in (self.model, *(self.heads[i] for i in numbers)):
             module.train(settings.dropout)
@@ -96,13 +96,13 @@ class Stack:
 
 
 def table_of(biases: Sequence[nn.Parameter]) -> Float[Tensor, "R n"]:
-    """One row per run, in the widest of their types: what trains is float32 where what is frozen may be half of it."""
+    """One row per run, in the widest type among them: a bias that trains is float32, a frozen one may be bfloat16."""
     widest = max((bias.dtype for bias in biases), key=lambda kind: kind.itemsize)
     return torch.stack([bias.to(widest) for bias in biases])
 
 
 def together(batches: Sequence[Batch], fill: int) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """The batches one below the other, filled on the right to the longest of all; the filling is never computed."""
+    """The batches one below the other, padded on the right to the longest of all; padding costs no computation."""
     longest = max(batch.input_ids.shape[1] for batch in batches)
 
     def joined(parts: Sequence[Tensor], value: int) -> Int[Tensor, "B T"]:
@@ -114,7 +114,7 @@ def together(batches: Sequence[Batch], fill: int) -> tuple[Int[Tensor, "B T"], I
 
 @contextmanager
 def drawing_from(stream: torch.Generator | None) -> Iterator[None]:
-    """Meanwhile torch draws its random numbers from this stream."""
+    """Inside the block torch draws its random numbers from this stream."""
     assert stream is not None
     cuda = stream.device.type == "cuda"
     get, put = (
@@ -130,7 +130,7 @@ def drawing_from(stream: torch.Generator | None) -> Iterator[None]:
 
 
 def hindrance(settings: Settings) -> str | None:
-    """Why a run shares no matrix product with others: it trains or computes more than added vectors; None: it does."""
+    """The setting or model that keeps a run from sharing matrix products with others; None if it can share them."""
     family = family_of(settings.model)
     found = {
         f"--terms {settings.terms}": settings.terms == "full",
@@ -150,10 +150,10 @@ def require_stackable(settings: Settings, jobs: int) -> None:
 
 
 def stacks(work: Sequence[Settings]) -> list[list[int]]:
-    """Which of these runs to train together, by their numbers, in the order of the first of each; MOST at a time.
+    """The groups of runs that train together, as the runs' numbers, by each group's first run; at most MOST in a group.
 
-    Those that differ in seed, rate and among b_q, b_k and b_v alone: another one's gradient may end in a higher or a
-    lower layer, and the rows of all would go as low as the lowest.
+    The runs of a group differ only in seed, rate and the choice among b_q, b_k and b_v. The gradient of another bias
+    may end in a higher or a lower layer, and in a group all rows would go as low as the lowest.
     """
     groups: dict[Settings | int, list[int]] = {}
     for number, settings in enumerate(work):
@@ -187,7 +187,7 @@ def finetune_held(
     first = load(work[0][0])
     stack, left = Stack(first.model), list[tuple[int, Lessons]]()
     found: list[Any] = [None] * len(work)
-    heads = [head_like(first, settings) for settings, _ in work]  # before the model's own becomes a run's
+    heads = [head_like(first, settings) for settings, _ in work]  # before the first run's head replaces the model's own
     for number, (settings, folder) in enumerate(work):
         loaded = load_like(first, settings)
         record = runs.record_of(loaded)

@@ -44,12 +44,12 @@ class Task:
 
     @property
     def layout(self) -> Layout:
-        """What is particular in the files of its archive."""
+        """How the files of its archive depart from a plain table."""
         return LAYOUTS.get(self.name, PLAIN)
 
     @property
     def outputs(self) -> int:
-        """How many numbers the classifier gives."""
+        """How many outputs the classifier has."""
         return len(self.labels) or 1
 
 
@@ -113,7 +113,7 @@ def find_task(name: str) -> Task:
 
 
 def find_data(task: Task, data: str | Path | None) -> Path:
-    """The folder of the task's files: DATA/<task>, as SST-2 and CoLA are spelled too, or DATA itself; the hub's files
+    """The folder of the task's files: DATA/<task>, also spelled as in SST-2 or CoLA, or DATA itself; the hub's files
     when no folder is given."""
     if data is None:
         instead = "a folder with --data or MINIBEFT_DATA"
@@ -131,13 +131,13 @@ def is_folders(data: str | Path | None) -> bool:
 
 
 def plain(name: str) -> str:
-    """sst2 of SST-2."""
+    """The name in lower-case letters and digits alone: sst2 for SST-2."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
     """The split's files: train.tsv and the like, or Parquet shards; dev and val are other names of validation. MRPC as
-    Microsoft ships it is one file, and GLUE's list of the pairs in it that are its validation split."""
+    Microsoft ships it is one file, beside GLUE's list of the pairs that form its validation split."""
     if (folder / MSR).is_file():
         return [folder / MSR, folder / MSR_DEV]
     for stem in (split, split.replace("validation", "dev"), split.replace("validation", "val")):
@@ -148,7 +148,7 @@ def find_files(folder: Path, split: str) -> list[Path]:
 
 
 def read_split(task: Task, folder: Path, split: str) -> Split:
-    """All examples of one split; BadInput that names the file for what is missing, empty, or no label of the task."""
+    """All examples of one split; BadInput names the file that is missing, empty, or has a label that the task lacks."""
     files = find_files(folder, split)
     if files[0].name != MSR:
         return read_files(task, files)
@@ -196,7 +196,7 @@ def label_of(task: Task, value: Any, where: str) -> float:
 
 
 def class_name(value: Any) -> str:
-    """A class as its name; empty for what is none, such as null or 0.5."""
+    """The name of a class, as text; empty for a value that names no class, such as null or 0.5."""
     whole = isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
     return str(int(value) if isinstance(value, float) else value) if whole else ""
 

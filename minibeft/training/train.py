@@ -1,9 +1,9 @@
-"""Train the chosen biases, an encoder's with its head, and nothing else; deterministic, and resumable.
+"""Train the chosen biases, with the classification head if there is one, and nothing else; deterministic, resumable.
 
-Frozen weights have no gradient, and autograd goes no lower than the lowest trainable bias. What is random comes from
-the seed alone: the head and a form's start from generators of their own, the order of the data from seed and epoch,
-dropout from torch's stream, which starts at the seed after the model is built. So runs that differ in their bias terms
-only draw the same numbers, which is theorem K3's hypothesis "same-randomness".
+Frozen weights have no gradient, and autograd goes no lower than the lowest trainable bias. All randomness comes from
+the seed: the head and the start of a form have generators of their own, the order of the data follows from seed and
+epoch, and dropout uses torch's stream, which is seeded after the model is built. So runs that differ only in their bias
+terms draw the same random numbers, which is theorem K3's hypothesis "same-randomness".
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
 # A batch's loss, and its logits before the update; the batches of a stack may differ in size.
 Result = tuple[Float[Tensor, ""], Float[Tensor, "_ K"]]
-# A run as one who asks for an update on a batch, is told its result, and asks for the next, to its end.
+# A run as a generator: it yields a batch to update on, is sent the result, and yields the next batch, to its end.
 Lessons = Generator[Scorable, Result, Any]
 
 
@@ -65,7 +65,7 @@ Lessons = Generator[Scorable, Result, Any]
 class Run:
     """A model being trained. epochs holds one record for each epoch that is complete.
 
-    stream  where its random numbers come from; None: from torch's own stream, which it then has for itself
+    stream  the generator of its random numbers; None: torch's own, which then no other run uses
     """
 
     settings: Settings
@@ -79,7 +79,7 @@ class Run:
 
 
 def start(settings: Settings, task: Task, model: Transformer) -> Run:
-    """Freeze all but what the settings name, put the model where it is to train, and make the optimiser."""
+    """Freeze all but what the settings name, move the model to its device, and make the optimiser."""
     trained = choose(settings, task, model)
     before = {name: value.detach().clone() for name, value in trained.items()}
     if settings.form != "plain":
@@ -105,8 +105,8 @@ def adamw(settings: Settings, trained: Iterable[nn.Parameter], *, fused: bool) -
 
 
 def choose(settings: Settings, task: Task, model: Transformer) -> dict[str, nn.Parameter]:
-    """What trains, with all else frozen: the terms, which a decoder is given where it lacks them, and a fresh head; of
-    a prompted decoder the terms alone, and in a zero-shot run nothing."""
+    """What trains, with all else frozen: the terms, which are added to a decoder that lacks them, and a fresh head; in
+    a prompted decoder only the terms, and in a zero-shot run nothing."""
     if not is_prompted(task.name, model.config.family):
         if model.config.decodes:
             add_missing(model, settings.terms)
@@ -136,7 +136,7 @@ def fresh_head(model: Transformer, outputs: int, seed: int) -> None:
 
 
 def require_exactly(model: nn.Module, asked: dict[str, nn.Parameter]) -> None:
-    """RuntimeError unless the parameters that train are the ones asked for: no other, none less, not the empty set."""
+    """RuntimeError unless the parameters that train are the ones asked for: no more, no fewer, at least one."""
     found = {name for name, value in model.named_parameters() if value.requires_grad}
     if wrong := sorted(found ^ asked.keys()):
         raise RuntimeError(f"the trainable parameters are not the ones asked for; they differ in {', '.join(wrong)}")
@@ -145,8 +145,8 @@ def require_exactly(model: nn.Module, asked: dict[str, nn.Parameter]) -> None:
 
 
 def hold_in_bfloat16(model: nn.Module) -> None:
-    """Keep the frozen linear maps in the type that autocast would otherwise cast them to in every step, and the rest
-    (what trains, a frozen bias below a form of it, norms, embeddings) in float32 at least, whatever the checkpoint's
+    """Store the frozen linear maps in bfloat16, to which autocast would otherwise cast them in every step, and the rest
+    (what trains, the frozen bias under a form, norms, embeddings) in float32 at least, whatever the checkpoint's
     type."""
     maps = [m for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad]
     frozen = {id(value) for m in maps for value in m.parameters(recurse=False) if not value.requires_grad}
@@ -229,7 +229,7 @@ def predict(run: Run, examples: Data) -> Float[Tensor, "N K"]:
 
 @torch.inference_mode()
 def scores_of(model: Transformer, settings: Settings, examples: Data) -> Float[Tensor, "N K"]:
-    """The same of any model."""
+    """The same for any model."""
     model.eval()
     device = torch.device(settings.device)
     order = by_length(examples.lengths, EVALUATION_BATCH)
@@ -275,10 +275,10 @@ def drive(
     update: Callable[[list[int], list[Scorable]], list[Result]],
     inside: Callable[[int], AbstractContextManager[Any]] = lambda number: nullcontext(),
 ) -> list[Any]:
-    """Bring all runs to their ends, an update of all that are left at a time; what each returns, or its BadInput.
+    """Train all runs to their ends, updating all unfinished ones together; what each returns, or its BadInput.
 
     update  gets the numbers of the runs, and the batch that each asks for
-    inside  holds while a run itself is at work: between updates, when it evaluates and saves
+    inside  the context in which a run works by itself: between updates, when it evaluates and saves
     """
     found: list[Any] = [None] * len(runs)
     results: dict[int, Result | None] = dict.fromkeys(range(len(runs)))
@@ -298,7 +298,7 @@ def drive(
 
 @contextmanager
 def deterministic(device: str) -> Iterator[None]:
-    """On a GPU, ask torch for deterministic algorithms; on a CPU it has no others for a given number of threads."""
+    """On a GPU, ask torch for deterministic algorithms; on a CPU all are, for a given number of threads."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(before or device.startswith("cuda"))
     try:
