@@ -14,13 +14,15 @@ class BadInput(Exception):
 
 
 def one_line(text: str) -> str:
-    """The text on one line that a terminal shows and does not obey: names come from files, and a name may hold escape
-    sequences."""
+    """The text on one line, without characters that control a terminal.
+
+    Names come from files, and a name may hold escape sequences.
+    """
     return printable(" ".join(text.split()))
 
 
 def printable(line: str) -> str:
-    """What is no character to be seen as its escape."""
+    """The line with every non-printable character written as its escape."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 

@@ -1,7 +1,7 @@
-"""Audit all model types that transformers has, one process each, within a time and a memory; a folder that goes on.
+"""Audit every model type of transformers, one process per type, with limits on time and memory; it can be resumed.
 
-A type's result is a file of that folder; types that have one are not run again. Processes are forked from one that has
-imported transformers, for the imports take longer than an audit.
+Each type's result is one file in the folder; a type that has one is not run again. The processes are forked from one
+that has already imported transformers, because the imports take longer than an audit.
 """
 
 import json
@@ -24,7 +24,7 @@ Begin = Callable[[str, int, int], None]
 
 
 def model_types(names: str | None) -> list[str]:
-    """All of transformers, or these, separated by commas."""
+    """All model types of transformers, or those that are named, separated by commas."""
     with needs("transformers", "audit", "atlas"):
         from transformers import CONFIG_MAPPING
     known = list(CONFIG_MAPPING)
@@ -38,7 +38,7 @@ def model_types(names: str | None) -> list[str]:
 
 
 def atlas(folder: Path, types: list[str], seed: int, seconds: int, gigabytes: float, begin: Begin) -> list[Row]:
-    """The row of each type, from the folder where it has been run."""
+    """The row of each type, read from the folder if the type was run before."""
     import transformers.modeling_utils  # noqa: F401
 
     torch.set_num_threads(1)  # a forked process must not wait for threads that it does not have

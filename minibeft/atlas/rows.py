@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def row(kind: str, seed: int) -> Row:
-    """A model type measured, with its configuration; `unaudited` says why there is nothing to say."""
+    """The audit of a model type as a row, with its configuration; where there is none, `unaudited` says why."""
     try:
         report = audit_config({"model_type": kind}, seed)
     except BadInput as error:
@@ -61,7 +61,7 @@ def whys(found: list[Any]) -> str:
 
 
 def compared(found: Row) -> Row:
-    """The row with certify's verdicts on the configuration that was audited, and whether audit's are among them."""
+    """The row with certify's verdicts on the same configuration, and whether audit's verdicts are among certify's."""
     if "unaudited" in found:
         return found
     rest = {key: value for key, value in found.items() if key not in ("kinds", "config")}
@@ -76,8 +76,10 @@ def compared(found: Row) -> Row:
 
 
 def dead(kind: str, report: Report) -> int:
-    """How many entries of key biases do nothing in the model's default size: those of tensors whose names differ from
-    a dead one's in numbers alone."""
+    """How many entries of key biases do nothing in a model of the default size.
+
+    Counted are the tensors whose name is, up to its numbers, that of a bias found dead in the small model.
+    """
     shares = {
         re.sub(r"\d+", "#", name): layer.biases["k"]["share"]
         for layer in report.layers

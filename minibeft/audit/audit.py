@@ -100,8 +100,10 @@ def audited(
 
 
 def built(subjects: Iterator[Subject], failed: list[str]) -> Iterator[Subject]:
-    """The subjects, as far as transformers can build them: its classes raise what they like on a value of the wrong
-    type."""
+    """The subjects, as far as transformers can build them.
+
+    On a value of the wrong type its classes may raise any exception, which is then noted in `failed`.
+    """
     try:
         yield from subjects
     except BadInput:
@@ -111,7 +113,7 @@ def built(subjects: Iterator[Subject], failed: list[str]) -> Iterator[Subject]:
 
 
 def measured(subject: Subject, draws: Draws, progress: Begin) -> Iterator[tuple[Audit, LayerReport]]:
-    """Every attention layer of a model, with what it was told by."""
+    """The report on each attention layer of a model, with the Audit that measured it."""
     with quietly():
         cut = subject.cut(subject.given)
         found = list(layers(cut, subject.cut(subject.other), draws))

@@ -1,4 +1,4 @@
-"""Random inputs for any forward(): what transformers' models call their arguments says what they are."""
+"""Random inputs for any forward(): the names of a transformers model's arguments say what they must hold."""
 
 import inspect
 from collections.abc import Iterator

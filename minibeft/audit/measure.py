@@ -1,9 +1,10 @@
 """What b_q, b_k and b_v can do in one attention layer: exact zero tests on its gradients, and the biases redrawn.
 
-A softmax ignores what a row of logits shares, so it sees b_k only through sums of a row's logits whose weights sum to
-zero. A coordinate of b_k is null if and only if the gradient of a random such sum is zero. The same over the positions
-of what the output projection reads tells whether b_v is one shift for all of them. A sum of n terms is zero when it is
-at most its rounding, (n + OPERATIONS) u Σ|terms| (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+A softmax ignores a number added to all logits of a row, so b_k acts only through weighted sums of a row's logits whose
+weights sum to zero. A coordinate of b_k is null if and only if the gradient of a random such sum is zero. The same test
+over the positions of the output projection's input tells whether b_v is the same shift at all of them. A sum of n terms
+counts as zero when it is at most (n + OPERATIONS) u Σ|terms|, its rounding error (Higham, Accuracy and Stability of
+Numerical Algorithms, 3.1).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ Run = Callable[[Mapping[Name, Tensor]], Trace]
 OPERATIONS = 64
 # Random sums for each coordinate.
 SUMS = 8
-# A key that no projection made stands among the first or the last so many.
+# A key that no projection made is looked for among this many first and this many last keys.
 ENDS = 4
 UNSEEN = "not measured"
 
@@ -38,8 +39,9 @@ class Finding:
     why          the mechanism that makes it active or not foldable, or why it was not measured
     without      how many of the coordinates have no effect (b_v: are one shift for all positions)
     largest_null, smallest_active   extremes of |Σ terms| / Σ|terms| over the coordinates
-    moved        P, or for b_v what the output projection reads, when the null part is redrawn; None: there is none
-    allowed      what rounding allows that to be
+    moved        how far P moves when the null part of b_k, or all of b_q, is redrawn; when b_v is redrawn, how much its
+                 shift of the output projection's input differs between positions; None: not measured
+    allowed      the most that rounding explains of `moved`
     """
 
     status: Status
@@ -53,9 +55,9 @@ class Finding:
 
 
 def cancelling(draws: Draws, over: Tensor) -> Tensor:
-    """Whole numbers that sum to zero, exactly, over these entries of the last axis, and are zero elsewhere.
+    """Integers that sum exactly to zero over these entries of the last axis, and are zero elsewhere.
 
-    They rise along it, as many times as the row says, so that a slow dependence on position adds up.
+    Along that axis they grow with a random slope per row, so that a slow dependence on position adds up.
     """
     count, dtype = over.shape[-1], torch.get_default_dtype()
     rising = torch.arange(count) + draws.integers(0, 8, *over.shape)
@@ -64,8 +66,11 @@ def cancelling(draws: Draws, over: Tensor) -> Tensor:
 
 
 def ratios(of: Tensor, parts: Sequence[Part], draw: Callable[[], Tensor]) -> tuple[list[Tensor], int]:
-    """|Σ terms| / Σ|terms| over positions for each chosen coordinate, both of several random sums together, and the
-    number of terms. A null coordinate's sum is zero in all of them; neither part is small by chance in all."""
+    """|Σ terms| / Σ|terms| over positions for each chosen coordinate, and the number of terms.
+
+    Numerator and denominator are each added up over several random sums. A null coordinate's sum is zero in all of
+    them; that either is small by chance in all of them is unlikely.
+    """
     sums, sizes = ([torch.zeros(int(part.chosen.sum())) for part in parts] for _ in range(2))
     terms = 0
     for _ in range(SUMS):
@@ -126,7 +131,7 @@ class Audit:
         return self.run(shifts)
 
     def moved(self, parts: Sequence[Part]) -> tuple[float, float]:
-        """By how much P moves when a bias is put there, and what rounding allows it to where the softmax ignores it."""
+        """How far P moves when a random bias is added to these coordinates, and how far rounding alone can move it."""
         then, now = self.plain.softmaxes[self.layer.index], self.shifted(parts).softmaxes[self.layer.index]
         size = sum(s.logits[s.seen].abs().max().item() for s in (then, now))
         terms = OPERATIONS + max(part.chosen.numel() for part in parts)
@@ -205,8 +210,7 @@ class Audit:
         return result
 
     def forgets_a_bias(self, reader: Product) -> bool:
-        """Whether a bias as long as what the reader gives stands beside its parameter, and no step of the model takes
-        it."""
+        """Whether the reader's module has a bias of its output's length that no step of the forward pass uses."""
         length, module = coordinates(reader, reader.result).shape[1], reader.name[0].rpartition(".")[0]
         return any(
             name.rpartition(".")[0] == module and parameter.shape == (length,)

@@ -1,7 +1,7 @@
 """Which coordinates of which projections are the queries, keys, values and gates of a softmax, told by gradients alone.
 
 A row of logits depends on one position of the queries and on many of the keys. One position of what the next product
-reads depends on many positions of the values, through the weights, and on one of a gate.
+reads depends on many positions of the values, through the weights, and on one position of a gate.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,9 +36,9 @@ class Layer:
     """One softmax with what it is made of.
 
     index    its number in the trace
-    keys     without those that are the same for every input, which are positions
+    keys     without those that are the same for every input: these encode positions
     reader   the product that reads what the weights gathered; None: no product does
-    values   coordinates that it reads through the weights; gates: those that it reads beside them
+    values   the coordinates that the reader reads through the weights; gates: those that it reads without them
     """
 
     index: int
@@ -79,11 +79,11 @@ def gradients(of: Tensor, to: Sequence[Product], weights: Tensor, *, again: bool
 def sort_out(
     of: Tensor, to: list[Product], tries: Iterable[Tensor], everything: Tensor, *, soon: bool
 ) -> tuple[list[Part], list[Part]]:
-    """The coordinates on which each try depends at one position at most, and those on which one depends at several.
+    """The coordinates that every try reads at one position at most, and those that some try reads at several.
 
-    tries       weights over the entries of `of`, each of one row or position
-    everything  weights of all of them together
-    soon        stop when each coordinate on which `of` depends was met
+    tries       weights over the entries of `of`, each for one row or one position
+    everything  weights over all rows or positions together
+    soon        stop once every coordinate on which `of` depends has been met
     """
     wanted = [(coordinates(p, g) != 0).any(0) for p, g in zip(to, gradients(of, to, everything), strict=True)]
     most = [torch.zeros(mask.shape, dtype=torch.long) for mask in wanted]
@@ -115,8 +115,10 @@ def read(product: Product) -> Tensor:
 
 
 def gathers(product: Product) -> Tensor:
-    """Which positions gather anything; at padding that a model adds and hides by itself, as Longformer does, it reads
-    zeros."""
+    """Which positions of the product's input are not all zero.
+
+    They are zero at padding that a model adds and hides by itself, as Longformer does.
+    """
     return read(product).any(1)
 
 

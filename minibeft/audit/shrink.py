@@ -1,7 +1,8 @@
 """A configuration as small as it can be with the same attention: few heads, short heads, few layers, few tokens.
 
-Widths are divided by one number, so that what fits together still does: heads × head size = width, equal widths of
-neighbouring parts, lists of widths. What a key means is told by the words that configurations use, not by model.
+All widths are divided by the same number, so that sizes which must match still do: heads × head size = width, equal
+widths of neighbouring parts, lists of widths. What a key means is read from the words in its name, not from a table of
+models.
 """
 
 import re
@@ -24,19 +25,19 @@ NOT_LAYERS = re.compile(
 )
 # Widths that need not fit others: inside an MLP.
 INSIDE = re.compile(r"intermediate|ffn|mlp_dim|inner_dim|feedforward")
-# Layers that are named by their numbers, of another part of the model.
+# Keys that choose layers of another part of the model by their numbers.
 CHOSEN = re.compile(r"(feature|select)_layers?$")
 TOKEN_ID = re.compile(r"token_(id|ids|index)$|^(image|video|audio)_token")
-# Named after the layers that there were; transformers makes them anew.
+# Lists that name the layers before shrinking; transformers makes them again.
 STAGES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
 TOKENS, FRAMES, HEADS_LEFT, MOST_LAYERS, WIDE = 1024, 64, 4, 12, 128
 
 
 @dataclass(frozen=True)
 class Way:
-    """How to shrink: widths are divided by `factor`, and by what the heads are divided by where fewer_heads says so.
+    """How to shrink: widths are divided by `factor`, and with fewer_heads also by what the heads are divided by.
 
-    layers  at least so many, and as many as show each kind of layer that the configuration names
+    layers  at least this many, and enough to show each kind of layer that the configuration names
     patches along a side of an image; None leaves images as they are
     fill    give the usual value where the configuration leaves open a number that models need
     """
@@ -49,7 +50,7 @@ class Way:
     tokens: dict[int, int] = field(default_factory=dict)
 
     def shrink(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The small configuration, with those inside it."""
+        """The small configuration; the configurations inside it are shrunk too."""
         heads = [v for k, v in raw.items() if type(v) is int and HEADS.search(k) and not HEAD_WIDTH.search(k)]
         most = max(heads, default=1)
         fewer = most // HEADS_LEFT if self.fewer_heads and most % HEADS_LEFT == 0 and most > HEADS_LEFT else 1
@@ -62,7 +63,7 @@ class Way:
         return small | (usual(small) if self.fill else {})
 
     def value(self, raw: Mapping[str, Any], key: str, value: Any, fewer: int) -> Any:
-        """One entry; lists with one entry for each layer lose those of the layers that go."""
+        """One entry; a list with one item per layer loses the items of the layers that are removed."""
         if isinstance(value, dict):
             if "layer" in key and value and all(str(number).isdigit() for number in value):
                 value = {number: each for number, each in value.items() if int(number) < self.depth(raw)}
@@ -77,7 +78,7 @@ class Way:
         return self.number(raw, key, value, fewer) if type(value) is int else value
 
     def number(self, raw: Mapping[str, Any], key: str, value: int, fewer: int) -> int:
-        """A count, a width, or a token's number, which stays another than those of other tokens."""
+        """A count, a width, or a token id; different tokens keep different ids."""
         if TOKEN_ID.search(key):
             return value if value < TOKENS else self.tokens.setdefault(value, TOKENS - 1 - len(self.tokens))
         if "vocab" in key and "size" in key:

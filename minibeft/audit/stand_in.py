@@ -10,8 +10,11 @@ from minibeft.errors import BadInput
 
 
 def measured_instead(model: str | Path, certificate: Certificate) -> Report | None:
-    """The measurement in place of an unknown verdict; None where there is a verdict, an adapter, which audit does not
-    run, no transformers, or no model there that can be run."""
+    """The measurement in place of an unknown verdict, or None.
+
+    None where certify has a verdict, where there is an adapter (audit does not run adapters), where transformers is not
+    installed, and where it has no model that can be run.
+    """
     if certificate.unclear is None or load_config(model).adapter is not None or find_spec("transformers") is None:
         return None
     try:

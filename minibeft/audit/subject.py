@@ -79,7 +79,7 @@ def classes(config: Any) -> list[Any]:
     try:
         module = vars(importlib.import_module(type(config).__module__.replace("configuration_", "modeling_")))
     except ModuleNotFoundError:
-        module = {}  # its model is another's
+        module = {}  # it uses the model class of another type
     for each in module.values():
         if isinstance(each, type) and issubclass(each, PreTrainedModel) and each.config_class is type(config):
             found += [] if each.__name__.endswith("PreTrainedModel") else [each]

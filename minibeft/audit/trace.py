@@ -1,9 +1,9 @@
 """One forward pass of any model as products with parameters and softmaxes, cut from each other for autograd.
 
-Each product with a parameter returns a new leaf, and so does each softmax. Autograd then sees only the way from the
-nearest projections to a softmax's logits, and from its weights to the next product: what one attention layer is made
-of, whatever the model calls its parts. The numbers are those of the model itself, in float64: a cast to a shorter type
-is undone on its way to torch.
+Each product with a parameter returns a new leaf, and so does each softmax. Autograd then sees only the path from the
+nearest projections to a softmax's logits, and from its weights to the next product: the parts of one attention layer,
+whatever the model calls them. All numbers are computed by the model itself, in float64: where the model casts to a
+shorter type, the tracer passes float64 to torch instead.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +41,7 @@ LONGER = dict.fromkeys((Tensor.float, Tensor.half, Tensor.bfloat16), Tensor.doub
 class Product:
     """A product with a parameter.
 
-    source   its input, which hangs on the leaves before it
+    source   its input, a function of the leaves before it
     result   what it gave, a leaf
     summed   the axes of the source that the parameter has too; the others are positions
     made     the axes of the result that the parameter has too; the others are positions
@@ -60,10 +60,11 @@ class Product:
 
 @dataclass(eq=False)
 class Softmax:
-    """A softmax: its logits, which hang on leaves, with the keys as last axis; its weights, a leaf, with the keys where
-    the model has them.
+    """A softmax: its logits, a function of the leaves before it, and its weights, a leaf.
 
-    seen    which logits a softmax does not round to nothing, of the shape of the logits
+    The keys are the last axis of the logits; in the weights they are the axis that the model uses.
+
+    seen    the logits whose weights are not rounded to zero, in the shape of the logits
     before  how many products came before it
     """
 
@@ -170,7 +171,7 @@ class Tracer(TorchFunctionMode):
         return weights.clone()
 
     def follow(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
-        """Name what is made of one parameter alone, and note a bias that is added after the product."""
+        """Name a tensor that is computed from parameters alone, and note a bias that is added after the product."""
         tensors = [a for a in args if isinstance(a, Tensor)]
         if func in ADDITIONS and len(tensors) == 2:
             product, bias = self.products.get(id(tensors[0])), self.names.get(id(tensors[1]))
@@ -223,7 +224,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def in_c() -> Iterator[None]:
-    """torch's functions that are written in Python do not stop at a tracer, only the functions that they call do."""
+    """Within it a tracer does not see torch's functions written in Python, only the functions that these call."""
     with patch.multiple(F, **dict.fromkeys(CHECKS, lambda *_: False)):
         yield
 
@@ -237,7 +238,7 @@ def traced(
     shifts: Mapping[Name, Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Trace:
-    """One forward pass of a model of this type, cut; or, with shifts, as it is but for them."""
+    """One forward pass of a model of this type: cut for autograd, or, with `shifts`, not cut but shifted."""
     with torch.set_grad_enabled(shifts is None), in_c(), Tracer(model, shifts, dtype) as tracer:
         returned = model(**inputs)
     tracer.trace.outputs = [t.detach() for t in tensors(returned)]

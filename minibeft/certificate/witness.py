@@ -30,7 +30,7 @@ from minibeft.theory.variants import (
 
 PROJECTIONS = ("w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v", "b_o")
 SCORES = ("w_q", "w_k", "b_q", "b_k")
-RESOLVED = 1e-3  # rows whose bound is smaller are left out of Q3's ratio, which rounding would drown
+RESOLVED = 1e-3  # rows with a smaller bound are left out of Q3's ratio, because rounding would dominate it
 MOST_GROUP, MOST_SIZE, MOST_WIDTH = 512, 64, 4096
 # Query tokens, key tokens of a cross-attention (under rotary positions as many as queries), and a sliding window.
 TOKENS, SOURCE, WINDOW = 7, 9, 4
@@ -111,8 +111,11 @@ class Layer:
         return output, weights
 
     def instance(self) -> Instance:
-        """The same as what statements are measured on. The mechanisms are inside its function; positions and mask
-        stand outside as well, for the bounds. Of a difference of two softmaxes it shows the first's parameters."""
+        """The layer as an Instance, on which statements are measured.
+
+        The mechanisms are inside its function; positions and mask are also given outside, for the bounds. Of
+        differential attention it shows the parameters of the first softmax.
+        """
         spec, params = self.spec, self.params
         given: dict[str, Any] = {name: getattr(params, name) for name in PROJECTIONS}
         second: dict[str, Tensor] = {}
@@ -202,8 +205,8 @@ def double_difference(p: Instance) -> float:
 def query_witness(spec: AttentionSpec) -> Witness:
     """Q3 and Q4: the largest TV(P(0), P(b_q)) / tanh(osc/4) over the rows, which is at most 1.
 
-    osc is that of the change of the row's log-weights. What a row gives to sinks and foreign keys is lumped into one
-    more entry, for which Q3 holds as for any key. Of a difference of two softmaxes the first is measured.
+    osc is that of the change of the row's log-weights. The weights of sinks and foreign keys are added up into one more
+    entry of the row, for which Q3 holds as for any key. Of differential attention the first softmax is measured.
     """
     spec = replace(small(spec), differential=None)
     p = Layer.random(spec).instance()

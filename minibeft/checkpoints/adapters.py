@@ -1,4 +1,4 @@
-"""Bias adapters in PEFT's BEFT format, out and in: what is trained here runs there, and the other way round.
+"""Bias adapters in PEFT's BEFT format, written and read: those trained here run in PEFT, and the other way round.
 
 adapter_config.json says peft_type BEFT and which modules it targets; adapter_model.safetensors holds, by Hugging Face
 names, `<module>.beft_bias` of shape (1, out), which is added to what the module computes, and whole modules that
@@ -303,8 +303,10 @@ def load_base(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Transformer:
-    """The checkpoint with the head that the adapter was trained for; a fresh one, where the adapter brings its own, is
-    no reason to warn."""
+    """The checkpoint with the head that the adapter was trained for.
+
+    Where the adapter brings its own head, a newly initialised one is no reason to warn: it will be replaced.
+    """
     brings_head = any(name.startswith(HEADS) for name in adapter.saved)
     with head_to_come() if brings_head else nullcontext():
         return load_model(base, task=adapter.task, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""A checkpoint in the form that all else here takes: safetensors, and names without what a wrapper put before them."""
+"""A checkpoint converted to what everything else here reads: safetensors, and names without a wrapper's prefix."""
 
 import logging
 import shutil
@@ -58,7 +58,7 @@ def write_plain(folder: Path, ready: Path) -> int:
 
 @contextmanager
 def plainly(folder: Path) -> Iterator[Path]:
-    """The folder, or where it is not plain a converted copy for as long as the block lasts."""
+    """The folder, or, where it needs conversion, a converted copy that is deleted at the end of the block."""
     if (not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model.bin*"))) or is_plain(folder):
         yield folder
         return

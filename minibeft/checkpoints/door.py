@@ -12,7 +12,7 @@ def checked(file: Path, most: int | None = MOST_BYTES, *, links: bool = False) -
     """The file, which may now be read; BadInput says why it may not.
 
     most   bytes; None: as many as there are, for weights, which are mapped and held against config.json
-    links  it may be a link that leads elsewhere: the user named it, and not a folder that holds it
+    links  whether it may be a link that leads elsewhere, because the user named the file itself and not its folder
     """
     if not file.is_file():
         raise BadInput(f"{file}: is {'no regular file' if file.exists() else 'missing'}; put the file itself there")
@@ -32,8 +32,11 @@ def checked(file: Path, most: int | None = MOST_BYTES, *, links: bool = False) -
 
 
 def stays_inside(file: Path, folder: Path) -> bool:
-    """Whether a file lies in the folder, links followed. A snapshot in the hub's cache, whose files are links to the
-    blobs beside the repository's snapshots, has those inside too."""
+    """Whether a file lies in the folder after links are followed.
+
+    In a snapshot of the hub's cache the files are links to the blobs beside the repository's snapshots; these blobs
+    count as inside.
+    """
     real, home = file.resolve(), folder.resolve()
     snapshots = (part.parent for part in (home, *home.parents) if part.parent.name == "snapshots")
     return real.is_relative_to(home) or any(real.parent == part.parent / "blobs" for part in snapshots)

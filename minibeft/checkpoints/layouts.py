@@ -58,7 +58,7 @@ class Shared:
 
 
 def by_head(name: str, body: Body) -> bool:
-    """Whether q, k and v of one head stand together, not those of all heads."""
+    """Whether a fused tensor holds q, k and v head by head; if not, it holds all of q, then of k, then of v."""
     return next(each for module, each in body.fused.items() if name.rpartition(".")[0].endswith(module))
 
 
@@ -97,7 +97,7 @@ def together(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tens
 
 
 def with_siblings(names: Mapping[str, Tensor], config: ModelConfig) -> set[str]:
-    """Our names of the tensors that are in one tensor of the file with one of these, themselves included."""
+    """Our names of these tensors, and of all others that the file stores in one tensor with them."""
     fused = bool(BODIES[config.family].fused)
     pattern = re.compile(r"(blocks\.\d+\.attention\.)[qkv](\.\w+)$")
     return {

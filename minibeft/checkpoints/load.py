@@ -127,7 +127,7 @@ def load_model(
 
 
 def fill(model: Transformer, state: Mapping[str, Tensor]) -> None:
-    """These tensors as the parameters of a model without values, in less than half of the time of load_state_dict."""
+    """Make these tensors the parameters of a model without values, in less than half the time of load_state_dict."""
     modules = dict(model.named_modules())
     for name, value in state.items():
         module, _, leaf = name.rpartition(".")
@@ -170,8 +170,10 @@ def rename_old(tensors: dict[str, Lazy]) -> dict[str, Lazy]:
 
 
 def refuse_unexpected(family: str, left: set[str], prefix: str, folder: Path, *, headless: bool) -> None:
-    """A tensor that nothing reads may mean that the model computes something else. With a task asked for by name, other
-    heads, which stand outside the backbone's prefix, may be left out."""
+    """Refuse tensors that nothing reads: they may mean that the model computes something else.
+
+    headless  tensors outside the backbone's prefix, such as another task's head, may stay unread
+    """
     body = BODIES[family]
     for name in sorted(left):
         outside = bool(prefix) and not name.startswith(prefix)
@@ -203,7 +205,7 @@ def read_tensor(
         raise BadInput(f"{folder}: {name} has shape {tuple(value.shape)}, config.json asks for {shape}")
     require_type(value, name, folder)
     converted = dtype not in (None, value.dtype)
-    # NaN and infinities show in the sum, which takes half of the time of the ends. It may overflow, the ends do not.
+    # NaN and infinity show in the sum, which takes half the time of minimum and maximum but may overflow.
     if converted or not value.sum().isfinite():
         ends = torch.stack(value.aminmax())
         most = ends.abs().max().item()

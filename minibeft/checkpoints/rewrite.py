@@ -27,8 +27,8 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The subfolder where merge keeps what unmerge needs, and what rounding lost; another edit makes it out of date.
 MERGED = "merge"
 BEFORE, RESIDUAL = f"{MERGED}/before.safetensors", f"{MERGED}/residual.safetensors"
-# The same weights in another format would no longer be the same model, so of the other files only those are carried
-# over that hold no weights: by the end of their names, since formats for weights have no end.
+# The same weights in another format would no longer be the same model, so only files known to hold no weights are
+# copied. They are known by the ends of their names, because there are too many formats for weights to list.
 CARRIED = ".json .jsonl .txt .md .model .jinja .yaml .yml .csv .tsv .png .jpg .svg .pdf .py .bib .cff .license".split()
 NAMES = ("license", "notice", "readme", "citation")
 LONGEST_HEADER = 100_000_000  # the most that the safetensors library reads

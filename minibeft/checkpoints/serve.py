@@ -57,8 +57,7 @@ def read_values(model: Transformer, adapter: Adapter, folder: str | Path) -> dic
 
 
 def fold_values(model: Transformer, found: Sequence[dict[str, Tensor]]) -> None:
-    """Where V2 holds, the adapters' new b_v of a layer as what it adds to the attention's output bias, in place, in
-    float64."""
+    """Fold the adapters' changes of b_v into the attention's output bias where V2 holds; in place, in float64."""
     for number in range(len(model.blocks)):
         attention, b_v, b_o = (f"blocks.{number}.attention{part}" for part in ("", ".v.bias", ".o.bias"))
         having = [values for values in found if b_v in values]
@@ -73,7 +72,7 @@ def fold_values(model: Transformer, found: Sequence[dict[str, Tensor]]) -> None:
 
 
 def whole(weight: Tensor) -> Tensor:
-    """Of a weight of which each process holds a share (training/sharded.py), all of it."""
+    """The whole weight, also where each process holds only a share of it (training/sharded.py)."""
     gather = getattr(weight, "full_tensor", None)
     return weight.detach() if gather is None else gather().detach()
 
@@ -94,7 +93,7 @@ def row(model: Transformer, name: str, values: dict[str, Tensor]) -> Tensor:
 
 
 def head_tensor(name: str, own: Tensor, found: Sequence[dict[str, Tensor]]) -> Tensor:
-    """A tensor of the head: a row each adapter, or the model's own where none replaces it."""
+    """A tensor of the head: one row per adapter, or the model's own where no adapter replaces it."""
     given = [values.get(f"head.{name}", own.detach()).to(own) for values in found]
     if len({len(value) for value in given}) > 1:
         raise BadInput("the adapters have heads of different numbers of classes; serve those of one number together")

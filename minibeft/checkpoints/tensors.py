@@ -40,8 +40,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def open_tensors(folder: Path, *, keep: bool = True) -> dict[str, Lazy]:
     """Every tensor of the folder, by the file's own names. Nothing is read before it is asked for.
 
-    keep  the tensors stay what they are, views of one memory map. Otherwise each is asked for once, to be converted,
-          and its memory is given back with it, so that file and copy are never in memory together.
+    keep  the tensors stay what they are, views of one memory map. Otherwise each is read once, to be converted, and
+          its part of the map is released with it, so that the file and its copy are never both in memory.
     """
     for stem, reader in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
         if (folder / stem).is_file():
@@ -62,8 +62,10 @@ def wrapper(names: Iterable[str]) -> str:
 
 
 def is_buffer(name: str, dims: int = 1) -> bool:
-    """Whether a tensor is what a model computes anew: positions counted, rotary frequencies, and with more than one
-    dimension the causal mask, which GPT-2 and its kin call attn.bias."""
+    """Whether a tensor is one that the model computes itself: position ids, rotary frequencies, or a causal mask.
+
+    The mask has more than one dimension; GPT-2 and its kin call it attn.bias.
+    """
     return BUFFERS.search(name) is not None or (dims > 1 and MASKS.search(name) is not None)
 
 
@@ -115,8 +117,10 @@ def read_all(file: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(file: Path, keep: bool = True) -> dict[str, Lazy]:
-    """weights_only: a pickle that would run code is refused. Memory-mapped unless it is to be converted or has torch's
-    old file format, which cannot be."""
+    """The tensors of a pickle, read with weights_only: a pickle that would run code is refused.
+
+    Memory-mapped, unless they are to be converted or the file has torch's old format, which cannot be mapped.
+    """
     checked(file, None)
     try:
         old = not zipfile.is_zipfile(file)
@@ -128,7 +132,7 @@ def read_pickle(file: Path, keep: bool = True) -> dict[str, Lazy]:
         raise BadInput(f"{file}: is not plain weights and was not run; ask for a safetensors file") from error
     except BadInput:
         raise
-    except Exception as error:  # what unpickling damaged data raises has no end
+    except Exception as error:  # unpickling damaged data can raise anything
         raise BadInput(f"{file}: is truncated or corrupt ({type(error).__name__}); download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"{file}: must hold a dictionary of tensors, as state_dict() gives it")
@@ -138,7 +142,7 @@ def read_pickle(file: Path, keep: bool = True) -> dict[str, Lazy]:
 
 
 def unpacked(file: Path) -> int:
-    """Bytes of all entries of an archive. torch stores them as they are: more than the file has is a bomb."""
+    """Bytes of all entries of an archive. torch does not compress them: more bytes than the file has mean a bomb."""
     with zipfile.ZipFile(file) as archive:
         return sum(entry.file_size for entry in archive.infolist())
 

@@ -16,7 +16,7 @@ from minibeft.checkpoints.vocabulary import agreed, convert, refusing
 from minibeft.errors import LONGEST_WORD, BadInput, cut
 from minibeft.models.config import ModelConfig
 
-# Of one head on all texts: 12 heads then take half a GB.
+# Attention weights of one head on all texts: 12 heads then take half a GB.
 MOST_WEIGHTS = 1 << 22
 MOST_GROWTH = 256
 REPEATS = re.compile(r"[*+]|\{\d*,?\d*\}")
@@ -46,8 +46,11 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
 
 
 def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
-    """BadInput where a tokenizer would blow up what it is given: a few dozen replacements that double a text make any
-    text fill the memory, and so does a frame that repeats it or names a token a million times over."""
+    """BadInput where a tokenizer would make texts far longer, or take exponential time on them.
+
+    A few dozen replacements that each double a text fill the memory, and so does a template that repeats the text or
+    names a token a million times.
+    """
     grows, pieces = 1, 0
     for part in (*parts_of(tokenizer.normalizer), *parts_of(tokenizer.pre_tokenizer)):
         expression = part["pattern"].get("Regex") if isinstance(part.get("pattern"), dict) else None
@@ -69,10 +72,12 @@ def require_modest(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def backtracks(expression: str) -> bool:
-    """Whether a text that almost fits a regular expression can take exponential time, or more than its length squared
-    a place: a repeated group that repeats or chooses inside, as (a+)+ or (a|a)*, or MOST_RUNS unbounded repeats in one
-    alternative, as a*a*a*b."""
-    # A class or what is escaped is one letter here, a repeat that is lazy or keeps what it has is a repeat.
+    """Whether a text that almost matches a regular expression can take too long.
+
+    It can take exponential time where a repeated group has a repeat or alternatives inside, as in (a+)+ or (a|a)*, and
+    more than its length squared per position with MOST_RUNS unbounded repeats in one alternative, as in a*a*a*b.
+    """
+    # Here a character class or an escape counts as one letter, and a lazy or possessive repeat as a plain one.
     bare = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|\[:\w+:\]|[^\]\\])+\]", "x", expression, flags=re.DOTALL)
     bare = re.sub(r"([*+?}])[+?]", r"\1", bare)
     groups = [Group()]
@@ -97,8 +102,11 @@ def backtracks(expression: str) -> bool:
 
 @dataclass
 class Group:
-    """What is read of a group: whether it repeats or chooses, the unbounded repeats of its alternative, and the most of
-    those before it."""
+    """What is known so far of a group of a regular expression.
+
+    loose  it has a repeat or alternatives inside
+    runs   unbounded repeats in its current alternative; most: the most in an earlier alternative
+    """
 
     loose: bool = False
     runs: int = 0
@@ -106,7 +114,7 @@ class Group:
 
 
 def parts_of(component: Any) -> list[dict[str, Any]]:
-    """A tokenizer's component as its file has it, sequences of sequences laid out flat."""
+    """The parts of a tokenizer's component as its file has them, with nested sequences flattened."""
     todo, found = [] if component is None else [json.loads(component.__getstate__())], []
     while todo:
         part = todo.pop()

@@ -1,5 +1,8 @@
-"""A tokenizer made of a vocabulary, as transformers makes it: of vocab.txt (BERT), of vocab.json and merges.txt
-(RoBERTa, OPT, GPT-J), or of that in tokenizer.json, whose other parts class and tokenizer_config.json overrule."""
+"""A tokenizer built from a vocabulary, as transformers builds it.
+
+The vocabulary is vocab.txt (BERT), vocab.json with merges.txt (RoBERTa, OPT, GPT-J), or the one in tokenizer.json. The
+other parts of tokenizer.json are overruled by the tokenizer's class and by tokenizer_config.json.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +33,7 @@ def parse(file: Path, reader: Callable[[], Any]) -> Any:
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """What `tokenizers` raises of the user's files and texts, bare Exceptions and panics, as BadInput."""
+    """Turn what `tokenizers` raises on the user's files and texts, bare Exceptions and panics, into BadInput."""
     try:
         yield
     except BaseException as error:
@@ -54,10 +57,11 @@ def convert(folder: Path) -> Tokenizer:
 
 
 def agreed(folder: Path, file: Path) -> Tokenizer:
-    """What transformers makes of a folder with a tokenizer.json: the file as it is where the class is generic or one
-    that is not known here to overrule it, else its vocabulary with all else from the class and tokenizer_config.json.
+    """The tokenizer that transformers makes of a folder with a tokenizer.json.
 
-    BadInput where the class is another family's that is not known here, or reads another kind of vocabulary.
+    The file is used as it is where the class is generic, or is not known here to overrule the file. Otherwise only its
+    vocabulary is used, and everything else comes from the class and tokenizer_config.json.
+    BadInput where the class is that of another family and not known here, or reads another kind of vocabulary.
     """
     config, model = optional(folder / "tokenizer_config.json"), optional(folder / "config.json")
     body = BODIES.get(kind) if isinstance(kind := model.get("model_type"), str) else None
@@ -190,7 +194,7 @@ class Settings:
     def token(self, key: str, value: Any, *, special: bool = True) -> AddedToken:
         """A token written as its text, or as an object that also says how it is matched."""
         if isinstance(value, str):
-            # A mask takes the space before it along: so RoBERTa was trained, and BERT never sees spaces.
+            # A mask token absorbs the space before it: RoBERTa was trained so, and BERT never sees spaces.
             return AddedToken(value, lstrip=key == "mask_token", normalized=False, special=special)
         if not isinstance(value, dict) or not isinstance(value.get("content"), str):
             raise self.refuse(key, value, "must be a token: a string, or an object with its content")
@@ -262,7 +266,7 @@ def byte_pairs(vocabulary: Path, read: Callable[[Path], BPE], frame: str, settin
 
 
 def add_tokens(tokenizer: Tokenizer, file: Path, settings: Settings, *needed: str) -> list[tuple[str, int]]:
-    """Make the special and the added tokens known as such; the needed ones with their ids.
+    """Register the special and the added tokens with the tokenizer; returns the needed ones with their ids.
 
     A special token that the vocabulary lacks is left out: its id would lie beyond the embedding.
     """

@@ -98,7 +98,7 @@ def gain(norm: HeadNorm | None, size: int) -> dict[str, Any]:
 def planes(
     p: Instance, head: int, q: Float[Tensor, "T D"], k: Float[Tensor, "T D"], v: Float[Tensor, "T D"]
 ) -> dict[str, Plane]:
-    """A plane for each bias that holds the model's own, or a drawn one where that is absent or zero.
+    """For each bias, a plane that contains the model's own bias, or a random one where that is absent or zero.
 
     b_q: its part in the span of the keys' differences, and its null part (Q5); b_k: itself and a drawn direction;
     b_v: itself, and the direction at right angles to it in which the values differ most.

@@ -25,7 +25,7 @@ class Site:
     takes_prefix  prefix tuning gives it keys and values
     exact         the spec has every number that the model needs; False: only what verdicts depend on (of yarn's rotary
                   positions the dims, but not the frequencies)
-    carries       a bias after the output projection is added where there is one; False: it is not
+    carries       the bias after the output projection, where there is one, is added; False: it is ignored
     """
 
     name: str
@@ -69,7 +69,7 @@ class Keys:
                rotary positions), and its default size
     only       key → the values for which the attention is what this says
     sites      the kinds of attention that a configuration can ask for, from the plain one
-    layered    sites also says which layers have which kind: layer_types and windows are its business
+    layered    sites also says which layers have which kind, so it handles layer_types and windows itself
     """
 
     names: tuple[str, str, str] = ("hidden_size", "num_attention_heads", "num_hidden_layers")

@@ -52,7 +52,7 @@ def electra_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def distilbert_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
-    """Positions may have started as sinuses, and are a table all the same; qa_dropout is of a head not here."""
+    """Positions are a learned table, even if started as sinusoids; qa_dropout belongs to a head that is not here."""
     c.get("qa_dropout", 0.1)
     dropout = {"embedding_dropout": values["dropout"], "head_activation": values["activation"]}
     return dropout | {"positions": learned(c, c.count("max_position_embeddings", 512))}

@@ -19,7 +19,7 @@ Sites = Callable[[Reader, Site], list[Site]]
 
 
 def aside(*keys: str, then: Sites = lambda _, site: [site]) -> Sites:
-    """Keys that have a word of attention in their name and change no verdict."""
+    """Keys whose names have a word for attention in them, but which change no verdict."""
 
     def sites(c: Reader, site: Site) -> list[Site]:
         c.read.update(keys)
@@ -40,7 +40,7 @@ def learned_bias(c: Reader, site: Site) -> list[Site]:
 
 
 def beit_sites(c: Reader, site: Site) -> list[Site]:
-    """Windows' position bias where it is switched on, for each layer or shared."""
+    """A learned bias for each head and distance where it is switched on, per layer or shared by all layers."""
     c.read.update(("layer_scale_init_value", "use_auxiliary_head", "use_absolute_position_embeddings"))
     on = [c.flag(f"use_{kind}relative_position_bias", False) for kind in ("", "shared_")]
     return learned_bias(c, site) if any(on) else [site]

@@ -45,7 +45,7 @@ def whisper_sites(c: Reader, site: Site) -> list[Site]:
 
 
 def whisper_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
-    """The other keys are the decoder's, or of a head or a training that is not here."""
+    """The other keys belong to the decoder, or to heads and training methods that are not here."""
     c.read.update(("decoder_layerdrop", "decoder_ffn_dim", "scale_embedding", "forced_decoder_ids", "vocab_size"))
     c.read.update(("median_filter_width", "apply_spec_augment"))
     c.read.update(f"mask_{kind}_{key}" for kind in ("time", "feature") for key in ("prob", "length", "min_masks"))

@@ -12,7 +12,7 @@ from minibeft.models.config import ModelConfig, Task
 from minibeft.models.layers import ACTIVATIONS, Learned
 from minibeft.theory.variants import AttentionSpec
 
-# Of every family.
+# For every family, unless its own `only` says otherwise.
 ONLY: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),
@@ -30,7 +30,7 @@ MOST_LABELS = 2**16
 SCORE = {"head.out": "score"}
 # The heads where transformers has no classifier of tokens.
 TEXTS: dict[Task, dict[str, str]] = {"classification": SCORE, "lm": {"head": "lm_head"}}
-# How the field of ModelConfig that a key fills is read; any other is of its default's type.
+# How a key is read, by the field of ModelConfig that it fills; any other must have the type of its default.
 READ: dict[str, Callable[[Reader, str, Any], Any]] = {
     "vocab": Reader.count,
     "inner": Reader.count,
@@ -48,7 +48,7 @@ READ: dict[str, Callable[[Reader, str, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What makes a family's tokenizer of its vocabulary.
+    """How a family's tokenizer is built from its vocabulary.
 
     made_by  transformers' class, which takes the vocabulary of tokenizer.json and makes the rest itself
     pieces   "words": vocab.txt, BERT's; "bytes": vocab.json and merges.txt, GPT-2's
@@ -219,7 +219,7 @@ COMPUTED = ("window", "scale", "rotary", "position_bias", "qk_norm", "softcap")
 
 
 def computable(c: Reader, sites: list[Site]) -> tuple[AttentionSpec, ...]:
-    """The attention of each layer, refused where it is another than models/ computes."""
+    """The attention of each layer; refused where models/ does not compute it."""
     for site in sites:
         spec = site.spec
         plain = AttentionSpec(
@@ -240,7 +240,7 @@ def computable(c: Reader, sites: list[Site]) -> tuple[AttentionSpec, ...]:
 
 
 def learned(c: Reader, rows: int, start: int = 0, counted: str = "all") -> Learned:
-    """Learned positions, of which one at least must be left."""
+    """Learned positions; at least one must be left for a token."""
     if not 0 <= start < rows:
         raise Unclear(
             c.where,

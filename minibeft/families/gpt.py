@@ -34,7 +34,7 @@ def gpt2_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def neox_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
-    """Both branches from a norm each, side by side or one after the other."""
+    """Attention and MLP each read their own norm, in parallel or one after the other."""
     c.get("classifier_dropout", 0.1)  # of a head that is not here
     beside = c.flag("use_parallel_residual", True)
     return {"residual": "twin" if beside else "pre", "embedding_dropout": values["dropout"]}

@@ -11,7 +11,7 @@ from minibeft.models.layers import ACTIVATIONS
 
 
 def height_and_width(c: Reader, key: str, default: int) -> tuple[int, int]:
-    """Of one number, or of a list of two."""
+    """Height and width, from one number or from a list of two."""
     value = c.raw.get(key)
     if not isinstance(value, list):
         return (size := c.count(key, default)), size
@@ -40,14 +40,14 @@ def vit_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def dinov2_rest(c: Reader, values: dict[str, Any]) -> dict[str, Any]:
-    """What a backbone's feature maps are of is not read: hidden states are."""
+    """The keys about a backbone's feature maps have no effect: only hidden states are computed."""
     c.read.update(("apply_layernorm", "reshape_hidden_states"))
     masked = c.flag("use_mask_token", True)
     return {"inner": int(values["width"] * c.positive("mlp_ratio", 4)), "features": patches(c, 14, masked=masked)}
 
 
 def scaled(c: Reader, site: Site) -> list[Site]:
-    """The value that each branch's scale starts from."""
+    """layerscale_value, where each branch's scale starts, has no effect here."""
     c.read.add("layerscale_value")
     return [site]
 

@@ -3,11 +3,12 @@
 null means absent. Where a family's own code gives null another meaning (no window, no cap, a key-value head for every
 head), the key is read with `optional`.
 
-A key that nobody has read is accepted when its value is off (null, false, 0, empty; or a factor of 1), or when no word
-of its name is one by which configurations speak of the forward pass: ATTENTION's for certify, which judges attention
-alone, and BODY's too for load_model, which runs the rest. A word is enough: what the key does is not guessed, it is
-refused by name. HARMLESS are the names that have such a word and yet say how fast a thing is computed, how much of it
-is shown, how long a text may be, how to generate, or what another head does; not what a layer computes.
+A key that nobody has read is accepted when its value is off (null, false, 0, empty; or a factor of 1), or when its name
+has none of the words that configurations use for the forward pass: those of ATTENTION for certify, which judges
+attention alone, and those of BODY too for load_model, which runs the rest. One such word is enough to refuse the key;
+what it does is not guessed. HARMLESS are the names that have such a word, but only say how fast something is computed,
+how much of it is returned, how long a text may be, how to generate, or what another head does; not what a layer
+computes.
 """
 
 import math
@@ -116,7 +117,7 @@ class Reader:
         return None if key in self.raw and self.raw[key] is None else self.get(key, default)
 
     def cap(self, key: str, default: float | None) -> float | None:
-        """The most that something can be; None where the key is there and null, or absent and so by default."""
+        """An upper limit; None where the file says null, or where the key is absent and the default is None."""
         absent = self.raw.get(key) is None and (key in self.raw or default is None)
         self.read.add(key)
         return None if absent else self.positive(key, default or 0.0)
@@ -143,6 +144,6 @@ class Reader:
 
 
 def is_off(name: str, value: Any) -> bool:
-    """Whether the value leaves whatever the key is for undone."""
+    """Whether the value switches off whatever the key is for."""
     factor = type(value) in (int, float) and name.endswith(("factor", "multiplier", "scale"))
     return value in (None, False, 0, "", {}, []) or (factor and value == 1)

@@ -27,7 +27,7 @@ Flag = Callable[[str, Any], Any]
 
 
 def llama(vocab: Any, merges: Any, _: str, flag: Flag) -> Tokenizer:
-    """Spaces are ▁, one more before a text; with legacy after each special token, too."""
+    """Spaces become ▁, and one is added before a text; with `legacy` also after each special token."""
     made = Tokenizer(BPE(vocab, merges, fuse_unk=True, byte_fallback=True))
     scheme = "never" if not flag("add_prefix_space", True) else "always" if flag("legacy", False) else "first"
     made.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme, split=False)  # type: ignore[assignment]
@@ -35,7 +35,7 @@ def llama(vocab: Any, merges: Any, _: str, flag: Flag) -> Tokenizer:
 
 
 def gemma(vocab: Any, merges: Any, unknown: str, _: Flag) -> Tokenizer:
-    """Spaces are ▁, none is added."""
+    """Spaces become ▁; none is added."""
     made = Tokenizer(BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Replace(" ", SPACE)  # type: ignore[assignment]
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")  # type: ignore[assignment]
@@ -43,7 +43,7 @@ def gemma(vocab: Any, merges: Any, unknown: str, _: Flag) -> Tokenizer:
 
 
 def qwen2(vocab: Any, merges: Any, _: str, flag: Flag) -> Tokenizer:
-    """Bytes of words by a pattern, in NFC."""
+    """Text in NFC, split into words by a pattern, and these into bytes."""
     made = Tokenizer(BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix=""))
     made.normalizer = normalizers.NFC()  # type: ignore[assignment]
     split = pre_tokenizers.Split(Regex(WORDS), "isolated")
@@ -54,7 +54,7 @@ def qwen2(vocab: Any, merges: Any, _: str, flag: Flag) -> Tokenizer:
 
 
 def neox(vocab: Any, merges: Any, _: str, flag: Flag) -> Tokenizer:
-    """Bytes as GPT-2 has them, in NFC."""
+    """Text in NFC, split into bytes as GPT-2 does."""
     made = Tokenizer(BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix=""))
     made.normalizer = normalizers.NFC()  # type: ignore[assignment]
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=flag("add_prefix_space", False))  # type: ignore[assignment]

@@ -134,5 +134,5 @@ def add_missing(model: Transformer, terms: str | Iterable[str]) -> None:
 
 
 def count(parameters: Mapping[str, Tensor]) -> int:
-    """How many numbers they hold."""
+    """How many entries they have in all."""
     return sum(value.numel() for value in parameters.values())

@@ -19,13 +19,13 @@ class ModelConfig:
     attention the attention of each layer; heads, sizes and widths are the same in all
     biases   which of the modules q, k, v, o (attention) and mlp carry a bias; norms of kind "layer" always do
     residual "post" norms after each addition (BERT), "pre" norms each branch's input (OPT, LLaMA), "parallel" feeds
-             both branches from one norm (GPT-J), "twin" feeds them from a norm each (GPT-NeoX), "sandwich" norms each
+             both branches from one norm (GPT-J), "twin" each from its own norm (GPT-NeoX), "sandwich" norms each
              branch's input and output (Gemma 2), "scaled" norms each branch's input and multiplies its output by a
              learned vector (DINOv2)
     embedding_width  None: C; else a linear map leads from the embeddings to C. embedding_scale multiplies token vectors
     features images or spectrograms, which are then read in place of tokens; vocab is 0
-    reads    what of the hidden states a classifier reads: the first token through a dense layer, the first token, that
-             and the mean of the others beside it, or the mean of all through a linear map to classifier_width
+    reads    what a classifier reads of the hidden states: the first token through a dense layer, the first token alone,
+             the first token and the mean of the others, or the mean of all through a linear map to classifier_width
     head_activation  of a masked-token head; pooler_activation: of a classifier's dense layer, before which drops_twice
                      drops as well; logit_cap: the most that a token's logit can be
     decodes  a decoder: its language-model head predicts the next token, and a text is classified by its last token

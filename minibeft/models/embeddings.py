@@ -11,7 +11,7 @@ from minibeft.models.packed.dropout import make_dropout
 
 
 def look_up(table: nn.Embedding, ids: Int[Tensor, "*T"], what: str) -> Float[Tensor, "*T C"]:
-    """Rows of a table. Ids are not looked at beforehand, which on a GPU would wait for them."""
+    """Rows of a table. Ids are not checked beforehand: on a GPU that would wait until they are computed."""
     try:
         return table(ids)
     except IndexError as error:
@@ -49,7 +49,7 @@ class Embeddings(nn.Module):
         types: Int[Tensor, "B T"] | None,
         real: Int[Tensor, " N"] | None = None,
     ) -> Float[Tensor, "B T C"] | Float[Tensor, "N C"]:
-        """Of every token, or of those at the places `real` (b·T + t) alone."""
+        """The embeddings of all tokens, or only of those at the positions `real` (b·T + t)."""
 
         def pick(values: Int[Tensor, "B T"]) -> Int[Tensor, "B T"] | Int[Tensor, " N"]:
             return values if real is None else values.flatten()[real]

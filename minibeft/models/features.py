@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minibeft.models.packed.dropout import make_dropout
 
-MOST_DRAWN = 16  # patches a side, or four times as many frames, that a drawn input has
+MOST_DRAWN = 16  # patches per side of a random image; a random spectrogram has four times as many positions
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Patches:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image that the positions were trained for."""
+        """The shape of an image that the positions were trained for."""
         return self.channels, self.rows * self.size[0], self.columns * self.size[1]
 
     @property
     def drawn(self) -> tuple[int, int, int]:
-        """Of a random image, which is no larger than it need be."""
+        """The shape of a random image: at most MOST_DRAWN patches per side."""
         rows, columns = min(self.rows, MOST_DRAWN), min(self.columns, MOST_DRAWN)
         return self.channels, rows * self.size[0], columns * self.size[1]
 
     def tokens(self, grid: tuple[int, ...]) -> int | None:
-        """How many an image of this height and width becomes; None: too small a one."""
+        """How many tokens an image of this height and width becomes; None: it is too small."""
         rows, columns = (pixels // size for pixels, size in zip(grid, self.size, strict=True))
         return rows * columns + 1 if rows and columns else None
 
@@ -49,7 +49,7 @@ class Patches:
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """Speech, as this many bins of frequency for twice as many moments as there are positions."""
+    """Speech, as this many frequency bins over up to twice as many frames as there are positions."""
 
     bins: int
     positions: int
@@ -57,16 +57,16 @@ class Spectrogram:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the longest spectrogram."""
+        """The shape of the longest spectrogram."""
         return self.bins, 2 * self.positions
 
     @property
     def drawn(self) -> tuple[int, int]:
-        """Of a random one."""
+        """The shape of a random one."""
         return self.bins, 2 * min(self.positions, 4 * MOST_DRAWN)
 
     def tokens(self, grid: tuple[int, ...]) -> int | None:
-        """How many a spectrogram of so many frames becomes; None: too long a one."""
+        """How many tokens a spectrogram of this many frames becomes; None: it is too long."""
         return (grid[0] + 1) // 2 if grid[0] <= self.shape[1] else None
 
     def embeddings(self, width: int, dropout: float, *, same_dropout: bool) -> "SpeechEmbeddings":
@@ -106,7 +106,7 @@ class ImageEmbeddings(nn.Module):
 
 
 class SpeechEmbeddings(nn.Module):
-    """Two convolutions over time, of which the second leaves every other moment out, and a table of positions."""
+    """Two convolutions over time, the second with a stride of 2, and a table of positions."""
 
     def __init__(self, source: Spectrogram, width: int, dropout: float, *, same_dropout: bool):
         super().__init__()

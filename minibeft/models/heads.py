@@ -31,7 +31,7 @@ class ClassificationHead(nn.Module):
         return None if self.out is None else self.through(hidden[:, 0], self.dense, self.out)
 
     def through(self, first: Float[Tensor, "B C"], dense: Map, out: Map) -> Float[Tensor, "B labels"]:
-        """The same by these maps: the head's own, or each row's (packed/sets.py)."""
+        """The same with these maps: the head's own, or those of each row's adapter (packed/sets.py)."""
         return out(self.drop(self.act(dense(self.drop(first) if self.drops_twice else first))))
 
 

@@ -63,7 +63,7 @@ class LayerNorm(nn.LayerNorm):
     sets: Sets | None = None
 
     def reset_parameters(self) -> None:
-        """Nothing is drawn for weights without memory: when a checkpoint is loaded (load.py), most modules are such."""
+        """Skipped for weights on the meta device, as most are while a checkpoint is loaded (load.py)."""
         if not self.weight.is_meta:
             super().reset_parameters()
 

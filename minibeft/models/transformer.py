@@ -91,9 +91,9 @@ class Attention(nn.Module):
     def packed(self, x: Float[Tensor, "N C"], packing: Packing | Packings, first: bool) -> Float[Tensor, "n C"]:
         """The same for the N tokens of a packing; with `first`, for the first token of each sequence alone.
 
-        The projections come of one product where their weights were joined, else of one each; and of one each where x
-        has no gradient, in the lowest trained layer, for autograd then computes the gradients of trained biases alone.
-        On kernels they come of one, for every token.
+        The projections are one product where their weights were joined and x has a gradient, else one product each. In
+        the lowest trained layer x has none, and with separate products autograd computes only the gradients of trained
+        biases. On kernels they are one product, for every token.
         """
         if self.backend == "triton":
             q, k, v = (part[0, 0] for part in self.from_kernel(x[None], 1, None))  # heads side by side
@@ -105,7 +105,7 @@ class Attention(nn.Module):
         return self.o(packing.mix(q, projected, self.dropout if self.training else 0.0))
 
     def project(self, x: Float[Tensor, "N C"], names: str) -> Float[Tensor, "N n"]:
-        """The projection of this name, or side by side from one product those of several, neighbours in "qkv"."""
+        """The projection of this name; or of several names, neighbours in "qkv", side by side from one product."""
         modules = [getattr(self, name) for name in names]
         if len(modules) == 1:
             return modules[0](x)
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         return self.joined is not None and self.joined.data_ptr() == self.q.weight.data_ptr()
 
     def join(self) -> None:
-        """Lay the weights of q, k and v side by side in memory, where project() finds them as one; for frozen ones."""
+        """Lay the frozen weights of q, k and v side by side in memory, so that project() can use them as one."""
         modules = self.q, self.k, self.v
         self.joined = torch.cat([module.weight.data for module in modules])
         for module, part in zip(modules, self.joined.chunk(3), strict=True):
@@ -173,11 +173,11 @@ def make_after(c: ModelConfig) -> nn.Module:
 def additive_mask(
     mask: Int[Tensor, "B T"] | None, length: int, spec: AttentionSpec, like: Float[Tensor, "..."]
 ) -> Mask | None:
-    """0 where a query may look, −∞ where it may not, and ALiBi; None when everything is visible, as it is."""
+    """0 where a query may look and −∞ where it may not, plus ALiBi; None when nothing is hidden or added."""
     alibi = None
     if spec.position_bias == "alibi":
         tokens = torch.ones(1, length, dtype=torch.long, device=like.device) if mask is None else mask
-        places = tokens.cumsum(1)  # a key's own place: its distance, but for what its row shares
+        places = tokens.cumsum(1)  # a key's position, which is its distance up to a constant per row
         alibi = (alibi_slopes(spec.heads).to(like.device)[:, None, None] * places[:, None, None]).to(like.dtype)
     if mask is not None and bool(mask.all()):
         mask = None
@@ -253,7 +253,7 @@ class Transformer(nn.Module):
 
     @property
     def token_vectors(self) -> Float[Tensor, "V E"] | None:
-        """Which a head may be tied to; None where features are read."""
+        """The token embeddings, to which a head may be tied; None where features are read."""
         return self.embed.tokens.weight if isinstance(self.embed, Embeddings) else None
 
     def embedded(
@@ -277,12 +277,12 @@ class Transformer(nn.Module):
         token_type_ids: Int[Tensor, "B T"] | None = None,
         adapters: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B labels"]:
-        """model(...).logits of a classifier, for padding on the right, from what the logits depend on and no more.
+        """The logits of a classifier, computed only from what they depend on; padding must be on the right.
 
-        For an encoder this computes the real tokens without the padding, and in the last block the first tokens, which
-        are all that the head reads; decoders and the backend "plain" take the way of forward().
+        For an encoder this computes the real tokens without the padding, and in the last block only the first tokens,
+        which are all that the head reads; decoders and the backend "plain" use forward().
 
-        adapters  the number of each sequence's adapter, of those that load_adapters put beside each other
+        adapters  for each sequence, the number of its adapter among those that load_adapters put into the model
         """
         if adapters is not None:
             packing = Packing(attention_mask, self.config.heads)

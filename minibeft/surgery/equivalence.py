@@ -4,7 +4,8 @@ Two comparisons with the old model in float64, by agreement.py. In float64, with
 difference may be FACTOR times the float32 error of the same computation, times u64/u32, because rounding errors are
 linear in u. This shows the theorem on this checkpoint. In the type of the file, with what was really written: the new
 model may err FACTOR times as much as the old one does, and one rounding more. A file of several types is computed in
-the finest; where each changed parameter is its exact value, rounded to one of them, that rounding's effect is allowed.
+the finest of them; if each changed parameter is its exact value rounded to one of these types, the effect of that
+rounding is allowed too.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -68,8 +69,10 @@ class Agreement:
 
 @contextmanager
 def computing_in(model: Transformer, dtype: torch.dtype) -> Iterator[None]:
-    """Within the block the model computes in this type. Only the part that is at work is converted, one after another,
-    so that a memory-mapped checkpoint costs the memory of one block."""
+    """Within it, the model computes in this type.
+
+    Each part is converted only while it runs, so that a memory-mapped checkpoint costs the memory of one block.
+    """
     stored: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
 
     def enter(part: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Every bias of a checkpoint: where it is, how large, what it can do by certify, and what simplify would do with it.
+"""Every bias of a checkpoint: where it is, how large, what it can do (certify), and what simplify would do with it.
 
 Read from the files of any Hugging Face folder, tensor by tensor; the model need not be one that minibeft can run.
 """
@@ -87,7 +87,7 @@ def copies(raw: Mapping[str, Any], tensors: Collection[str]) -> set[str]:
 
 
 def tensors_of(folder: Path, raw: dict[str, Any]) -> dict[str, Lazy]:
-    """The tensors of the folder, those that hold q, k and v in one as three, where the configuration says how."""
+    """The tensors of the folder; fused q, k and v are split into three where the configuration says how."""
     tensors = open_tensors(folder)
     if raw.get("model_type") not in BODIES:
         return tensors

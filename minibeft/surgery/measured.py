@@ -1,9 +1,9 @@
 """A checkpoint of any family without the biases that audit finds to do nothing, verified on transformers' own model.
 
 Entries of b_k that are null wherever they are used become zero; a b_v that is one shift for all positions goes into the
-bias after W_o, which must be there. Which entry of which tensor a coordinate is, in fused layouts and in those of
-q_bias and v_bias too, is told by autograd, not by names: a random sum of what a projection adds has its weights as
-gradient, each at the entry that it belongs to. Nothing is written unless both models agree (equivalence.py says how).
+bias after W_o, which must be there. Autograd, not names, tells which entry of which tensor a coordinate is, also in
+fused layouts and where a layer has q_bias and v_bias: the gradient of a randomly weighted sum of an added bias is these
+weights, each at the entry that it multiplies. Nothing is written unless both models agree (equivalence.py says how).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ from minibeft.surgery.simplify import Simplified, Step
 from minibeft.theory.agreement import distance, explained
 from minibeft.theory.draws import Draws
 
-# Two sums of the same numbers are this near to each other; others are not, but once in as many.
+# Two sums of the same numbers differ by at most this share; others come so close with a probability of this size.
 ROUNDING = 1e-9
 # A coordinate of what a product gives.
 Place = tuple[Name, int]
@@ -112,7 +112,7 @@ class Edits:
         return self.exact.setdefault(name, self.parameters[name].detach().clone())
 
     def movable(self, wanted: set[Place]) -> tuple[set[tuple[str, int]], bool]:
-        """The entries, not zero, that are added at these places and nowhere else; whether others are added there."""
+        """The nonzero entries that are added only at these places; whether some there are added elsewhere too."""
         entries = {self.home[place] for place in wanted & self.home.keys()}
         entries = {entry for entry in entries if self.value(entry)}
         alone = {entry for entry in entries if self.users[entry] <= wanted}
@@ -132,7 +132,7 @@ class Edits:
         return step("k", "zero", found, len(entries), "its tensor serves other projections too" if shared else "")
 
     def fold_values(self) -> Step:
-        """b_v taken to the bias after W_o, by all layers together that share a W_o."""
+        """b_v folded into the bias after W_o; layers that share a W_o are folded together."""
         groups: dict[str, list[Audit]] = {}
         for here, report in self.layers:
             if report.found["v"].status == "foldable" and here.layer.reader is not None:
@@ -167,7 +167,7 @@ class Edits:
         return len(entries), ""
 
     def shift(self, here: Audit, reader: Product) -> Tensor:
-        """W_o b_v: by how much what the reader gives falls when b_v is taken away, the mean of all positions."""
+        """W_o b_v: by how much the reader's output falls when b_v is removed, averaged over positions."""
         taken: dict[Name, Tensor] = {}
         for part in here.layer.values:
             b_v = [
@@ -187,8 +187,10 @@ def places(parts: Sequence[Part]) -> set[Place]:
 
 
 def homes(product: Product, parameters: Mapping[str, Tensor], draws: Draws) -> dict[Place, tuple[str, int]]:
-    """For each coordinate of a product the parameter, and its entry, that is added there; without those that are added
-    at several coordinates, or not as they are."""
+    """For each coordinate of a product, the parameter and the entry of it that is added there.
+
+    Entries that are added at several coordinates, or not unchanged, are left out.
+    """
     added = product.added
     if added is None or not added.requires_grad or added.numel() != added.shape[-1]:
         return {}
@@ -207,8 +209,10 @@ def homes(product: Product, parameters: Mapping[str, Tensor], draws: Draws) -> d
 def later(
     of: Tensor, parts: Sequence[Part], trace: Trace, parameters: Mapping[str, Tensor], draws: Draws
 ) -> dict[Place, tuple[str, int]]:
-    """The same for what is added between the products and what was made of them: a random sum of that has the same
-    gradient in an entry as in its coordinate, all positions together."""
+    """The same for biases that are added after the products and before `of`, which is computed from them.
+
+    A random sum of `of` has the same gradient at such an entry as at its coordinate, all positions summed.
+    """
     products = {part.product.name: trace.named(part.product.name) for part in parts}
     sources = {name: product for name, product in products.items() if product is not None}
     leaves = [product.result for product in sources.values()] + list(parameters.values())
@@ -245,8 +249,11 @@ def step(bias: str, action: Any, found: Sequence[Finding], entries: int, why: st
 
 
 def in_file(folder: Path, model: Any, exact: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The new values by the names in the files, in their types. transformers may call a tensor otherwise than its file:
-    then the one tensor that has its values is meant; BadInput where that is not one."""
+    """The new values by the names in the files, in the files' types.
+
+    transformers may use another name than the file; then the tensor with the same values is taken. BadInput where that
+    is not exactly one.
+    """
     tensors, found = open_tensors(folder), {}
     for name, value in exact.items():
         now = model.get_parameter(name)

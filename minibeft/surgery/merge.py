@@ -2,7 +2,7 @@
 
 In float32 b + Δ rounds; in bfloat16 or float16 a small Δ may vanish: merge counts the entries where it does. With a
 residual, what rounding lost is kept in float32 beside the weights and load_model adds it back: such a bias is then held
-in float32 and added after the product, as PEFT adds an adapter. What merge replaces it keeps, in the subfolder merge/,
+in float32 and added after the product, as PEFT adds an adapter. merge keeps what it replaces in the subfolder merge/,
 where loaders that read every safetensors file of a folder do not look; so unmerge restores every bit.
 """
 

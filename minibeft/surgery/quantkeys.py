@@ -2,14 +2,15 @@
 
 Adding one vector to every key that a softmax compares leaves its weights as they are: a shift of K adds s q_i·c to each
 logit of row i, which the row shares. A cache holds keys as they are compared, after rotation and norm, so this freedom
-is there under rotary positions too, where b_k, which is added before, has an effect (K4). It ends where not every key
-of a row is in the cache (a sink, foreign keys), or where logits are bent or K is read twice. Compared are
+is there under rotary positions too, where b_k, which is added before, has an effect (K4). The freedom ends where not
+every key of a row is in the cache (a sink, foreign keys), where logits pass through a nonlinearity, or where K is read
+twice. These shifts are compared:
     zero  no shift
     mean  the mean key over tokens (as in SageAttention, arXiv 2410.02367)
     best  the shift that minimises the mean squared step, which is 12 times the error that rounding to the nearest level
           makes on average. A step is a maximum of linear functions of the shift, so its square is convex: one minimum
-    b_k   what the bias adds to each key, R_j b_k under rotary positions: known without data, another for each position
-          there, so it is added again before the keys are compared
+    b_k   what the bias adds to each key, R_j b_k under rotary positions: known without data. It then differs between
+          positions, so it is added again before the keys are compared
 
 The quantisers round to the nearest of evenly spaced levels, with one step for each token ("token") or for each channel
 over the tokens of a sentence ("channel"), in each key-value head by itself:
@@ -127,7 +128,7 @@ BEFORE_THE_CACHE = ("unrotated", "no-qk-norm")
 
 
 def require_freedom(model: str | Path) -> None:
-    """BadInput where adding one vector to all cached keys changes what the model computes, or nobody knows."""
+    """BadInput where adding one vector to all cached keys changes what the model computes, or certify cannot tell."""
     verdict = certify(model).verdict("k")
     stopping = [hypothesis for hypothesis in verdict.broken if hypothesis not in BEFORE_THE_CACHE]
     if stopping or verdict.status == "unknown":

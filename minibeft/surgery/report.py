@@ -95,7 +95,7 @@ def draw_study(study: Study, figure: "Figure") -> None:
 
 
 def finding(study: Study) -> str:
-    """Where a shift gains most of what it can, and how much."""
+    """Where a shift takes the largest share off the output's error, and how much."""
     error = {(row.quantiser, row.bits, row.shift): row.output for row in study.rows}
     zero = {key: error[(*key[:2], "zero")] for key in error if key[2] != "zero"}
     kept = {key: error[key] / was for key, was in zero.items() if was}

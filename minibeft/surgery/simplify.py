@@ -99,8 +99,11 @@ def step(verdict: Verdict, source: Source | None, unable: str) -> Step:
 
 
 def free_part(source: Source, hypotheses: Sequence[str]) -> str:
-    """Where b_k is null although not everywhere, and not zero yet: layers without positions, or entries of each head
-    that rotary positions leave alone; empty where it is nowhere, or where more is broken than the layers' own."""
+    """Where b_k is null, if not everywhere: layers without positions, or entries that rotary positions leave alone.
+
+    Empty where it is null nowhere, where it is zero there already, or where the given hypotheses are not exactly those
+    that the attention of the layers breaks.
+    """
     specs = dict(enumerate(source.config.attention))
     if {each for spec in specs.values() for each in broken(spec, "k")} != set(hypotheses):
         return ""

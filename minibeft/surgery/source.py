@@ -73,8 +73,10 @@ class Source:
         return value
 
     def switched(self, on: bool, *, mlp: bool = False) -> tuple[ModelConfig, dict[str, bool]]:
-        """The configuration with the biases of its family's switch on or off, those of attention or of the MLP, and the
-        key that says so; unchanged where the format has no such switch."""
+        """The configuration with the family's switch for biases of attention, or of the MLP, on or off; and its key.
+
+        Unchanged where the format has no such switch.
+        """
         switch = self.body.mlp_bias if mlp else FAMILIES[self.config.family].attention.biases
         return self.with_keys({switch.key: on} if isinstance(switch, Switch) else {})
 

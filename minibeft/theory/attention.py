@@ -34,8 +34,8 @@ class HeadNorm(NamedTuple):
         return F.rms_norm(x, self.gain.shape, self.gain.to(x.dtype), self.eps)
 
     def reach(self, x: Float[Tensor, "B h t D"], size: Float[Tensor, "B h t D"]) -> Float[Tensor, "B h t D"]:
-        """How far an error of γ·size in x is seen behind the norm, in units of γ, as long as it is less than half of
-        r = √(mean x² + eps): |g|/r · (size + |x| ‖size‖/(√D r)), and a factor of 2 for the r of the wrong x."""
+        """How large an error of γ·size in x is after the norm, in units of γ, as long as it is less than half of
+        r = √(mean x² + eps): |g|/r · (size + |x| ‖size‖/(√D r)), times 2 because the error changes r as well."""
         r = (x.square().mean(-1, keepdim=True) + self.eps).sqrt()
         moved = x.abs() * size.square().mean(-1, keepdim=True).sqrt() / r
         return 2 * self.gain.to(x.dtype).abs() / r * (size + moved)
@@ -147,7 +147,7 @@ def attend(
     y        what keys and values are made from; None: x itself (self-attention)
     mask     added to the logits; −∞ hides a key. Windows and ALiBi are masks
     rotate   rotary positions, applied to q and k after their biases: then K1 and Q4 no longer hold (K4, Q7)
-    q_norm   QK-norm, on each head's q and k after their biases and before they turn: nor do K1 and Q4 then
+    q_norm   QK-norm, on each head's q and k after their biases and before rotation: K1 and Q4 do not hold then either
     scale    None: 1/√D
     softcap  the most that a logit can be before the mask; the cap bends what a row shares, so K1 and Q4 do not hold
     dropout  probability of dropping an entry of P, the rest scaled up

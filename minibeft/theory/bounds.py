@@ -19,7 +19,7 @@ from minibeft.theory.attention import Mask
 
 class Arithmetic(NamedTuple):
     """How logits are made: the additive mask, their scale, the unit roundoff, and how many roundings make an entry of K
-    (or V): C + 1 for a projection with a bias, 1 where a bias is added to a K that is at hand."""
+    (or V): C + 1 for a projection with a bias, 1 where a bias is added to a K that is already computed."""
 
     mask: Mask | None
     scale: float
@@ -101,7 +101,7 @@ def log_weights_error(epsilon: Float[Tensor, "*batch"], eta: Float[Tensor, "*bat
 def softmax_shift(
     q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H S D"], k_abs: Float[Tensor, "B H S D"], a: Arithmetic
 ) -> Float[Tensor, "B H T"]:
-    """ε'_i = ε_i + u(osc(z_i) + 2ε_i) + γ_4: how far the logits, whose exact softmax a computed row is, may be off.
+    """ε'_i = ε_i + u(osc(z_i) + 2ε_i) + γ_4: a computed row is the exact softmax of logits off by at most this.
 
     ε_i is logit_error; the computed logits lie within osc(z_i) + 2ε_i of their maximum, and subtracting that errs by u
     times as much; exp errs by 2 ulp = 4u, a shift of its argument by at most γ_4.
@@ -218,7 +218,7 @@ def logit_gradient(
     k_abs: Float[Tensor, "B H S D"],
     a: Arithmetic,
 ) -> tuple[Float[Tensor, "B H T"], Float[Tensor, "B H T"]]:
-    """Σ_j |∂L/∂Z_ij| is at most 2 w_i (w_i as in key_gradient_bound), and computed with an error of at most the second.
+    """Two bounds: 2 w_i on Σ_j |∂L/∂Z_ij|, w_i as in key_gradient_bound, and one on the error of computing that sum.
 
     In P_ij (a_ij − δ_i) a computed P is off by the factor 1 + ρ, log(1 + ρ) = log_weights_error, and so is δ_i through
     it; a_ij and δ_i err by γ_{D+S+2} w_i.

@@ -1,4 +1,4 @@
-"""G2 and G1 in numbers: the gradients of a head, each with its own matrix, agree; and what weight decay makes of that.
+"""G2 and G1 in numbers: how the gradients of a head's matrices agree, and what follows from that under weight decay.
 
 Query heads that share keys and values are summed over. W̃ = [W b] has a bias as one more column.
 """
@@ -67,9 +67,11 @@ def length(p: Instance) -> int:
 
 
 def at_rest(p: Instance, slopes: dict[str, Tensor], decay: float) -> Gap:
-    """G1: |b_k|, |b_v − W_oᵀ b_o|, |W̃_q W̃_qᵀ − W̃_k W̃_kᵀ| and |W̃_v W̃_vᵀ − W_oᵀ W_o| at their largest, where L + λ/2 ‖θ‖²
-    has these slopes: λ times each is a sum of slopes, once as they are and else times the matrix that they belong to.
-    L's own part of it is 0 up to rounding, for which a slope must leave room."""
+    """G1: |b_k|, |b_v − W_oᵀ b_o|, |W̃_q W̃_qᵀ − W̃_k W̃_kᵀ| and |W̃_v W̃_vᵀ − W_oᵀ W_o| at their largest.
+
+    `slopes` are the gradients of L + λ/2 ‖θ‖². λ times each of the four is a sum of them, some alone and some times a
+    parameter. The part of L in these sums is 0 up to rounding, so the gradients must be larger than rounding.
+    """
     assert p.b_q is not None
     assert p.b_k is not None
     assert p.b_v is not None

@@ -1,6 +1,7 @@
 """An attention layer with an input: the object that every statement is measured on.
 
-verify makes one from each module of a model (probe), the tests from Hypothesis; a planted bug is its `function`.
+verify makes one from each attention module of a model (probe), the tests draw them with Hypothesis; a test plants a bug
+by replacing its `function`.
 Results are read in float64 whatever type the layer computes in, so that measuring adds no rounding of its own.
 """
 
@@ -86,7 +87,7 @@ class Instance:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """Of the layer's own type. A projection is C products, C − 1 sums and the bias; a rotation three more, a norm
+        """In the layer's own type. A projection is C products, C − 1 sums and the bias; a rotation three more, a norm
         D + 6, a cap 6 (two products, and tanh to two units in the last place)."""
         roundings = self.x.shape[-1] + 1 + 3 * (self.rotate is not None) + 6 * (self.softcap is not None)
         if self.q_norm is not None:
@@ -114,8 +115,8 @@ class Instance:
         return self._grouped(project(self.source, self.w_v, bias, self.kv_heads)).double()
 
     def sizes(self, name: str, bias: Tensor | None = None) -> Float[Tensor, "B H t D"]:
-        """|y||W|ᵀ + |b| of "q", "k" or "v", behind norm and rotation: it bounds the projection, and its rounding errors
-        are measured by it."""
+        """|y||W|ᵀ + |b| of "q", "k" or "v", after norm and rotation: a bound on the projection, and the scale of its
+        rounding errors."""
         tokens, heads = (self.x, self.heads) if name == "q" else (self.source, self.kv_heads)
         weight = getattr(self, f"w_{name}")
         size = project(tokens.abs(), weight.abs(), None if bias is None else bias.abs(), heads).double()
@@ -136,8 +137,8 @@ class Instance:
         return by_head.unflatten(0, (self.kv_heads, -1)).sum(1).flatten()
 
     def shift(self, b_q: Float[Tensor, " HD"]) -> Float[Tensor, "B H T S"]:
-        """β_ij = s k_j·R_{i−j} b_q in float64: what b_q adds to the logits, the same for every query without R. Behind
-        a norm or a cap it is no such product, but the difference of the logits with and without b_q."""
+        """β_ij = s k_j·R_{i−j} b_q in float64: what b_q adds to the logits, the same for every query without R. With a
+        norm or a cap it is not this product, but the difference of the logits with and without b_q."""
         exact = self.exact()
         if self.q_norm is not None or self.softcap is not None:
             with_it, without = (self.factor * exact.q(b) @ exact.k(exact.b_k).mT for b in (b_q.double(), None))

@@ -1,7 +1,7 @@
 """What a LayerNorm hides, in numbers: a direction of W_k in front of attention (K8), the mean of b_o behind it (V7).
 
-Rounding is bounded for every way of computing mean and variance in C operations each, and of applying them to an entry
-in three. It is measured by r Σ_c (|x_c| + |mean|), for what a LayerNorm subtracts may be larger than what it leaves.
+The bounds on rounding hold however mean and variance are computed in C operations each and applied to an entry in
+three. They grow with r Σ_c (|x_c| + |mean|), because what a LayerNorm subtracts may be larger than what it leaves.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from minibeft.theory.statements import Gap, gradients
 
 
 class Normed(NamedTuple):
-    """A norm with what it was given, x; a RMSNorm has no bias."""
+    """A norm and its input x; an RMSNorm has no bias."""
 
     x: Float[Tensor, "B T C"]
     weight: Float[Tensor, " C"]
@@ -80,6 +80,6 @@ def hidden_gradient(p: Instance, d_o: Float[Tensor, "B H T D"], source: Normed) 
 
 def unread_mean(d_out: Float[Tensor, "B T C"], readers: Iterable[tuple[Normed, Float[Tensor, "B T C"]]]) -> Gap:
     """V7: |Σ_c ∂L/∂out_c| of each token, and so of b_o and of every column of W_o. The readers are the norms through
-    which the stream is read from there on, each with ∂L by what it gave."""
+    which the stream is read from there on, each with the gradient of L at its output."""
     found = list(readers)
     return Gap(d_out.double().sum(-1).abs(), sum((x.slope_sum(g, 2 * len(found)) for x, g in found), torch.zeros(())))

@@ -19,7 +19,7 @@ def diameters(p: Instance, x: Float[Tensor, "B H S D"]) -> Float[Tensor, "B H T"
 
 
 def rounding(p: Instance, d_o: Float[Tensor, "B H T D"]) -> Float[Tensor, "B H T D"]:
-    """How far rounding may take a row's part of ∂L/∂b_q, s Σ_j (∂L/∂Z_ij) k_j, from what it is."""
+    """How far rounding may move a row's part of ∂L/∂b_q, s Σ_j (∂L/∂Z_ij) k_j, from its exact value."""
     a, q, k_abs = p.arithmetic, p.q(p.b_q), p.sizes("k", p.b_k)
     largest, error = logit_gradient(d_o, q, p.k(p.b_k), p.v(p.b_v), k_abs, a)
     sums = gamma(k_abs.shape[-2] + d_o.shape[0] * d_o.shape[2] + a.roundings + 2, a.u)
@@ -33,7 +33,7 @@ def covariance(p: Instance, d_o: Float[Tensor, "B H T D"]) -> Gap:
     pull = d_o @ v.mT  # (∂L/∂O_i)·v_j
     spread = weights * (pull - (weights * pull).sum(-1, keepdim=True))
     found = p.factor * (spread.unsqueeze(-1) * (k.unsqueeze(2) - (weights @ k).unsqueeze(3))).sum(3)  # (B, H, T, D)
-    # P in float64 is that of queries and keys which the layer rounds: another logit_gradient's error.
+    # The float64 P comes from unrounded queries and keys, the layer's from rounded ones: a second error of this size.
     return Gap(
         (gradients(p, d_o, "b_q")["b_q"] - found.sum((0, 2)).flatten()).abs(),
         2 * rounding(p, d_o).sum((0, 2)).flatten(),

@@ -35,8 +35,10 @@ class Rotation(NamedTuple):
         return torch.cat((turned, rest), -1)
 
     def reach(self, size: Float[Tensor, "B h T D"]) -> Float[Tensor, "B h T D"]:
-        """What no turn of numbers of these sizes exceeds, entry by entry: both members of a pair become their sum, and
-        YaRN's turn is longer by a factor, which cos² + sin² shows."""
+        """A bound, entry by entry, on every rotation of numbers of these sizes.
+
+        Both members of a pair become their sum; YaRN also multiplies by a factor, which is √(cos² + sin²).
+        """
         if self.cos.numel():
             size = size * (self.cos.double().square() + self.sin.double().square()).max().sqrt().clamp_min(1.0)
         turned, rest = size[..., : self.dims], size[..., self.dims :]

@@ -52,14 +52,14 @@ def key_effect(p: Instance) -> Gap:
 
 
 def key_effect_allowed(p: Instance, v: Float[Tensor, "B H n D"] | None = None) -> Float[Tensor, "B H T"]:
-    """K4: what rounding may make of b_k; v stands in for the values where a test has others."""
+    """K4: the largest effect of b_k that rounding explains; v replaces the values where a test has others."""
     assert p.b_k is not None
     values = p.v(p.b_v) if v is None else v
     return key_bias_effect_bound(p.q(p.b_q), p.k(None), values, p.sizes("k"), p.per_head(p.b_k), p.arithmetic)
 
 
 def cached_keys(p: Instance, c: Float[Tensor, "B G 1 D"]) -> Gap:
-    """K9: max |O(K − 1cᵀ) − O(K)| of each row, K as a cache holds it, within K4's bound for keys that are at hand."""
+    """K9: max |O(K − 1cᵀ) − O(K)| of each row, K as a cache holds it, within K4's bound for keys already computed."""
     q = p.q(p.b_q)
     k, v = p.k(p.b_k)[:, :: p.group], p.v(p.b_v)[:, :: p.group]
     given = {"mask": p.mask, "scale": p.factor, "softcap": p.softcap, "fused": p.fused}
@@ -101,7 +101,7 @@ def rotary_variation(p: Instance, frequencies: Float[Tensor, " half"], interleav
 
 
 def gradients(p: Instance, d_o: Float[Tensor, "B H T D"], *names: str) -> dict[str, Tensor]:
-    """∂L by the arguments of these names, for a loss with gradient d_o at O, through the function's backward pass."""
+    """∂L with respect to these arguments, for a loss with gradient d_o at O, by the function's backward pass."""
     leaves = {name: getattr(p, name).detach().clone().requires_grad_() for name in names}
     output = p.run(**leaves).output
     grads = torch.autograd.grad(output, list(leaves.values()), d_o.transpose(1, 2).flatten(2).to(output))
@@ -151,8 +151,8 @@ def value_gradient(p: Instance, d_o: Float[Tensor, "B H T D"]) -> Gap:
 
 
 def logit_errors(p: Instance, b_q: Float[Tensor, " HD"] | None) -> tuple[Tensor, Tensor]:
-    """ε and η (B, H, T) of the computed logits with this b_q. Both projections round, so ε is measured by their sizes;
-    η asks for the oscillation of the logits themselves, and so for q and k."""
+    """ε and η (B, H, T) of the computed logits with this b_q. Both projections round, so ε comes from their sizes; η
+    needs the oscillation of the logits themselves, and so q and k."""
     exact, a = p.exact(), p.arithmetic
     epsilon = logit_error(p.sizes("q", b_q), p.sizes("k", p.b_k), a._replace(roundings=2 * a.roundings))
     q = exact.q(None if b_q is None else b_q.double())

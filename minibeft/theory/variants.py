@@ -175,7 +175,7 @@ def normalise(kind: str, x: Float[Tensor, "*batch n"], gain: Float[Tensor, " n"]
 def with_foreign(
     spec: AttentionSpec, params: Parameters, k: Float[Tensor, "B g S D"], v: Float[Tensor, "B G S D"]
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values that no projection made, so that carry neither b_k nor b_v, put behind the real ones."""
+    """The keys and values, followed by those that no projection made, which carry neither b_k nor b_v."""
     extra = []
     if spec.prefix:
         extra.append((params.prefix_k, params.prefix_v))

@@ -1,4 +1,4 @@
-"""One backward pass through a model: ∂L by what each attention layer gave, and the norms before and behind it."""
+"""One backward pass through a model: ∂L at the output of each attention layer, and the norms before and after it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +21,9 @@ Norm = nn.LayerNorm | RMSNorm
 class Passed:
     """What the backward pass says of one attention layer.
 
-    source   the norm that gave what the layer reads; None where it reads something else
-    readers  the norms through which the residual stream is read behind it, each with ∂L by what it gave
+    d_out    the gradient of L at the layer's output
+    source   the norm whose output the layer reads; None where it reads something else
+    readers  the norms through which the residual stream is read after the layer, each with ∂L at its output
     """
 
     d_out: Float[Tensor, "B T C"]
@@ -52,8 +53,11 @@ def backward(model: Transformer, batch: Batch, generator: Generator) -> list[Pas
 def passed(
     calls: list[tuple[nn.Module, Tensor, Tensor]], slopes: tuple[Tensor | None, ...], at: int, post: bool
 ) -> Passed:
-    """The layer called at this place. Where norms stand behind each addition ("post"), what the first of them gave is
-    the stream from there on; else the stream goes on to the last of them."""
+    """What the backward pass says of the layer called at this place.
+
+    Where a norm follows each addition ("post"), only the first norm after the layer reads the stream that it adds to;
+    otherwise all later norms do.
+    """
     _, read, _ = calls[at]
     source = [norm_of(*call[:2]) for call in calls[:at] if call[2] is read and isinstance(call[0], Norm)]
     behind = zip(calls[at + 1 :], slopes[at + 1 :], strict=True)
@@ -68,7 +72,7 @@ def passed(
 
 
 def at_heads(layer: Instance, d_out: Float[Tensor, "B T C"]) -> Float[Tensor, "B H T D"]:
-    """∂L/∂O of each head, from ∂L by what the layer gave; nothing in rows that see no key."""
+    """∂L/∂O of each head, from ∂L at the layer's output; zero in rows that see no key."""
     assert layer.w_o is not None
     d_o = (d_out @ layer.w_o).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
     return d_o * layer.sees.unsqueeze(-1)

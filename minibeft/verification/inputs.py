@@ -21,8 +21,11 @@ MOST_BYTES = 1 << 28
 
 
 def read_inputs(folder: Path, file: Path | None, config: ModelConfig, seed: int = 0) -> Batch:
-    """What the model reads: of sentences the built-in ones, or the lines of a text file, as one padded batch of the
-    folder's own tokenizer, cut to the positions that the model has; of features what the file holds, or random ones."""
+    """What the model reads, as one batch: sentences, images or spectrograms.
+
+    Sentences are the built-in ones or the lines of a text file, padded, by the folder's own tokenizer, cut to the
+    positions that the model has. Images and spectrograms are what the file holds, or random ones.
+    """
     if config.features is None:
         return encode_for(config, load_tokenizer(folder), SENTENCES if file is None else lines(file))
     drawn = Draws(seed).normal(ROWS, *config.features.drawn, dtype=torch.float32)
@@ -42,7 +45,7 @@ def lines(file: Path) -> tuple[str, ...]:
 
 
 def features_batch(config: ModelConfig, x: Tensor, where: str) -> Batch:
-    """The features, one alone or several, and a mask that says that all of them is real."""
+    """The features, of one input or several, and a mask without padding."""
     assert config.features is not None
     x = x[None] if x.ndim == len(config.features.shape) else x
     asked = f"{config.family} reads {' × '.join(map(str, config.features.shape))}"
@@ -98,8 +101,10 @@ def read_image(file: Path, config: ModelConfig) -> Tensor:
 
 
 def scaled(image: Tensor, folder: Path) -> Tensor:
-    """The image less the mean and over the deviation of each channel that preprocessor_config.json names; ½ and ½,
-    ViT's, where there is no such file."""
+    """The image minus the mean and divided by the deviation of each channel, as preprocessor_config.json gives them.
+
+    Where it gives none, both are ½, as for ViT.
+    """
     file = folder / "preprocessor_config.json"
     raw = read_json(file) if file.is_file() else {}
     both = [raw.get(key, [0.5] * len(image)) for key in ("image_mean", "image_std")]

@@ -21,7 +21,8 @@ from minibeft.verification.measure import draw, worst
 from minibeft.verification.probe import Batch, live_part, null_part, where
 
 MAGNITUDES = (0.1, 1.0, 10.0)  # standard deviations that b_k is redrawn with; real b_q reach about 1
-UNTRADED = {"unrotated", "no-relative-vectors", "no-qk-norm", "no-foreign-keys"}  # without them W_qᵀ W_k is not all
+# Where one of these is broken, the logits depend on more than W_qᵀ W_k.
+UNTRADED = {"unrotated", "no-relative-vectors", "no-qk-norm", "no-foreign-keys"}
 DIRECTIONS = 16  # in which the hull of the values is tried
 T = TypeVar("T")
 
@@ -63,14 +64,14 @@ def keys(model: Transformer, layers: list[Instance], generator: Generator) -> It
 
 
 def linear_layers(model: Transformer, layers: list[Instance]) -> dict[int, Instance]:
-    """The layers whose logits q and k enter as they are, or turned: no norm, no cap, nor YaRN, which also stretches."""
+    """The layers whose logits are products of q and k, rotated or not: no norm, no cap, no YaRN, which also scales."""
     stretched = [spec.rotary is not None and spec.rotary.gain != 1 for spec in model.config.attention]
     plain = {i: p for i, p in enumerate(layers) if p.q_norm is None and p.softcap is None}
     return {i: p for i, p in plain.items() if not stretched[i]}
 
 
 def cache(model: Transformer, layers: list[Instance], generator: Generator) -> Iterator[Check]:
-    """Keys as they are cached (K9), and what a b_k is worth under rotary positions (K10)."""
+    """Keys as they are cached (K9), and how much a b_k moves P under rotary positions (K10)."""
     free = {i: p for i, p in enumerate(layers) if p.softcap is None}
     mean = lambda p: statements.cached_keys(p, p.k(p.b_k)[:, :: p.group].mean(-2, keepdim=True))  # noqa: E731
     yield check("K9", "cached keys without their mean: change of the attention output", free, mean)
@@ -102,7 +103,7 @@ def values(layers: list[Instance], generator: Generator) -> Iterator[Check]:
 
 
 def gradients(model: Transformer, batch: Batch, layers: list[Instance], generator: Generator) -> Iterator[Check]:
-    """Of b_k against that of b_v, of b_v without the attention's backward pass, and what the norms around it hide."""
+    """The gradients of b_k, b_v and b_q (K2, V3, Q8), what the norms around attention hide (K8, V7), and G2."""
     passed = backward(model, batch, generator)
     d_outs = [layer.d_out for layer in passed]
     d_os = [at_heads(layer, d_out) for layer, d_out in zip(layers, d_outs, strict=True)]
@@ -136,10 +137,10 @@ def gradients(model: Transformer, batch: Batch, layers: list[Instance], generato
 
 
 def hidden(model: Transformer, layers: list[tuple[Instance, Tensor, Passed]]) -> Iterator[Check]:
-    """K8 in the layers that read what a norm gave, and V7."""
+    """K8 in the layers that read the output of a norm, and V7."""
     specs = dict(enumerate(model.config.attention))
     centred = model.config.norm == "layer"
-    read = centred and model.config.residual != "scaled"  # where a vector stands between out and the norms
+    read = centred and model.config.residual != "scaled"  # there a learned vector multiplies out before the norms
     for find, null in ((null_part, True), (live_part, False)):
         whole = {i: heads for i, spec in specs.items() if find(spec) == (heads := range(spec.head_size))}
         behind = [(i, p, d_o, x.source) for i, (p, d_o, x) in enumerate(layers) if i in whole and x.source is not None]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
-    """The weights of one head over the tokens of a sentence, by what they are computed with.
+    """The weights of one head over the tokens of a sentence, by the biases that they are computed with.
 
-    moved  bias → the most that it does: of b_q and b_k the total variation of a row of P, of b_v how far the shift of
+    moved  bias → its largest effect: for b_q and b_k the total variation of a row of P, for b_v how far the shift of
            the output is from b_v
     """
 

@@ -67,7 +67,7 @@ def effects(model: Transformer, batch: Batch, seed: int) -> dict[str, float]:
 
 
 def parts_of(model: Transformer) -> dict[str, dict[int, range]]:
-    """Of the layers that have them, the entries of b_k that do something and those that do nothing."""
+    """The entries of b_k with an effect ("live") and those without ("null"), for the layers that have such entries."""
     found = {"live": live_part, "null": null_part}
     layers = list(enumerate(model.config.attention))
     return {key: {i: part for i, spec in layers if (part := find(spec)) is not None} for key, find in found.items()}
@@ -75,7 +75,7 @@ def parts_of(model: Transformer) -> dict[str, dict[int, range]]:
 
 @contextmanager
 def folded(model: Transformer) -> Iterator[None]:
-    """The model with b_v moved into b_o (V2); under GQA b_v is repeated over its group. Without b_v a random one is."""
+    """The model with b_v moved into b_o (V2), repeated over its group under GQA; unchanged where there is no b_v."""
     biases: list[Tensor | None] = []
     with torch.no_grad():
         for module in modules_of(model):

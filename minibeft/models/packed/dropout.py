@@ -17,7 +17,7 @@ def rounded(p: float) -> float:
 def draw_keep(like: Float[Tensor, "*shape"], p: float, stream: torch.Generator | None = None) -> Int8[Tensor, "*shape"]:
     """0 with probability rounded(p), else 1, independently, from this stream of random numbers, or torch's own.
 
-    A byte each, and no truth values: on a CPU torch selects by those at a fifth of the speed of a multiplication.
+    The mask is int8 and not bool: on a CPU, torch selects by a bool mask at a fifth of the speed of a multiplication.
     """
     words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
     words.random_(-(2**63), None, generator=stream)

@@ -11,14 +11,14 @@ from minibeft.theory.attention import linear
 
 @cache
 def has_onednn() -> bool:
-    """Whether torch was built with oneDNN, whose float32 products are up to half as fast again as aten's on a CPU."""
+    """Whether torch was built with oneDNN, whose float32 products on a CPU are up to 1.5 times as fast as aten's."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def frozen_linear(
     x: Float[Tensor, "*B C"], weight: Float[Tensor, "n C"], bias: Float[Tensor, " n"] | None
 ) -> Float[Tensor, "*B n"]:
-    """x Wᵀ + 1 bᵀ. In training torch's own way: oneDNN keeps code and memory for each number of rows that it meets."""
+    """x Wᵀ + 1 bᵀ. In training with torch's linear: oneDNN keeps code and memory for each number of rows it meets."""
     float32 = all(t is None or t.dtype == torch.float32 for t in (x, weight, bias))
     evaluated = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if evaluated and float32 and x.device.type == "cpu" and has_onednn():
@@ -27,5 +27,5 @@ def frozen_linear(
 
 
 def product(x: Float[Tensor, "*B C"], weight: Float[Tensor, "n C"], bias: Tensor | None) -> Float[Tensor, "*B n"]:
-    """oneDNN's linear, to which torch's compiler turns too; it has no derivative."""
+    """oneDNN's linear, which torch.compile uses too; it has no derivative."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

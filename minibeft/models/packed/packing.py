@@ -1,8 +1,8 @@
-"""A batch without its padding: the real tokens of all sequences one below the other, (N, C) instead of (B, T, C).
+"""A batch without its padding: the real tokens of all sequences in one table, (N, C) instead of (B, T, C).
 
-Linear maps, norms and activations look at one token at a time and need not know. Only attention must see which tokens
-belong together: it gets them as (B, H, T, D), where a place without a token holds zero and is masked. Exact: for the
-real tokens it is what the padded computation gives, and nothing reads the others.
+Linear maps, norms and activations work on one token at a time, so they need no change. Only attention must know which
+tokens belong to one sequence: it gets them as (B, H, T, D), where padding is zero and masked. This is exact: the real
+tokens get what the padded computation gives, and nothing reads the padding.
 """
 
 import math
@@ -22,9 +22,9 @@ class Places(NamedTuple):
     """`parts` vectors per token, N tokens: rows of D numbers in packed order (token, part, head), and in the order of
     attention (part, sequence, head, position). n = parts·N·H, m = parts·B·H·T.
 
-    there  the packed row that each place of attention takes; where there is no token, an arbitrary one
-    back   the place of each packed row
-    empty  the places without a token
+    there  the packed row that goes to each position in the order of attention; an arbitrary row at padding
+    back   the position of each packed row in that order
+    empty  the positions of padding
     """
 
     there: Int[Tensor, " m"]
@@ -33,9 +33,9 @@ class Places(NamedTuple):
 
 
 class Packing:
-    """Where the N real tokens of B sequences stand among B×T places; sequences are padded on the right.
+    """Where the N real tokens of B sequences stand among B×T positions; sequences are padded on the right.
 
-    real   the tokens' places b·T + t, in order
+    real   the tokens' positions b·T + t, in order
     first  the row of each sequence's first token among the N
     stream where attention's dropout draws its random numbers; None: torch's own
     """
@@ -50,7 +50,7 @@ class Packing:
 
     @cached_property
     def mask(self) -> Float[Tensor, "B 1 1 T"] | None:
-        """0 where there is a token to look at, −∞ where not; None when there is one everywhere."""
+        """0 at real tokens, −∞ at padding; None when there is no padding."""
         if len(self.real) == self.filled.numel():
             return None
         zeros = torch.zeros(self.filled.shape, device=self.filled.device)
@@ -80,8 +80,10 @@ class Packing:
         return Collect.apply(o.flatten(0, 2), self.places(1), self.heads)
 
     def mix(self, q: Tensor | None, projected: Sequence[Tensor], dropout: float) -> Float[Tensor, "n HD"]:
-        """O of every token, from its projections, side by side in one tensor or several; with q (B, HD), the queries of
-        the first tokens, theirs alone."""
+        """O of every token, from its projections, which stand side by side in one tensor or in several.
+
+        With q (B, HD), the queries of the first tokens, O of the first tokens alone.
+        """
         size, width = sum(part.shape[1] for part in projected), 2 if q is not None else 3
         parts = [one for x in projected for one in self.spread(x, width * x.shape[1] // size)]  # (B, H, T, D) each
         if q is not None:
@@ -91,7 +93,7 @@ class Packing:
 
 
 class Packings:
-    """Packings one below the other, each padded to its own longest: of several runs, which never look at each other."""
+    """Packings of several runs, one after another, each padded to its own longest; none attends to another."""
 
     def __init__(self, parts: Sequence[Packing]):
         self.parts = parts
@@ -101,7 +103,7 @@ class Packings:
 
     @property
     def rows(self) -> Rows:
-        """Each of one set, in order."""
+        """The rows of packing i belong to set i."""
         owners = torch.arange(len(self.parts), device=self.first.device)
         return Rows(owners, self.tokens, self.sequences, [part.stream for part in self.parts])
 
@@ -140,7 +142,7 @@ class Collect(torch.autograd.Function):
 
 
 def softmax(z: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
-    """In place, each row; torch's own takes four times as long for rows of a dozen numbers."""
+    """Softmax of each row, in place; torch.softmax takes four times as long for rows of a dozen numbers."""
     z = z.sub_(z.amax(-1, keepdim=True)).exp_()
     return z.div_(z.sum(-1, keepdim=True))
 
@@ -157,7 +159,7 @@ class Mix(torch.autograd.Function):
     """O = dropout(softmax(q kᵀ/√D + mask)) v, for short sequences: torch's fused attention is slow for those on a CPU.
 
     Q, K and V are kept, and P, of B H T S numbers, is computed again from them. Only the gradients that are asked for
-    are computed: b_v of the lowest trained layer asks for that of v alone (theorem V3), and P is then all that is kept.
+    are computed: b_v of the lowest trained layer needs only the gradient of v (theorem V3), and then only P is kept.
     """
 
     @staticmethod

@@ -18,10 +18,10 @@ from minibeft.models.packed.frozen import frozen_linear
 
 
 class Rows:
-    """Which set each row of a batch belongs to: segments one below the other, segment i of set owners[i].
+    """Which set each row of a batch belongs to: the rows are in segments, and segment i belongs to set owners[i].
 
     tokens     rows of each segment where a row is a token
-    sequences  rows of each where a row is a sequence's first token; both ways are the same where every sequence has one
+    sequences  rows of each where a row is a sequence's first token; equal to `tokens` if every sequence has one token
     streams    where dropout draws the random numbers of each segment
     """
 
@@ -71,7 +71,7 @@ class Pick(torch.autograd.Function):
 
 
 class Sets(NamedTuple):
-    """A bias by set, and the rows of the batch under way."""
+    """One bias for each set, and the rows of the current batch."""
 
     table: Float[Tensor, "R n"]
     rows: Rows
@@ -81,7 +81,7 @@ class Sets(NamedTuple):
         return Pick.apply(self.table, self.rows, count)
 
     def linear(self, x: Float[Tensor, "N C"], weight: Float[Tensor, "n C"]) -> Float[Tensor, "N n"]:
-        """x Wᵀ + each row's bias; one is added to the other in place, which costs what one bias does."""
+        """x Wᵀ + each row's bias; where possible the sum is in place, at the cost of one shared bias."""
         bias, wide = self.picked(len(x)), torch.is_autocast_enabled(x.device.type)
         if not wide and x.dtype == weight.dtype == bias.dtype:
             return bias.addmm_(x, weight.t()) if torch.is_grad_enabled() else frozen_linear(x, weight, None).add_(bias)
@@ -112,7 +112,7 @@ class Served(NamedTuple):
 
 
 def side_by_side(biases: Sequence[Tensor | None], sets: Sequence[Sets | None], sizes: Sequence[int]) -> Sets:
-    """The biases of maps whose outputs stand side by side; a map without sets has its one bias in each, or none."""
+    """The biases of maps whose outputs stand side by side; a map without sets has its one bias, or zero, in each."""
     found = next(each for each in sets if each is not None)
     tables = []
     for bias, own, size in zip(biases, sets, sizes, strict=True):
@@ -123,7 +123,7 @@ def side_by_side(biases: Sequence[Tensor | None], sets: Sequence[Sets | None], s
 
 @contextmanager
 def in_sets(model: nn.Module, tables: Mapping[str, Float[Tensor, "R n"]], rows: Rows) -> Iterator[None]:
-    """Meanwhile each row adds the bias of its own set, and its dropout draws from its set's own stream.
+    """Within it, each row adds the bias of its own set, and its dropout draws from that set's stream.
 
     tables  by the name of the bias
     """
