@@ -6,8 +6,8 @@ models.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 WIDTH = re.compile(
@@ -47,10 +47,16 @@ class Way:
     layers: int = 2
     patches: int | None = 4
     fill: bool = False
-    tokens: dict[int, int] = field(default_factory=dict)
 
     def shrink(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The small configuration; the configurations inside it are shrunk too."""
+        """The small configuration, in which different tokens have different ids, all below TOKENS."""
+        small = self.part(raw)
+        ids = [*dict.fromkeys(token_ids("", small))]
+        free = (number for number in range(TOKENS - 1, -1, -1) if number not in ids)
+        return with_ids("", small, {number: number if number < TOKENS else next(free) for number in ids})
+
+    def part(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration, or one inside it, with smaller numbers but for the ids of tokens."""
         heads = [v for k, v in raw.items() if type(v) is int and HEADS.search(k) and not HEAD_WIDTH.search(k)]
         most = max(heads, default=1)
         fewer = most // HEADS_LEFT if self.fewer_heads and most % HEADS_LEFT == 0 and most > HEADS_LEFT else 1
@@ -67,7 +73,7 @@ class Way:
         if isinstance(value, dict):
             if "layer" in key and value and all(str(number).isdigit() for number in value):
                 value = {number: each for number, each in value.items() if int(number) < self.depth(raw)}
-            return self.shrink(value)
+            return self.part(value)
         if isinstance(value, list | tuple):
             wide = all(type(v) is int and v > 16 for v in value) and "per_layer" not in key
             if len(value) == raw.get("num_hidden_layers") and not wide:
@@ -78,9 +84,9 @@ class Way:
         return self.number(raw, key, value, fewer) if type(value) is int else value
 
     def number(self, raw: Mapping[str, Any], key: str, value: int, fewer: int) -> int:
-        """A count, a width, or a token id; different tokens keep different ids."""
+        """A count or a width; a token's id stays."""
         if TOKEN_ID.search(key):
-            return value if value < TOKENS else self.tokens.setdefault(value, TOKENS - 1 - len(self.tokens))
+            return value
         if "vocab" in key and "size" in key:
             return min(value, TOKENS)
         if "image_size" in key and self.patches is not None:
@@ -109,6 +115,24 @@ class Way:
         lists = [value for value in raw.values() if isinstance(value, list) and value and len(value) == whole]
         kinds = [max(value.index(kind) for kind in value) + 1 for value in lists]
         return min(max([self.layers, *kinds]), MOST_LAYERS)
+
+
+def token_ids(key: str, value: Any) -> Iterator[int]:
+    """The ids of tokens that are in this entry, and in the entries inside it."""
+    if isinstance(value, dict | list):
+        for name, each in value.items() if isinstance(value, dict) else ((key, each) for each in value):
+            yield from token_ids(str(name), each)
+    elif type(value) is int and TOKEN_ID.search(key):
+        yield value
+
+
+def with_ids(key: str, value: Any, ids: Mapping[int, int]) -> Any:
+    """The entry with other ids of tokens."""
+    if isinstance(value, dict):
+        return {name: with_ids(str(name), each, ids) for name, each in value.items()}
+    if isinstance(value, list):
+        return [with_ids(key, each, ids) for each in value]
+    return ids[value] if type(value) is int and TOKEN_ID.search(key) else value
 
 
 def usual(raw: Mapping[str, Any]) -> dict[str, Any]:

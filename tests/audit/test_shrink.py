@@ -35,3 +35,18 @@ def test_a_number_left_open_is_filled_in_only_where_asked():
     assert Way(8, fewer_heads=False).shrink(RAW)["head_dim"] is None
     small = Way(8, fewer_heads=False, fill=True).shrink(RAW)
     assert (small["head_dim"], small["num_key_value_heads"], small["num_experts_per_tok"]) == (16, 32, 2)
+
+
+def test_tokens_keep_ids_of_their_own():
+    """Ids are below the vocabulary's new size, none meets one that stays, and the next configuration begins anew."""
+    ids = {"bos_token_id": 1023, "eos_token_id": [2, 50256, 50257], "pad_token_id": 50256}
+    raw = RAW | ids | {"vocab_size": 50304, "text_config": {"image_token_id": 50258, "vocab_size": 50304}}
+    way = Way(8, fewer_heads=False)
+    small = way.shrink(raw)
+    assert (small["bos_token_id"], small["eos_token_id"][0]) == (1023, 2)
+    assert small["pad_token_id"] == small["eos_token_id"][1]
+    given = [small["bos_token_id"], *small["eos_token_id"], small["text_config"]["image_token_id"]]
+    assert len(set(given)) == len(given)
+    assert max(given) < small["vocab_size"] == small["text_config"]["vocab_size"]
+    assert way.shrink(RAW | {"pad_token_id": 70000})["pad_token_id"] == 1023
+    assert way.shrink(raw) == small
