@@ -105,7 +105,7 @@ def heat_maps(figure: "Figure", scores: dict[str, Scores], layers: int) -> None:
         terms = sorted(by_term, key=lambda term: -mean(by_term[term]))
         rows = [[*by_term[term], mean(by_term[term])] for term in terms]
         image = axes.imshow(rows, cmap="Blues", aspect="auto")
-        axes.set(title=measure, yticks=range(len(terms)), yticklabels=terms, xticks=range(layers + 1))
+        axes.set(title=TITLES[measure], yticks=range(len(terms)), yticklabels=terms, xticks=range(layers + 1))
         axes.set_xticklabels([*map(str, range(1, layers + 1)), "mean"])
         for row, values in enumerate(rows):
             axes.text(layers + 0.6, row, f"{values[-1]:.3g}", va="center", fontsize=8)
