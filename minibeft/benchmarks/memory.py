@@ -4,7 +4,7 @@ Counted where autograd keeps them, each storage once, by the kind of module that
 activations and are left out. All sequences are equally long, so that no difference comes from padding.
 
 An input of a linear map is kept only where its weight trains. So bias-only training keeps, per token and whole layer,
-what softmax (Q, K, V and P), the activation and the norms need: 3C + H·T + I + 2C numbers, and the masks of dropout.
+what attention (Q, K and V), the activation and the norms need: 3C + I + 2C numbers, and the masks of dropout.
 """
 
 from collections import defaultdict
