@@ -1,6 +1,7 @@
-"""`minibeft bench kernels`: the fused operators against the ways torch has to do the same, on one machine in one run.
+"""`minibeft bench kernels`: the fused operators against torch's ways to compute the same, on one machine in one run.
 
-No number is printed for a shape and type whose results are wrong. Shares are of ceilings measured in the same run.
+No number is printed for a shape and type whose results are wrong. Shares are relative to the speed of a matrix product
+and of a copy, measured in the same run.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ class Bench:
     repeats: int
 
     def measure(self, shape: Shape, dtype: torch.dtype) -> list[Row]:
-        """A row each contestant: seconds, how many times the fused one's, and shares of the ceilings."""
+        """One row per contestant: its seconds, their ratio to the fused operator's, and its shares of the ceilings."""
         kind = name_of(dtype)
         cost = {
             "forward": (shape.forward_operations(), shape.forward_bytes(dtype)),
@@ -68,7 +69,7 @@ class Bench:
 
 
 def contests(several: list[Inputs], device: torch.device) -> Iterator[Contest]:
-    """(direction, contestant, one call an input set)."""
+    """(direction, contestant, one call per input set)."""
     torch.compiler.reset()  # each shape is compiled afresh
     backend = "inductor" if device.type == "cuda" else "aot_eager"  # a trial run need not wait for a C++ compiler
     compiled = torch.compile(linears, backend=backend, fullgraph=True, dynamic=False)
@@ -137,7 +138,7 @@ def where_to(name: str, small: bool) -> torch.device:
 def bench(*, json_path: Path | None, png_path: Path | None, device: str = "cuda", small: bool = False) -> Row:
     """Check, measure, print; write the record as JSON and the ratios as a PNG where asked. Returns the record.
 
-    small: three tiny shapes, to try the benchmark itself; all that a machine without a GPU can do, and only under
+    small: three tiny shapes, to try the benchmark itself. A machine without a GPU can do only this, and only under
     TRITON_INTERPRET=1. Such a record says that it is interpreted and holds no rates.
     """
     where = where_to(device, small)

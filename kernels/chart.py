@@ -1,4 +1,4 @@
-"""A bar chart of a benchmark: how many times as long as the fused kernel each contestant takes."""
+"""A bar chart of a benchmark: each contestant's time as a multiple of the fused kernel's."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ def directions(record: dict[str, Any]) -> list[str]:
 
 
 def draw(figure: "Figure", record: dict[str, Any]) -> None:
-    """One panel a direction; bars above 1 are slower than the fused kernel."""
+    """One panel per direction; bars above 1 are slower than the fused kernel."""
     panels = directions(record)
     for axes, direction in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         rows = [row for row in record["rows"] if row["direction"] == direction]

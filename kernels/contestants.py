@@ -4,8 +4,8 @@ forward     fused    qkv_bias, heads and rotary included
             linears  three nn.Linear, view, transpose and rotary, as transformers does it
             addmm    one torch.addmm over packed weights, cuBLASLt adding the bias: no heads, so only without rotary
             compiled torch.compile of linears
-backward    the same but addmm: dX and the bias gradients that have an effect, weights frozen
-column sum  fused against torch.sum, for the query bias of an unturned gradient
+backward    the same without addmm: dX and the bias gradients that can be nonzero, weights frozen
+column sum  fused against torch.sum: the gradient of the query bias, without rotary positions
 """
 
 from collections.abc import Callable

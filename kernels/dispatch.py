@@ -1,4 +1,4 @@
-"""Which tensors run on kernels: those on a GPU, and with TRITON_INTERPRET=1 all. The others run the reference."""
+"""Which tensors use the kernels: those on a GPU, or all with TRITON_INTERPRET=1. Others use the reference code."""
 
 import os
 
@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def on_kernels(tensor: Tensor) -> bool:
-    """The answer without importing triton, so that the operators exist where it does not."""
+    """Decided without importing triton, so that the operators also exist where triton is not installed."""
     return tensor.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,7 +1,7 @@
 """The correctness gate of the benchmark: nothing is measured before the fused results are right.
 
-Right is what rounding.py derives for every entry. The error of plain torch on the same draw is no measure: it is a
-maximum too, and twice one maximum refused right results on 4 of 60 draws.
+A result is right when every entry lies within the bound of rounding.py. The error of plain torch on the same draw is
+no substitute: it is a random maximum too, and a limit of twice that error refused right results on 4 of 60 draws.
 """
 
 import torch

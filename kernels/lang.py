@@ -30,7 +30,7 @@ INTERPRETED = bool(knobs.runtime.interpret)
 
 @dataclass(frozen=True)
 class Launch:
-    """kernel[grid](*args, **options), not yet done."""
+    """kernel[grid](*args, **options), not yet executed."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -43,7 +43,7 @@ class Launch:
 
 
 def descriptor(tensor: Tensor, block: list[int]) -> TensorDescriptor:
-    """By which a kernel loads and stores blocks of the tensor: zeros for what is beyond it, which is not written."""
+    """With this a kernel loads and stores blocks of the tensor: beyond its edges it loads zeros and stores nothing."""
     return TensorDescriptor.from_tensor(tensor, block)
 
 

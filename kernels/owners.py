@@ -1,4 +1,4 @@
-"""Which of several bias sets each row of X belongs to, as the kernels take it: adapters, or runs, over one weight."""
+"""Which of several bias sets each row of X uses, in the form the kernels take: adapters, or runs, over one weight."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ class Owners(NamedTuple):
     """M rows, those of X (B, T, C) in order, and R sets; all int32.
 
     each    the set of each row
-    order   the rows, those of set 0 first; within a set as they lie
-    starts  where each set begins in `order`, and last where it ends
+    order   the rows sorted by set; within a set in their original order
+    starts  where each set begins in `order`; the last entry is where the last set ends
     """
 
     each: Int[Tensor, " M"]
@@ -21,7 +21,7 @@ class Owners(NamedTuple):
 
 
 def owners(each: Int[Tensor, " M"], count: int) -> Owners:
-    """Of `count` sets; made once per batch, for all layers. Raises ValueError for a set that is not there."""
+    """Owners for `count` sets; made once per batch, for all layers. Raises ValueError for a set that does not exist."""
     if len(each) and not 0 <= int(each.min()) <= int(each.max()) < count:
         raise ValueError(f"rows belong to sets {int(each.min())} … {int(each.max())}; there are {count}, from 0")
     by_set, order = torch.sort(each, stable=True)

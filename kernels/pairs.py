@@ -1,7 +1,7 @@
-"""What kernels need for rotary pairs: where the two members of a pair lie, to load them, to load their angles.
+"""What kernels need for rotary pairs: where the two members of a pair lie, how to load them, and their angles.
 
-Pair p of a head has the members d0(p) and d1(p). With full half-split rotary they lie R/2 apart; interleaved, and
-beyond the R entries that turn, they are neighbours.
+Pair p of a head has the members d0(p) and d1(p). Under half-split rotary positions they lie R/2 apart; under
+interleaved ones, and beyond the R entries that turn, they are neighbours.
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
@@ -54,7 +54,7 @@ def load_angles(cos, sin, row, live, p, R: tl.constexpr, TYPE: tl.constexpr):
 
 
 def angle_arguments(rotation: Rotation | None, tokens: int) -> tuple[Tensor | None, Tensor | None, int]:
-    """cos, sin and the rows of their tables from one sequence of the batch to the next."""
+    """cos, sin, and by how many rows of their tables one sequence lies behind the previous one (0: all share them)."""
     if rotation is None:
         return None, None, 0
     return rotation.cos.contiguous(), rotation.sin.contiguous(), tokens if rotation.cos.ndim == 3 else 0

@@ -10,7 +10,7 @@ from minibeft.theory.rotary import Rotation
 
 
 class Reach(NamedTuple):
-    """Takes a rotation's place where sizes are asked for."""
+    """Replaces a rotation when sums of absolute values are computed."""
 
     rotation: Rotation
 

@@ -25,7 +25,7 @@ class Tile(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """wide does most arithmetic per byte; narrow fills the chip when wide would make too few programs, and leaves
+    """wide does the most arithmetic per byte; narrow fills the chip when wide would give too few programs, and leaves
     registers for the angles when the kernel turns pairs, where wide would spill."""
 
     wide: Tile
@@ -37,7 +37,7 @@ class Variant(NamedTuple):
 
     flatten     the loop over tiles and the sum become one, so that loads of the next tile begin before this one's end
     specialize  some warps load, others multiply (Blackwell)
-    general     registers suffice also where pairs turn, or rows belong to sets of biases
+    general     there are enough registers even where pairs turn, or rows belong to sets of biases
     """
 
     tile: Tile
@@ -109,7 +109,7 @@ TUNED = Path(__file__).with_name("tuned.json")
 
 @cache
 def table() -> dict[str, list[dict[str, Any]]]:
-    """What was quickest on cards that were measured, a list for each kind of chip; empty before the first."""
+    """The quickest choices on the cards that were measured, one list per kind of chip; empty before the first run."""
     return json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.exists() else {}
 
 
@@ -176,7 +176,7 @@ def matmul_tile(chip: int | None, dtype: torch.dtype, direction: str, rows: int,
 
 
 def key_tile(chip: int | None, dtype: torch.dtype, columns: int) -> Tile:
-    """For the keys of a quantised cache, one whole head wide; as many warps as it takes for registers not to spill."""
+    """The tile for the keys of a quantised cache: one whole head wide, with enough warps that no registers spill."""
     if chip is None:
         return Tile(16, columns, 32, 4, 1)
     warps = 4 if columns < 128 else 16 if columns > 128 and family(chip) == 90 else 8

@@ -10,11 +10,11 @@ Call = Callable[[], object]
 
 
 def median_seconds(calls: Sequence[Call], device: torch.device, repeats: int) -> float:
-    """Seconds of one call, the median over `repeats` rounds through `calls`, warm.
+    """Seconds per call: the median over `repeats` rounds through `calls`, after a warm-up.
 
-    The calls do the same work on different inputs, so that none finds its own in the cache. On a GPU a round is one
-    graph: launch overhead, which the eager contestants would pay many times, is in nobody's number. Must run on a
-    side stream, on which everything the calls differentiate was computed.
+    The calls do the same work on different inputs, so that no call finds its inputs in the cache. On a GPU a round is
+    one CUDA graph, so no time includes launch overhead, which the eager contestants would pay many times. Must run on a
+    side stream, and all that the calls differentiate must have been computed on that stream.
     """
     for _ in range(3 if device.type == "cuda" else 1):
         for call in calls:
@@ -44,7 +44,7 @@ def median_seconds(calls: Sequence[Call], device: torch.device, repeats: int) ->
 
 
 def input_sets(set_bytes: int, device: torch.device) -> int:
-    """How many input sets exceed the L2 three times over, at least two."""
+    """How many input sets together are three times as large as the L2; at least two."""
     if device.type != "cuda":
         return 2
     cache = torch.cuda.get_device_properties(device).L2_cache_size
@@ -52,13 +52,13 @@ def input_sets(set_bytes: int, device: torch.device) -> int:
 
 
 def matmul_ceiling(dtype: torch.dtype, device: torch.device, size: int, repeats: int) -> float:
-    """Operations a second of a size³ matrix product through torch's own library, on random numbers."""
+    """Operations per second of a size³ matrix product through torch's own library, on random numbers."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / median_seconds([lambda: a @ b], device, repeats)
 
 
 def copy_ceiling(device: torch.device, size: int, repeats: int) -> float:
-    """Bytes a second of a copy of `size` bytes, counting bytes read and bytes written."""
+    """Bytes per second of a copy of `size` bytes, counting bytes read and bytes written."""
     source = torch.randint(256, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / median_seconds([lambda: target.copy_(source)], device, repeats)

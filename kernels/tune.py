@@ -1,7 +1,7 @@
 """`minibeft bench kernels --tune`: every tile and variant on the card at hand, and the table of the quickest.
 
-A result is checked before it is timed, against the same gold and bound as the benchmark's. The table, tuned.json beside
-tiles.py, is what the kernels go by from then on; it has a part for each kind of chip.
+A result is checked before it is timed, against the same gold and bound as in the benchmark. The kernels then use the
+table, tuned.json beside tiles.py, which has one part per kind of chip.
 """
 
 import os
@@ -35,12 +35,12 @@ from minibeft.show.record import provenance
 
 DTYPE = torch.bfloat16  # float16 moves the same bytes through the same units
 REPEATS = 30
-SECONDS = 540  # after so many no other shape is begun: with the last one, ten minutes
+SECONDS = 540  # no shape is begun later than this; with the last shape the run takes ten minutes
 Row = dict[str, Any]
 
 
 def projection(inputs: Inputs, outputs: Sequence[Tensor]) -> Projection:
-    """That fills Q, K and V."""
+    """The projection of these inputs into Q, K and V, which it fills."""
     q, k, v = outputs
     chip = chip_of(inputs.x.device)
     return Projection(inputs.x.detach(), inputs.weights, inputs.biases, (q, k, v), inputs.rotation, chip)
@@ -115,7 +115,7 @@ def run_all(launches: list[Launch]) -> None:
 
 
 def measure(shape: Shape, device: torch.device) -> list[Row]:
-    """A row each way: seconds, or why it does not run here."""
+    """One row per way: its seconds, or why it does not run here."""
     count = input_sets(shape.sum_bytes(DTYPE), device)
     several = [Inputs(shape, DTYPE, device, seed) for seed in range(count)]
     outs, grads = several[0].double()
@@ -166,7 +166,7 @@ def grid(shape: Shape, rows: list[Row]) -> Grid:
 
 
 def way_of(row: Row) -> str:
-    """128×128×64 8w 3s, and how descriptors go about it."""
+    """128×128×64 8w 3s, and whether it includes the sums or uses descriptors, with their options."""
     m, n, k, warps, stages = row["tile"]
     by = ["with the sums"] * ("inside" in row)
     by += ["descriptors", *(name for name in ("flatten", "specialize") if row[name])] if "flatten" in row else []
@@ -174,7 +174,7 @@ def way_of(row: Row) -> str:
 
 
 def quickest(rows: list[Row]) -> list[Row]:
-    """Of each shape and direction."""
+    """The quickest row of each shape and direction."""
     best: dict[tuple[str, str], Row] = {}
     for row in rows:
         key = row["shape"], row["direction"]

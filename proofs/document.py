@@ -87,7 +87,7 @@ GROUPS = {
 
 
 def declarations() -> Iterator[str]:
-    """What each character outside of ASCII means in running text."""
+    """The declarations of how LaTeX sets each character outside of ASCII in running text."""
     for char, command in MATH.items():
         if ord(char) > 127:
             yield rf"\DeclareUnicodeCharacter{{{ord(char):04X}}}{{\ensuremath{{{command.strip()}}}}}"
@@ -141,7 +141,7 @@ def step(outcome: Outcome) -> Iterator[str]:
 
 
 def formula(relation: Relation) -> str:
-    """In one line, and both sides term by term for where that is too wide."""
+    """The formula in one line, and both sides term by term in case that line is too wide."""
     broken = (r"\\".join(f"&{{}}{line}" for line in latex_lines(x)) for x in (relation.left, relation.right))
     return r"\formula" + "".join(f"{{{part}}}" for part in (*latex_sides(relation), *broken))
 

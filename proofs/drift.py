@@ -1,7 +1,7 @@
 """K5, K6 and K7: what b_k does in a real training run, where its gradient is rounding noise instead of zero.
 
-Adam divides a gradient by its own running size. That is harmless for a gradient that means something; noise it blows
-up to the size of everything else, unless eps stands in the way.
+Adam divides a gradient by a running mean of its size. That is harmless for a meaningful gradient, but it scales noise
+up to the size of every other update, unless eps prevents it.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ MOVED = "A gradient of pure noise g moves b_k by lr·|g|/(|g| + eps) a step"
 
 
 def moved(which: int, *moments: Expr | int) -> Expr:
-    """What Adam makes of the bias 0, or of a moment, by the gradient g, from these moments."""
+    """The bias 0, or a moment, after one step of Adam with the gradient g from these moments."""
     sign = -1 if which == 0 else 1
     return Subs(sign * adam(0, M1, M2, G, T if moments == HELD else 1, **OPTIONS)[which], (M1, M2), moments)
 

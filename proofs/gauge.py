@@ -3,8 +3,9 @@
 A head's logits hold W_q and W_k in the product W_qᵀ W_k alone, and its output W_o and W_v in W_o W_v alone. So one may
 be traded against the other (a gauge), and both gradients, each taken with its own matrix, are the same.
 
-In the formulas Q, K and V are W̃_q, W̃_k and W̃_v, where W̃ = [W b]: a bias is a column more, for a token that has an
-entry 1 there; O is W_o. G is the gradient of any loss by the logits (by the weights, for b_k), H that by the output.
+In the formulas Q, K and V are W̃_q, W̃_k and W̃_v, where W̃ = [W b]: a bias is one more column, and each token has an
+entry 1 there; O is W_o. G is the gradient of any loss with respect to the logits (for b_k, to the weights), H the one
+with respect to the output.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""One attention head in exact numbers, with every hypothesis as a switch: what the counterexamples are made of.
+"""One attention head in exact numbers, with a switch for every hypothesis: the counterexamples are made of it.
 
-With all switches off this is the head of the theory. Weights come out rational when logits are logarithms of
-rationals, which is how the counterexamples choose them.
+With all switches off this is the head of the theory. The counterexamples choose logits that are logarithms of rational
+numbers, so that the weights are rational.
 """
 
 from collections.abc import Callable

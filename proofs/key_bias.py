@@ -1,8 +1,8 @@
 """K1: the key bias has no effect.
 
-A query q_i scores a key k_j + b_k by s q_i·(k_j + b_k). The second part of that does not know which key it is: it is
+A query q_i scores a key k_j + b_k by s q_i·(k_j + b_k). The second part does not depend on the key: it is
 one number c_i for the whole row. A softmax compares the keys of a row with each other, so c_i cancels. That is all;
-what remains is to see how far the argument carries, and where it breaks.
+what remains is to see how far the argument holds, and where it breaks.
 """
 
 from collections.abc import Iterator

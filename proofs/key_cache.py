@@ -1,7 +1,8 @@
-"""K9 and K10: keys as they are multiplied with q. Rotary positions turn b_k with its key: what is left of K1.
+"""K9 and K10: keys as they are multiplied with q, and what is left of K1 when rotary positions turn b_k with its key.
 
-What is added to all keys after they were turned is K1's b_k, and does nothing (K9). What is added before is a wave of
-the distance in each plane (K10): in a plane that hardly turns over the keys in sight it is next to nothing.
+A vector added to all keys after they were turned acts like b_k in K1, and does nothing (K9). One added before adds to
+the logits a wave in the distance, one per plane (K10); if a plane hardly turns over the keys that the query sees, its
+wave changes almost nothing.
 """
 
 from collections.abc import Iterator

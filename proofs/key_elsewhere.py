@@ -1,8 +1,8 @@
 """K11 and K12: what the key bias is where it does something: beside a sink, under sigmoid weights, in linear attention.
 
-Everywhere b_k adds c_i = s (q_i + b_q)·b_k to the logits of row i (K1). A softmax over these keys alone ignores it. A
-sink does not carry it, so c_i lowers the sink; a sigmoid has nobody to compare with, so c_i is the key's own; and where
-the logits themselves are the weights, c_i is a weight that every key gets, whatever its logit.
+In each case b_k adds c_i = s (q_i + b_q)·b_k to the logits of row i (K1). A softmax over these keys alone ignores c_i.
+A sink does not get c_i, so c_i lowers the sink relative to the keys. A sigmoid does not compare keys, so c_i changes
+every weight. Where the logits themselves are the weights, c_i is added to the weight of every key.
 """
 
 from collections.abc import Iterator

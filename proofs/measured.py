@@ -1,4 +1,4 @@
-"""The float bound of K4 against errors that really occur: hostile inputs are searched for, the bound is not tuned.
+"""The float bound of K4 against errors that really occur: the worst inputs are searched for, the bound is not tuned.
 
 torch is imported inside, so that the proofs themselves do without it.
 """
@@ -38,7 +38,7 @@ def effect_and_bound(q, k, v, b_k) -> "tuple[torch.Tensor, torch.Tensor]":
 
 
 def climb(dtype: "torch.dtype", keys: int, size: int, magnitude: float, generator: "torch.Generator") -> float:
-    """The largest ratio of effect to bound that hill climbing finds: redraw some entries, keep what makes it worse."""
+    """The largest ratio of effect to bound that hill climbing finds: redraw some entries, keep what raises it."""
     import torch
 
     def draw() -> list[torch.Tensor]:

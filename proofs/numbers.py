@@ -54,7 +54,7 @@ def value(expr: Expr, sizes: Sizes, seed: int = 0) -> mpmath.mpf:
         return Random(f"{seed} {node}").randint(1, sizes[RANGE[node]]) if isinstance(node, Symbol) else int(node)
 
     def drawn(node: Expr, at: dict) -> tuple[Any, tuple]:
-        """What an entry is drawn for, and its key."""
+        """The entry for which a number is drawn, and its key."""
         if isinstance(node, Indexed):
             return node.base, (str(node.base), *(index(x, at) for x in node.indices))
         return node, (str(node),)

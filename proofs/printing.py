@@ -81,7 +81,7 @@ class Unicode(StrPrinter):
         return f"|{self._print(expr.args[0])}|"
 
     def parenthesize(self, item: Expr, level: int, strict: bool = False) -> str:
-        """A sum reaches to the end of its line, so within a product or a power it stands in brackets."""
+        """The body of a Σ extends to the end of its line, so within a product or a power the Σ is put in brackets."""
         if isinstance(item, Sum) and level >= PRECEDENCE["Mul"]:
             return f"({self._print(item)})"
         return super().parenthesize(item, level, strict=strict)
@@ -99,7 +99,7 @@ class Latex(LatexPrinter):
         return math(str(expr))
 
     def _print_ExpBase(self, expr: Expr, exp: str | None = None) -> str:
-        """What is too high for an exponent stands behind exp."""
+        """An expression that is too tall for an exponent is written after exp."""
         if exp is None and expr.has(Sum):
             return rf"\exp\left({self._print(expr.args[0])}\right)"
         return super()._print_ExpBase(expr, exp)

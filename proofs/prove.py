@@ -132,7 +132,7 @@ def run(console: Console, proofs: list[Proof], jobs: int = 1) -> list[Report]:
 
 
 def decided(name: str) -> list[tuple[bool, str, float]]:
-    """What another process can hand back of a report: its parts have code in them and stay there."""
+    """The part of a report that another process can return: its steps contain code, which cannot be sent."""
     return [(x.ok, x.note, x.seconds) for x in PROOFS[name].check().outcomes]
 
 

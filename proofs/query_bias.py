@@ -1,7 +1,7 @@
 """Q1, Q2, Q4, Q5: the query bias has a limited effect.
 
-b_q adds to the logits one number for each key, β_j, the same for every query. So it can make a key popular, with
-everybody at once; it cannot make one query prefer a key that another query does not.
+b_q adds to the logits one number for each key, β_j, the same for every query. So it can make a key attract more weight
+from all queries at once; it cannot change how much more one query prefers a key than another query does.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Q3: how far the query bias can move the attention weights: tanh(osc(β)/4), and not less.
 
-Moving the logits of a row by β turns P_j into P_j e^{β_j}/Σ_l P_l e^{β_l}. How much the keys that gain win together is
-bounded in one step, by an identity whose slack nothing makes negative; two keys of equal odds attain it.
+Moving the logits of a row by β turns P_j into P_j e^{β_j}/Σ_l P_l e^{β_l}. The weight that the gaining keys win in all
+is bounded in one step, by an identity whose slack is never negative; two keys of equal odds attain the bound.
 """
 
 from collections.abc import Callable, Iterator
@@ -77,7 +77,7 @@ def weights_move_at_most_so_far(claim) -> Iterator[Part]:
 
 
 def at_most_tanh(text: str, claim: Relation) -> Step:
-    """The slack is of two terms that nothing makes negative: G is the mean of 1 + Wφ, γ that of φ, x = e^{osc/2}."""
+    """The slack has two terms, never negative: G is the mean of 1 + Wφ, γ the mean of φ, x = e^{osc/2}."""
     mean = over(l, put(BEFORE * LIFTED[i, j], j, l))
     missing = over(l, put(BEFORE * (1 - LIFTED[i, j]), j, l))  # 1 − γ
     spread = 1 + PULL * mean

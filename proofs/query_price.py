@@ -1,7 +1,8 @@
 """Q10: the price of moving attention: how long b_q must be to move a row so far, and how long is enough.
 
-Q3 and Q6 read the other way round. What a row has moved tells how much β oscillates, and β oscillates by no more than
-b_q is long; and a b_q that tells one key from the others by some gap has to be so long before that key has it all.
+Q3 and Q6 in the other direction. How far a row has moved gives a lower bound on osc(β), and the length of b_q bounds
+osc(β) from above. A b_q that favours one key over the others by some gap gives that key nearly all weight once b_q is
+long enough.
 """
 
 from collections.abc import Iterator

@@ -1,12 +1,12 @@
 """R1 and R2: LoRA, VeRA and DoRA on a bias.
 
-A bias of rc numbers is written row by row into an r×c matrix, so that it can have a rank. Each form then adds to the
-frozen bias b a Δ made of fewer numbers (the official code's letters: A is k×r, B is c×k, s = α/k):
+A bias of rc entries is written row by row into an r×c matrix, so that it can have a rank. Each form then adds to the
+frozen bias b a Δ with fewer trainable parameters (the official code's letters: A is k×r, B is c×k, s = α/k):
     LoRA    Δ = s (AᵀBᵀ)                            A random, B = 0 at the start
     VeRA    Δ = s (Aᵀ diag(λ) Bᵀ diag(μ))           A and B frozen, λ (k numbers) and μ (c numbers) trained
     VeRA1D  Δ = s λ·1                               one number
     DoRA    Δ = s t (b + BA)/‖b + BA‖               t a trained length, ‖b‖ at the start; B = 0 there
-None of it changes what K1 to K3 and V1 say, which never asked where a bias comes from.
+None of this changes what K1 to K3 and V1 say, because they hold for every bias, however it is parametrised.
 """
 
 from collections.abc import Iterator

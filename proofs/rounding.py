@@ -90,7 +90,7 @@ def absorbed(digits: int) -> Expr:
 
 
 def one_logit(claim) -> Iterator[Step]:
-    """ε: what a computed logit may be off by."""
+    """ε: how far a computed logit may be off."""
     q, key, g, h = (table(name, real=True) for name in ("q", "k", "g", "h"))
     yield equal(
         "A computed logit: K is off by κ g, with |k| ≤ κ and |g| ≤ ρ = γ_r, and the d + 2 roundings of the product, "
@@ -112,7 +112,7 @@ def one_logit(claim) -> Iterator[Step]:
 
 
 def one_row(claim) -> Iterator[Step]:
-    """ε': what the logits, whose exact softmax the computed weights are, may be off by."""
+    """ε': the computed weights are the exact softmax of logits that are off by at most ε'."""
     top, shift = Symbol("z⁺", real=True), table("t", real=True)
     yield equal(
         "exp of the difference to the row's maximum z⁺, with a relative error e^t: a softmax of z_ij + t_ij (K1).",

@@ -35,8 +35,8 @@ class Verdict:
 class Step:
     """A sentence, the formula that it says, for which sizes it is decided, and the decision.
 
-    `formulas` is for print; `decides` is what the decision is about, as it was handed in; `given` is what is assumed of
-    the numbers in it, `level` how far the decision carries.
+    `formulas` are the formulas as printed; `decides` is the formula that is decided, as it was handed in; `given` lists
+    what is assumed of the numbers in it; `level` says how general the decision is.
     """
 
     text: str
@@ -55,9 +55,9 @@ Value = Expr | MatrixBase
 class Counterexample:
     """Numbers on which the claim holds while the hypothesis does, and fails without it.
 
-    `kept` and `dropped` are two values that the claim says are equal, one for each of the `names`, on the same
-    `numbers` (those that the text does not give); or, of one name, a number that it says is 0. Where the claim has no
-    value without the hypothesis (`undefined`), they are what it divides by: not 0, and 0.
+    `kept` and `dropped` are, with and without the hypothesis, two values that the claim says are equal, one for each of
+    the `names`, on the same `numbers` (those that the text does not give); or, with one name, a number that the claim
+    says is 0. Where the claim is `undefined` without the hypothesis, they are its denominator: not 0, and 0.
     """
 
     hypothesis: str
@@ -135,7 +135,7 @@ class Report:
 
     @property
     def unsaid(self) -> list[str]:
-        """Words of the claim that no formula stands for. A measured statement's words are about one model."""
+        """Words of the claim that no formula expresses. A measured statement's words are about one model."""
         text = self.theorem.claim
         for words in sorted({x.says for x in self.claims if x.says}, key=len, reverse=True):
             text = text.replace(words, " ", 1)
@@ -143,7 +143,7 @@ class Report:
 
     @property
     def loose(self) -> list[str]:
-        """Where steps and claim are not tied together."""
+        """The places where steps and claim do not match."""
         found = [f"no step decides {x.says or 'a lemma'}" for x in self.claims if not self.concluded(x)]
         found += [f"the claim does not say: {x.says}" for x in self.claims if x.says not in self.theorem.claim]
         if self.unsaid:

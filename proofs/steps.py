@@ -64,7 +64,7 @@ Names = dict[Expr, Expr]
 
 
 def scope_of(*exprs: Expr) -> str:
-    """Whether a formula speaks of every size, or has none to speak of."""
+    """Whether a formula is about every size, or about no size at all."""
     sizes = {RANGE.get(x, x) for expr in exprs for x in expr.atoms(Symbol)} & set(RANGE.values())
     return EVERY if sizes else NUMBERS
 
@@ -106,7 +106,7 @@ def is_mask(factor: Expr) -> bool:
 
 
 def real(expr: Expr) -> bool:
-    """Whether every number that enters is declared real, so that what is made of it is."""
+    """Whether every number in the formula is declared real, and the imaginary unit does not occur."""
     return all(x.is_real for x in [*entries(expr), *expr.atoms(AppliedUndef)]) and not expr.has(I)
 
 
@@ -161,7 +161,7 @@ def well_formed(*exprs: Expr) -> None:
 
 
 def guarded(decide: Callable[[], Verdict]) -> Callable[[], Verdict]:
-    """A decision that a formula which is refused turns into a failure."""
+    """The decision, except that a refused formula counts as a failure."""
 
     def safe() -> Verdict:
         try:
@@ -204,7 +204,7 @@ WEIGHTS: Names = {
 
 
 def printed(claim: Relation, called: Names | None) -> tuple[Relation, ...]:
-    """The formula as it is printed: P_ij for the softmax of z_ij, and names that are said to stand for what they do."""
+    """The formula as it is printed: P_ij for the softmax of z_ij, and each other name with the expression it means."""
     names = {**(called or {}), **WEIGHTS}
     left, right = (named(x, names) for x in (claim.left, claim.right))
     used = set().union(*(x.atoms(Symbol, Indexed) for x in (left, right) if isinstance(x, Expr)))
@@ -271,7 +271,7 @@ def step(text: str, claim: Relation, formulas: tuple[Relation, ...], decide: Cal
 
 
 def independent(text: str, claim: Relation) -> Step:
-    """The expression does not change when another index is put for one."""
+    """The expression does not change when one index is replaced by another."""
     expr, index = claim.left, claim.right
 
     def decide() -> Verdict:
@@ -283,7 +283,7 @@ def independent(text: str, claim: Relation) -> Step:
 
 
 def symmetric(text: str, claim: Relation) -> Step:
-    """The expression does not change when two of its numbers, or two tables, are put for each other."""
+    """The expression does not change when two of its numbers, or two tables, are exchanged."""
     expr, (one, other) = claim.left, claim.right
 
     def decide() -> Verdict:

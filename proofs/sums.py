@@ -116,7 +116,7 @@ def connected(factors: list[Expr], indices: list[Symbol]) -> Expr:
 
 
 def canonical(body: Expr, indices: list[Symbol]) -> Sum:
-    """Σ with names that tell nothing but the shape of the body: of all orders the first in sympy's sorting."""
+    """Σ with index names that depend only on the shape of the body: of all orders, the first in sympy's sorting."""
     inside = [int(x.name[1 : x.name.index("<")]) for x in body.atoms(Symbol) if x.name.startswith("#")]
     depth = max(inside, default=-1) + 1
     candidates = []

@@ -37,7 +37,7 @@ SMOOTH = {key: case for key, case in CASES.items() if key != "exact"}  # roundin
 
 
 def key_gradient(entry: Symbol) -> Expr:
-    """∂L/∂b_k of any loss L with ∂L/∂P_il = G_il, before anybody sees that it is zero."""
+    """∂L/∂b_k of any loss L with ∂L/∂P_il = G_il, before it is simplified to zero."""
     return Derivative(over(i, over(l, G[i, l] * softmax(put(logit(bias=True), j, l), l))), b[entry])
 
 
@@ -58,7 +58,7 @@ def adam(bias, first, second, gradient, step=1, *, lr, b1=USUAL[0], b2=USUAL[1],
 
 
 def at_rest(which: int) -> Expr:
-    """What Adam makes of the bias, its first or its second moment, from moments 0 by the gradient 0."""
+    """The bias, or its first or second moment, after one step of Adam from moments 0 with the gradient 0."""
     return Subs(adam(BIAS, FIRST, SECOND, SLOPE_B, STEP, **RATES)[which], (FIRST, SECOND, SLOPE_B), (0, 0, 0))
 
 

@@ -1,8 +1,8 @@
 """V1 to V4 and V6: the value bias is a shift.
 
-An output row is a weighted mean of value rows. Add one vector to all the values and the mean moves by that vector:
-whatever the weights are, as long as they sum to one. Everything else here is that sentence, differentiated, pushed
-through W_o, and counted.
+An output row is a weighted mean of value rows. Add one vector to all the values and the mean moves by that vector,
+whatever the weights are, as long as they sum to one. Everything else here follows from that sentence: its derivative,
+its form after W_o, and the number of dimensions that b_v reaches.
 
 Where heads share values (GQA), E_ux = 1 says that query head u reads key-value head x; head u then has Σ_x E_ux b_x.
 """

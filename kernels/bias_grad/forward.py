@@ -2,8 +2,8 @@
 input gives the same bits on every run. Sums are kept in float32 (float64 for float64).
 
 A program of the first stage reads a contiguous run of rows of one head; the second stage adds up the partial sums,
-SUM_SPLITS at a time, and the heads that share a bias with them. With several sets of biases a run is one of the rows of
-a set, in the order that brings those together.
+SUM_SPLITS at a time, and those of the heads that share a bias. With several sets of biases a run contains rows of one
+set only, in an order that groups the rows by set.
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
@@ -91,7 +91,7 @@ def final_sum_kernel(
 
 
 def run_length(rows: int, block: int) -> int:
-    """Rows of one partial sum: at most SUM_SPLITS of them cover all, each a whole number of blocks."""
+    """Rows per partial sum: a whole number of blocks, so that at most SUM_SPLITS partial sums cover all rows."""
     blocks = triton.cdiv(max(rows, 1), block)
     return block * triton.cdiv(blocks, SUM_SPLITS)
 
@@ -101,7 +101,7 @@ def plan_column_sum(
 ) -> tuple[Launch, Launch]:
     """The two launches that fill out (h·D/shared) from d_out (B, h, T, D). Inputs have been checked.
 
-    sets  each row is summed into that of its set; out is then (R, h·D/shared), contiguous
+    sets  each row is added to the sum of its set; out is then (R, h·D/shared), contiguous
     """
     batch, heads, tokens, size = d_out.shape
     rows = batch * tokens

@@ -24,7 +24,7 @@ def column_sum(
 ) -> Tensor:
     """(B, h, T, D) → (h·D/shared): the sum over batch and tokens, turned back where angles are given, in dtype.
 
-    each, order, starts  all or none, Owners: (R, h·D/shared), each row is summed into that of its set
+    each, order, starts  all or none, as in Owners: the result is then (R, h·D/shared), one sum per set
     """
     rotation = None if cos is None or sin is None else Rotation(cos, sin, interleaved)
     sets = as_owners(each, order, starts)

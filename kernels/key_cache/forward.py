@@ -1,8 +1,8 @@
-"""K of a quantised cache in one kernel: projected, biased, turned, without its shift, and rounded with one step per key
-and head. K itself is never written.
+"""K of a quantised cache in one kernel: projected, biased, turned, the shift subtracted, and rounded with one step per
+key and head. K itself is never written.
 
-A program computes some rows of one whole head, as two tiles: the first members of its pairs and the second ones, which
-a turn needs beside each other, and a byte of two codes too.
+A program computes some rows of one whole head, as two tiles: the first members of its pairs and the second members.
+A rotation needs both members of a pair together, and so does a byte that holds two codes.
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false

@@ -20,11 +20,11 @@ def quantised_keys(
     rotation: Rotation | None = None,
     bits: int = 8,
 ) -> tuple[Tensor, Float[Tensor, "B G T"]]:
-    """Codes of turn(X W_kᵀ + b_k) − c and their steps: code · step is within half a step of it, and K − c compares as K
-    does, for every c that all keys share, where theorem K9 holds.
+    """Codes of turn(X W_kᵀ + b_k) − c and their steps: code · step is within half a step of it. Where theorem K9 holds,
+    K − c gives the same attention weights as K, for every c that all keys share.
 
     shift  c, the mean key of earlier tokens: what `minibeft quantkeys --export` writes for each layer
-    bits   8: codes (B, G, T, D) in int8; 4: two a byte, (B, G, T, D/2), the members of a pair (reference.unpacked)
+    bits   8: codes (B, G, T, D) in int8; 4: two codes per byte, (B, G, T, D/2), those of a pair (reference.unpacked)
 
     Not differentiable. Raises ValueError where shapes, types or devices do not fit, and for an odd D.
     """

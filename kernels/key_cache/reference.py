@@ -1,4 +1,4 @@
-"""The ground truth in plain torch: K without a shift that all keys share, rounded with one step per key and head."""
+"""The ground truth in plain torch: K minus a vector that all keys share, rounded with one step per key and head."""
 
 import torch
 import torch.nn.functional as F
@@ -21,24 +21,24 @@ def shifted_keys_reference(
 
 
 def levels(bits: int) -> int:
-    """Steps from zero to the largest entry."""
+    """How many quantisation steps lie between zero and the largest entry."""
     return 2 ** (bits - 1) - 1
 
 
 def quantise_reference(keys: Float[Tensor, "B G T D"], bits: int) -> tuple[Int[Tensor, "B G T D"], Tensor]:
-    """Codes from −levels to levels, and the steps (B, G, T), a key's largest entry over the levels."""
+    """Codes from −levels to levels, and the steps (B, G, T): each key's largest entry divided by the levels."""
     step = keys.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny) / levels(bits)
     return torch.floor(keys / step[..., None] + 0.5).to(torch.int8), step
 
 
 def packed(codes: Int[Tensor, "B G T D"], rotation: Rotation | None) -> Int[Tensor, "B G T half"]:
-    """Two codes of four bits a byte: those of one pair, the first member's below."""
+    """Two codes of four bits per byte: those of one pair, the first member's in the low bits."""
     low, high = (codes[..., d].to(torch.int32) & 15 for d in pairs(codes.shape[-1], rotation))
     return (low | high << 4).to(torch.uint8)
 
 
 def unpacked(bytes_: Int[Tensor, "B G T half"], rotation: Rotation | None) -> Int[Tensor, "B G T D"]:
-    """The codes again."""
+    """The codes that packed() put into these bytes."""
     codes = bytes_.new_empty((*bytes_.shape[:-1], 2 * bytes_.shape[-1]), dtype=torch.int8)
     for place, d in zip((0, 4), pairs(codes.shape[-1], rotation), strict=True):
         nibble = bytes_.to(torch.int32) >> place & 15
@@ -47,7 +47,7 @@ def unpacked(bytes_: Int[Tensor, "B G T half"], rotation: Rotation | None) -> In
 
 
 def pairs(size: int, rotation: Rotation | None) -> tuple[Int[Tensor, " half"], Int[Tensor, " half"]]:
-    """Which entries of a head are the members of pair p: neighbours, or where pairs turn in halves those R/2 apart."""
+    """Which two entries of a head form pair p: neighbours, or entries R/2 apart under half-split rotary positions."""
     p = torch.arange(size // 2)
     if rotation is None or rotation.interleaved:
         return 2 * p, 2 * p + 1

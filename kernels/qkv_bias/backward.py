@@ -1,10 +1,10 @@
-"""dX = dQ W_q + dK W_k + dV W_v in one kernel: three sums into one accumulator, read from (B, h, T, D) as they lie.
+"""dX = dQ W_q + dK W_k + dV W_v in one kernel: three sums in one accumulator; gradients are read as (B, h, T, D).
 
-Under rotary the gradients are turned back while they are loaded. The sum runs over pairs outside and heads inside, so
-that each angle is read once for all heads; both members of a pair multiply their own rows of W.
+Under rotary positions the gradients are turned back while they are loaded. The outer loop runs over pairs, the inner
+over heads, so that each angle is read once for all heads; both members of a pair multiply their own rows of W.
 
-Where asked, the programs of the first column of tiles sum the gradients' columns too, as they read them: the biases'
-gradients, once the sums of all tiles of rows are added up.
+On request, the programs of the first column of tiles also sum the columns of the gradients that they read. The sums of
+all tiles of rows, added up, are the biases' gradients.
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false

@@ -1,9 +1,9 @@
-"""The projection by tensor descriptors, with which Hopper and its successors move whole tiles (TMA). One program a
-multiprocessor goes through several tiles, so that one is stored while the next is loaded.
+"""The projection by tensor descriptors, with which Hopper and its successors move whole tiles (TMA). One program per
+multiprocessor computes several tiles, so that one tile is stored while the next is loaded.
 
-The weight is one tensor, q|k|v. A tile lies in one sequence, and in whole heads or within one: a descriptor of Q
-(B, H, T, D) cuts off what is beyond. Pairs that turn are two tiles of half as many columns, of their first members and
-of their second: no order of rows, and no exchange between threads.
+The weight is one tensor, q|k|v. A tile lies in one sequence, and covers whole heads or a part of one: a descriptor of Q
+(B, H, T, D) cuts off what is beyond. For pairs that turn there are two tiles of half as many columns, one of the first
+members and one of the second: rows of W keep their order, and threads exchange nothing.
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false
@@ -114,8 +114,8 @@ def joined(weights: Triple) -> Tensor | None:
 
 
 def describable(asked: Projection, variant: Variant) -> bool:
-    """Whether descriptors can move these: nothing is empty, rows lie at one distance and begin at multiples of 16
-    bytes, a tile of columns is whole heads or divides one, and no pair that turns lies across two tiles."""
+    """Whether descriptors can move these: nothing is empty, rows are evenly spaced and begin at multiples of 16 bytes,
+    a tile of columns covers whole heads or divides one, and both members of a pair that turns lie in one tile."""
     x, weights, _, _, rotation, _, each = asked
     batch, tokens, width, _, _, size = asked.sizes
     columns, w, turns, sets = variant.tile.columns, joined(weights), rotation is not None, each is not None
@@ -157,7 +157,7 @@ def plan_described(asked: Projection, variant: Variant) -> Launch:
 
 
 def plan_projection(asked: Projection) -> Launch:
-    """By descriptors where that was quickest on this kind of card (tune.py) and they can move these, else without."""
+    """With descriptors if these were quickest on this kind of card (tune.py) and can move the inputs, else without."""
     best = tuned(*asked.kind)
     if not isinstance(best, Variant):
         return plan_qkv_bias(asked, best)

@@ -20,8 +20,8 @@ from minibeft.theory.rotary import Rotation
 
 @triton.jit
 def in_groups(tile, rows, columns, GROUP: tl.constexpr):
-    """The row and column of a tile. Tiles come in groups of GROUP rows, down the rows first: those that run together
-    share W and X in the L2."""
+    """The row and column of a tile. Tiles come in groups of GROUP rows, down the rows first, so that tiles that run at
+    the same time share W and X in the L2."""
     group, within = tile // (GROUP * columns), tile % (GROUP * columns)
     height = tl.minimum(rows - group * GROUP, GROUP)
     return group * GROUP + within % height, within // height
@@ -29,7 +29,7 @@ def in_groups(tile, rows, columns, GROUP: tl.constexpr):
 
 @triton.jit
 def load_bias(bias, each, stride, r, live, n, used):
-    """The bias of columns n: one for all rows, (1, BN), or where rows r belong to sets each its set's, (BM, BN)."""
+    """The bias of columns n: one for all rows, (1, BN), or with sets the bias of each row's set, (BM, BN)."""
     if each is None:
         found = tl.load(bias + n, mask=used, other=0.0)[None, :]
     else:
@@ -162,7 +162,7 @@ class Projection(NamedTuple):
 
     @property
     def kind(self) -> tuple[int | None, torch.dtype, str, int, int, bool]:
-        """What matmul_tile() and tuned() go by."""
+        """The arguments of matmul_tile() and tuned()."""
         batch, tokens, _, heads, groups, size = self.sizes
         columns = (heads + 2 * groups) * size
         return self.chip, self.x.dtype, "forward", batch * tokens, columns, self.rotation is not None
@@ -190,7 +190,7 @@ def matmul_options(tile: Tile, dtype: torch.dtype, chip: int | None) -> dict[str
 
 
 def column_tiles(heads: int, groups: int, size: int, tile: Tile) -> int:
-    """Of q, k and v, none of which shares a tile with another."""
+    """How many column tiles q, k and v have together; no two of them share a tile."""
     return triton.cdiv(heads * size, tile.columns) + 2 * triton.cdiv(groups * size, tile.columns)
 
 

@@ -140,7 +140,7 @@ def _(d_q, d_k, d_v, w_q, w_k, w_v, cos, sin, interleaved, tile):
 
 
 def inside_tile(d_q: Tensor, w_q: Tensor, turning: bool) -> Tile | None:
-    """By which dX and the biases' gradients are computed in one kernel, where that was quickest (tune.py)."""
+    """The tile for one kernel for dX and the biases' gradients; None where that was not the quickest (tune.py)."""
     if not on_kernels(d_q):
         return None
     from minibeft.kernels.lang import chip_of
@@ -221,7 +221,7 @@ def qkv_bias(
     cos, sin, interleaved = (None, None, False) if rotation is None else rotation
     b_k = None if skip_null else b_k
     q, k, v = qkv_bias_op(x, w_q, w_k, w_v, b_q, b_k, b_v, cos, sin, interleaved, heads, *(sets or ()))
-    # Attention computes no gradient of what has none: b_v alone needs neither that of Q nor that of K (theorem V3).
+    # Attention computes no unneeded gradient: training b_v alone needs neither Q's nor K's gradient (theorem V3).
     q, k, v = (
         out if any(t is not None and t.requires_grad for t in (x, w, b)) else out.detach()
         for out, w, b in ((q, w_q, b_q), (k, w_k, b_k), (v, w_v, b_v))

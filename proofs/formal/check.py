@@ -20,14 +20,15 @@ from minibeft.theory.evidence import FORMAL
 FOLDER = Path(__file__).parent
 NO_COQ = "make formal needs Coq with MathComp: apt-get install coq libcoq-mathcomp-algebra (Debian, Ubuntu)"
 
-# What a theorem may rest on, all of it of Coq's own library, and why.
+# The axioms that a theorem may rest on, all from Coq's own library, and what each one says.
 AXIOMS: dict[str, str] = {
     "ClassicalDedekindReals.sig_forall_dec": "the reals: a decidable property of n is decided for all n at once",
     "ClassicalDedekindReals.sig_not_dec": "the reals: it is decided whether a negation holds",
     "FunctionalExtensionality.functional_extensionality_dep": "functions with the same values are equal",
     "Classical_Prop.classic": "the law of the excluded middle, in the library's calculus",
 }
-# Words that no file may hold: the first make a theorem true without proof, the last make a statement read otherwise.
+# Words that no file may hold: the first ones make a theorem true without proof, the last ones can change how a
+# statement is read.
 FORBIDDEN = (
     "Admitted admit give_up Axiom Axioms Parameter Parameters Conjecture Conjectures bypass_check Guard Positivity "
     "Universe Notation Infix Coercion Canonical Load"
@@ -164,7 +165,7 @@ def assumptions(folder: Path, file: str, names: list[str], *, together: bool = F
 
 
 def rechecked(folder: Path, texts: Mapping[str, str]) -> Iterator[str]:
-    """coqchk accepts the compiled files, with no axiom in them and no check switched off; the library it believes."""
+    """coqchk accepts the compiled files, with no axiom in them and no check switched off; it trusts Coq's library."""
     said = coq(folder, "coqchk", "-silent", "-o", *(word for file in texts for word in ("-norec", f"Minibeft.{file}")))
     summary = said.stderr
     if said.returncode or summary.count("<none>") != 3 or "    Minibeft." in summary:

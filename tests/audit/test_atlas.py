@@ -1,4 +1,4 @@
-"""atlas runs a type in a process of its own, keeps what it has, and writes a page that holds every type."""
+"""atlas audits each model type in its own process, keeps finished results, and writes a page with every type."""
 
 import json
 import os

@@ -62,7 +62,7 @@ def test_a_real_bert_is_null_in_every_coordinate():
 
 
 def test_a_slow_rotation_is_far_from_null():
-    """Two planes of a base of 1e8, the slower of which turns by 1e-4 a token."""
+    """Two planes with base 1e8; the slower one turns by 1e-4 per token."""
     raw = {**GROUPED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e8}, "head_dim": 4}
     found = audit_config({"model_type": "llama", **raw}).layers[0].found["k"]
     assert found.status == "active"
@@ -81,7 +81,7 @@ def test_sums_that_do_not_cancel_are_not_null(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_both_criteria_must_agree(monkeypatch: pytest.MonkeyPatch):
-    """Planted: a softmax that feels a shared shift; redrawing b_k shows it, whatever the gradients say."""
+    """Planted: a softmax that a shared shift changes; redrawing b_k shows it, whatever the gradients say."""
     kept = trace.Tracer.softmax
 
     def felt(self: Any, func: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:

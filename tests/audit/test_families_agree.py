@@ -12,7 +12,7 @@ from minibeft.families import BODIES
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("family", BODIES)
 def test_certify_says_what_audit_measures(family: str, seed: int):
-    """With positions enough for audit's inputs, and with windows of more than one key, which alone can be measured."""
+    """With enough positions for audit's inputs, and windows of more than one key; others cannot be measured."""
     raw = drawn(family, "hidden", seed)
     raw |= {key: 64 for key in ("max_position_embeddings", "n_positions") if key in raw}
     raw |= {"architectures": ["WhisperModel"], "decoder_attention_heads": 2} if family == "whisper" else {}

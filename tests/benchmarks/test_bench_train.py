@@ -160,7 +160,7 @@ def test_a_line_is_found():
 
 
 def test_the_command_writes_all_that_it_measured(root, tmp_path, monkeypatch):
-    """Memory is measured in a process of its own for ours alone here: the others' processes import for long."""
+    """Here only minibeft's memory is measured, in its own process: those of the others take long to import."""
     measured = bench.peak_in_process
     monkeypatch.setattr(
         bench, "peak_in_process", lambda side, settings: measured(side, settings) if side == OURS else 1

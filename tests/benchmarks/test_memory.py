@@ -94,7 +94,7 @@ def write_shards(folder: Path, state: dict[str, torch.Tensor]) -> None:
 
 @pytest.fixture(scope="module")
 def peaks(folders: dict[str, Path]) -> list[float]:
-    """Peak memory of loading over the larger of file and model, for each case; the last has one more copy planted."""
+    """Peak memory of loading divided by the larger of file and model; in the last case one more copy is planted."""
     cases = [(str(folders[name]), dtype, False) for name, dtype in CASES] + [(str(folders["file"]), "", True)]
     command = [sys.executable, "-P", "-c", MEASURE, json.dumps(cases)]
     return [float(line) for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()]

@@ -90,7 +90,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SPECS)
 def test_Q3s_ratio_row_by_row(name):
-    """TV/tanh(osc/4), osc of what a row's logarithms change by; what is not given to keys is one more entry."""
+    """TV/tanh(osc/4), osc of the change of the row's log-weights; weight that no key gets counts as one more entry."""
     spec = replace(PLAIN, **SPECS[name])
     witness, p = query_witness(spec), Layer.random(small(replace(spec, differential=None))).instance()
     before, after, ratios = p.weights(b_q=None).flatten(0, 2), p.weights().flatten(0, 2), []

@@ -235,8 +235,8 @@ def test_other_biases_travel_too(base, tmp_path, terms):
 
 
 def test_bfloat16_keeps_all_of_the_adapter(base, tmp_path):
-    """Added in float32, as PEFT does: against gold, the same bfloat16 weights and the same float32 Δ in float64, it
-    errs as bfloat16 does."""
+    """Added in float32, as PEFT does. Gold is the same bfloat16 weights and the same float32 Δ in float64; the error
+    against it is that of bfloat16."""
     model, before = trained(base, "v")
     save_adapter(make_adapter(model, before), tmp_path / "adapter")
     ours = load_adapted(base, tmp_path / "adapter", dtype=torch.bfloat16)

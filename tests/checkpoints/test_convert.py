@@ -1,4 +1,4 @@
-"""Folders as people have them: pickles, names of wrappers, buffers, two types, other heads; read or converted."""
+"""Real-world folders: pickles, name prefixes of wrappers, buffers, two types, other heads; read or converted."""
 
 import json
 import logging

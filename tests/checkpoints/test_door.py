@@ -1,4 +1,4 @@
-"""Files of others come in by one door: regular, bounded, inside their folder, and held to what they say."""
+"""All foreign files are read in one place: regular, bounded, inside their folder, and checked against what they say."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Names that a file gives stay inside its folder: they choose neither what is read elsewhere nor what is written."""
+"""Names given in a file stay inside its folder: they cannot make a command read or write anywhere else."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The configurations that much-used models are published with are read whole, and give models of the right size."""
+"""The published configurations of much-used models are read completely, and give models of the right size."""
 
 from typing import Any
 

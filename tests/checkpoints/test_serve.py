@@ -31,7 +31,7 @@ def places(tmp_path) -> tuple[Path, list[Path]]:
 
 
 def apart(models: list[Transformer]) -> Tensor:
-    """Each sequence by the model with its adapter alone."""
+    """Each sequence's logits from a model with only its own adapter."""
     with torch.no_grad():
         rows = [models[n].eval().classify(IDS[i : i + 1], MASK[i : i + 1]) for i, n in enumerate(WHO.tolist())]
     return torch.cat(rows)

@@ -1,4 +1,4 @@
-"""Tokenizers of every file format give what transformers gives, on sentences that hurt; damaged files are refused."""
+"""Tokenizers of every file format give what transformers gives, on difficult sentences; damaged files are refused."""
 
 import json
 from pathlib import Path

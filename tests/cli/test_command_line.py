@@ -40,7 +40,7 @@ def test_a_wrong_command_is_refused():
 
 @pytest.mark.parametrize("command", ["certify", "inspect"])
 def test_a_model_may_be_an_option_everywhere(command):
-    """As where another argument comes first; twice is too often."""
+    """As in commands whose first argument is another one; given twice, it is refused."""
     plain = CliRunner().invoke(app, [command, "minilm"])
     assert plain.exit_code == 0
     for words in (["--model", "minilm"], ["--model=minilm"]):

@@ -32,7 +32,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begun(name: str, words: list[str], out: Path) -> dict[str, str]:
-    """What stands there before: nothing, or a reproduction that lacks its table alone; and make it so."""
+    """Make the folder in which a command begins: empty, or a reproduction without its table; return its files."""
     out.mkdir()
     if name == "reproduce":
         assert run(words).status == 0
@@ -71,9 +71,9 @@ VOLATILE = {"seconds", "date", "state.pt"}
 
 
 def contents(folder: Path, *, hidden: bool = True) -> dict[str, str]:
-    """Every file, and what it says but for times; a JSON file that is not whole fails here.
+    """Every file and its contents, without times; an incomplete JSON file fails here.
 
-    hidden  with what stands beside its place, which no reader looks at
+    hidden  include temporary files beside the final names, which no reader looks at
     """
     names = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     return {name: content(path) for name, path in names.items() if hidden or "/." not in f"/{name}"}
@@ -99,7 +99,7 @@ def tops(names: Set[str]) -> set[str]:
 
 
 def hidden(folder: Path) -> bool:
-    """Whether something stands beside its place."""
+    """Whether a temporary file or folder is left beside a final name."""
     return any(path.name.startswith(".") for path in folder.rglob("*"))
 
 
@@ -143,6 +143,6 @@ def test_a_fault_at_any_write_loses_nothing(name: str, given: Path, tmp_path: Pa
 
 
 def afresh(out: Path, state: Path | None = None) -> None:
-    """An empty folder, or this state."""
+    """Replace the folder by an empty one, or by a copy of this state."""
     shutil.rmtree(out)
     shutil.copytree(state, out) if state else out.mkdir()

@@ -1,4 +1,4 @@
-"""null in config.json means to every command that reads one what an absent key means, or all refuse it alike."""
+"""For every command that reads config.json, null means the same as an absent key; or all commands refuse it alike."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where a command writes: looked at before the work, held while it lasts, replaced only where the command wrote it."""
+"""Where a command writes: checked before the work, locked during it, replaced only if the same command wrote it."""
 
 import json
 import signal

@@ -1,7 +1,7 @@
-"""Seeded cases of what strangers give: a command line and the files that it reads, one thing or several wrong.
+"""Seeded cases of untrusted input: a command line and the files that it reads, with one or several things wrong.
 
-A case is decided by its number alone. It is built from a small sound model, adapter, data and run, each of which a
-mutation may spoil; the command that then reads them must obey the one rule of rule.py.
+The number of a case decides everything in it. A case is built from a small valid model, adapter, data and run, each of
+which a mutation may corrupt; the command that then reads them must obey the one rule of rule.py.
 """
 
 import json

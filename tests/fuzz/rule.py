@@ -17,7 +17,7 @@ from minibeft.cli import console
 from minibeft.cli.main import app
 from minibeft.errors import LONGEST_LINE
 
-SECONDS, BYTES = 10.0, 1 << 30  # of the processor; of the clock twice as many
+SECONDS, BYTES = 10.0, 1 << 30  # of CPU time; of wall time twice as many seconds
 
 
 class TooLong(BaseException):

@@ -47,7 +47,7 @@ def some(bias: Tensor | None) -> Tensor:
 
 
 def breaking(bias: str) -> list[Any]:
-    """(hypothesis, attention that breaks it for this bias and nothing else) for pytest.mark.parametrize."""
+    """(hypothesis, attention that breaks only this hypothesis for this bias), for pytest.mark.parametrize."""
     return [
         pytest.param(m.hypothesis, replace(PLAIN, **change), id=f"{m.hypothesis}-{name}")
         for m in MECHANISMS

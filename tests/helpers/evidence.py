@@ -151,7 +151,7 @@ def key_cache() -> str:
 
 
 def one_key_cache(file: str) -> str:
-    """What the mean key, taken off, takes off the attention's relative error, by quantiser and width."""
+    """By how much subtracting the mean key lowers the attention's relative error, by quantiser and width."""
     found = record(file)
     error = {(row["quantiser"], row["bits"], row["shift"]): row["output"] for row in found["rows"]}
     quantisers, widths = ({row[key]: None for row in found["rows"]} for key in ("quantiser", "bits"))
@@ -164,7 +164,7 @@ def one_key_cache(file: str) -> str:
 
 
 def compared(file: str, claim: str) -> str:
-    """A table of terms, their orders, what importance, where measured, says of them, and K3 on its pairs of runs."""
+    """A table of terms: scores, orders, importance where it was measured, and K3 on its pairs of runs."""
     found = record(file)
     same = found["same"]
     furthest = max(same, key=lambda pair: pair["difference"])

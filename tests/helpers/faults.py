@@ -1,9 +1,9 @@
 """A command line in a fork of this process that is killed, or finds the disk full, at its writes.
 
-What writes is seen through Python's audit events: a file opened for writing, a folder made, a name changed or taken
-away. What a kill there would leave is what stands there at that moment. A full disk is a fork at that moment in which
-this write and all that follow fail. A limit on file size does the same in the middle of a file, whoever writes it: the
-kernel ends the process there, or refuses the bytes.
+Writes are seen through Python's audit events: a file opened for writing, a folder made, a name changed or removed. A
+kill at such a moment would leave the folder as it is then. A full disk is simulated by a fork at that moment, in which
+this write and all later ones fail. A limit on file size does the same in the middle of a file, whichever library writes
+it: the kernel ends the process there, or refuses the bytes.
 """
 
 import errno
@@ -76,7 +76,7 @@ def at_every_write(words: list[str], out: Path, states: Path) -> Ending:
 
 
 def arm_forks(out: Path, states: Path) -> Callable[[int, str], None]:
-    """What `at_every_write` does at each write; returns what is to be told the ending."""
+    """What `at_every_write` does at each write; returns the function to call with the command's ending."""
     count, full, busy = 0, "", False
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

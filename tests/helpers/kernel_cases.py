@@ -129,7 +129,7 @@ class Drawn:
         return self._map(lambda t: t.to(dtype), rotation)
 
     def absolute(self) -> "Drawn":
-        """Every number without its sign, and sums in place of turns: no smaller than the sum of a result's terms."""
+        """The case with absolute values, and sums in place of turns: its results bound the sum of a result's terms."""
         turn = None if self.rotation is None else Reach(self.rotation)
         return self._map(torch.abs, turn)
 
@@ -157,7 +157,7 @@ def _compare(run: Run, reference: Run, drawn: Drawn, terms: dict[str, int], turn
 
 
 def asked(d: Drawn, weights: Triple, out: Triple) -> Projection:
-    """Of these inputs, with these weights, into these outputs."""
+    """The projection of these inputs, with these weights, into these outputs."""
     return Projection(d.x, weights, d.biases, out, d.rotation, chip_of(DEVICE), d.sets and d.sets.each)
 
 
@@ -238,7 +238,7 @@ def check_input_grad(case: Case, dtype: torch.dtype, plan: Run = plan_input_grad
 
 
 def check_backward(case: Case, dtype: torch.dtype, plan: Run = plan_backward) -> None:
-    """The biases' gradients from the kernel of dX, whose own result is to the bit what it is without them."""
+    """The biases' gradients from the dX kernel; its dX has the same bits as without them."""
     wide = torch.promote_types(dtype, torch.float32)
 
     def run(d: Drawn) -> list[Tensor]:

@@ -70,8 +70,8 @@ def run_theirs(model: Any, b: Batch, ours: Transformer) -> Run:
 
 
 def called(model: Any, b: Batch, last: str | None) -> Any:
-    """transformers' model on a batch. The last norm is that of the name `last`, where the list of hidden states ends
-    before it."""
+    """transformers' model on a batch. `last` names the last norm, for models whose list of hidden states ends before
+    that norm."""
     if last is None:
         types = {} if b.token_type_ids is None else {"token_type_ids": b.token_type_ids}
         return model(b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True, **types)
@@ -85,8 +85,8 @@ def called(model: Any, b: Batch, last: str | None) -> Any:
 
 
 def runs(theirs: Any, b: Batch, ours: Transformer, *, single: bool = True) -> tuple[Run, list[Run], list[Run]]:
-    """Gold, and the runs that sample the rounding error of float32 (where `single`) and of float64; of both, the former
-    are run and the latter are the same errors, smaller."""
+    """Gold, and the runs that sample the rounding error of float32 (where `single`) and of float64. If both are asked
+    for, only those of float32 are run; those of float64 are the same errors, scaled down."""
 
     def run(model: Any) -> Run:
         with Unrounded():

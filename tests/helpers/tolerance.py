@@ -88,7 +88,7 @@ def nudge(value: Any, seed: int, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def samples(run: Callable[[Any], Any], inputs: Any, dtype: torch.dtype = torch.float32) -> list[Any]:
-    """What exact arithmetic makes of inputs that are a few roundings of this type off."""
+    """The exact results for inputs that are off by a few roundings of this type."""
     return [run(nudge(inputs, seed, dtype)) for seed in range(1, SAMPLES + 1)]
 
 

@@ -1,8 +1,9 @@
-"""How annotations are checked in the suite: a call is held to its signature unless one alike has been.
+"""How annotations are checked in the suite: a call is checked against its signature unless a similar call has been.
 
-Alike: of the same function, with arguments of the same types and shapes; a dataclass by its fields, any other object by
-its type, words by themselves where the signature says which they may be (Literal); none says which number. Without this
-the checks took more time than what they check. An int is a float, as in PEP 484 and in everybody's code.
+Similar calls: the same function, with arguments of the same types and shapes. A dataclass is compared by its fields,
+any other object by its type, a string by its value where the signature lists the allowed ones (Literal); the value of
+a number does not count. Without this the checks took longer than the code that they check. An int counts as a float,
+as in PEP 484.
 """
 
 import functools
@@ -88,7 +89,7 @@ def fields_of(value: Any) -> int:
 
 
 def forgetting(key: int) -> Callable[[Any], Any]:
-    """For when the object is no more: another may get its number."""
+    """To call when the object is deleted: another object may get its id."""
     return lambda _: FROZEN.pop(key, None)
 
 

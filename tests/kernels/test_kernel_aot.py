@@ -64,7 +64,7 @@ def test_spills_are_seen():
 
 @pytest.mark.slow
 def test_sizes_of_one_compile():
-    """Which the interpreter cannot tell: there, a size of one is a number like any other."""
+    """The interpreter cannot test this: there, a size of one is a number like any other, not a constant."""
     binaries = compiled(90, "--odd")
     assert {binary["kernel"] for binary in binaries} == KERNELS
     assert {binary["shape"] for binary in binaries if binary["kernel"] == "qkv_bias_kernel"} == ODD

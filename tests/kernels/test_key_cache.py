@@ -1,4 +1,4 @@
-"""The keys of a quantised cache lie within half a step of what they stand for; a shift gains what the study says."""
+"""The keys of a quantised cache lie within half a step of the exact keys; a shift gains what the study says."""
 
 import needs_triton  # noqa: F401
 import pytest

@@ -66,7 +66,7 @@ def test_a_bias_of_a_wider_type_is_added_in_its_own(evaluated: bool):
 
 
 def test_onednn_is_asked_where_torch_has_it(monkeypatch):
-    """Its operator is a private one of torch: this test fails when another torch no longer has it by this name."""
+    """Its operator is private in torch: this test fails when a new version of torch no longer has it by this name."""
     assert frozen.has_onednn.__wrapped__() == torch.backends.mkldnn.is_available()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not frozen.has_onednn.__wrapped__()

@@ -30,7 +30,7 @@ def model_of(family: str, task: Task = "hidden", dtype: torch.dtype = torch.floa
 
 
 def test_logits_of_some_positions_alone():
-    """Each row's own: sums of as many products as the model is wide, in another order, so apart by 2 γ_C |h| |W|ᵀ."""
+    """Each row has positions of its own. Sums of C products in another order differ by at most 2 γ_C |h| |W|ᵀ."""
     model, b = (
         model_of("llama", "lm", torch.float64),
         batch(typical("llama", "lm"), 2, rows=3, length=7, padding="right"),
@@ -135,7 +135,7 @@ SEEN = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("alibi", [False, True])
 def test_which_tokens_are_in_sight(causal, window, padded, alibi):
-    """Entry by entry; with ALiBi a key one place on counts a slope more. Nothing to hide and nothing to add: None."""
+    """Entry by entry; ALiBi adds one slope more for each later key. With nothing to hide or add the mask is None."""
     spec = AttentionSpec(2, 2, 4, 8, causal=causal, window=window, position_bias="alibi" if alibi else None)
     like = torch.zeros(1, dtype=torch.float64)
     mask = additive_mask(SEEN if padded else torch.ones_like(SEEN), 4, spec, like)
@@ -191,7 +191,7 @@ BRANCHES: dict[str, tuple[str, dict[str, Any], Callable[[Any, Tensor, Map, Map],
 
 @pytest.mark.parametrize("kind", BRANCHES)
 def test_where_the_norms_sit(kind: str):
-    """And what is added to what, with every parameter of the block redrawn."""
+    """And which sums form the residual stream, with every parameter of the block redrawn."""
     family, changes, formula = BRANCHES[kind]
     block = minibeft.build_model(drawn(family, "hidden", 0) | changes).blocks[0].double().eval()
     redraw(block, 1)

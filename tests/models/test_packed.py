@@ -180,7 +180,7 @@ def test_which_attention_a_backend_takes(backend: Backend, monkeypatch: pytest.M
 
 
 def test_four_numbers_share_a_random_word():
-    """So many words are drawn, and no more: what comes after is what comes after them."""
+    """Exactly so many words are drawn: the next random number is the one that follows them."""
     for size, words in ((1, 1), (4, 1), (5, 2), (8, 2), (9, 3)):
         ours, theirs = torch.Generator().manual_seed(7), torch.Generator().manual_seed(7)
         dropout.draw_keep(torch.empty(size), 0.5, ours)
@@ -189,7 +189,7 @@ def test_four_numbers_share_a_random_word():
 
 
 def test_no_dropout_and_each_kind_of_it():
-    """Of probability 0 none of a million goes; without dropout the very tensor comes back."""
+    """With probability 0 none of a million entries is dropped; without dropout the same tensor object is returned."""
     torch.manual_seed(0)
     x = torch.ones(1_000_000)
     assert dropout.draw_keep(x, 0.0).all()

@@ -1,8 +1,8 @@
 """Every small fault that can be planted in a module's functions: operators, constants, conditions, dropped statements.
 
-A mutant is one edit of the syntax tree. Messages, annotations, docstrings and asserts, with them zip's `strict`, are
-left alone: what they say is read by people and by the type checker, not by the program. So are defaults of arguments
-and what stands outside of functions, which runs once, at import.
+A mutant is one edit of the syntax tree. Messages, annotations, docstrings, asserts and zip's `strict` are left alone:
+they are for people, for the type checker, or checks themselves, and do not change what a right program computes.
+Defaults of arguments and code outside of functions are left alone too, because they run only once, at import.
 """
 
 import ast

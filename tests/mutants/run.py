@@ -1,8 +1,8 @@
 """Plant faults of mutate.py and see whether a test notices: python tests/mutants/run.py N RECORD, N drawn from all.
 
-Each of two processes imports what is large and collects the tests, once. Each mutant then is a fork of it, in which the
-code of one function is replaced and the tests that run through the edited statement are run, the quickest first, until
-one fails. What is known is kept in build/mutants, so that the next start goes on; it tries again what has lived.
+Each of two processes imports the large packages and collects the tests, once. Each mutant then runs in a fork of it:
+the code of one function is replaced, and the tests that execute the edited statement are run, the quickest first, until
+one fails. Results are kept in build/mutants, so that the next start continues there; it tries surviving mutants again.
 """
 
 import ast
@@ -53,7 +53,7 @@ TESTS = (
 ).split()
 KEEP = ROOT / "build" / "mutants"  # what is known so far
 REASONS = HERE / "survivors.json"  # of each mutant that lives: why
-FEW, LONG = 60, 8.0  # a mutant has at most so many tests, which take so many seconds of the processor without it
+FEW, LONG = 60, 8.0  # at most so many tests per mutant, and so many seconds of CPU time without the mutant
 SEED, CORES = 0, 2
 MISSING = "its function is nowhere in memory"
 REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # plugins are imported already
@@ -183,10 +183,10 @@ Covered = dict[str, dict[str, Any]]  # test → its seconds, and the statements 
 
 
 def cover(files: list[str], part: int) -> None:
-    """Which statements each test runs through, and how long it takes; those that fail by themselves are left out.
+    """Which statements each test executes, and how long it takes; tests that fail without a mutant are left out.
 
-    part  of CORES parts of the test files, which are covered at once
-    What is known from an earlier start stays, but for tests that run through a module that has changed since."""
+    part  the number of one of CORES parts of the test files, which are covered at the same time
+    Results of an earlier start are kept, except for tests that execute a module that has changed since."""
     texts = {file: digest([file]) for file in files}
     found: Covered = {}
     for before in (json.loads(keep.read_text()) for keep in KEEP.glob("covered-*.json")):
@@ -234,11 +234,11 @@ def running(covered: Covered) -> tuple[Running, Ground]:
 
 
 def choose(mutant: Mutant, covered: Covered, tests: Running, ground: Ground, *, lived: bool) -> list[str]:
-    """The tests for a mutant: of those that run its statement a few, and where it has lived as many quick ones as fit
-    into four times the time.
+    """The tests for a mutant: a few of those that execute its statement; if it has survived before, as many quick ones
+    as fit into four times the time.
 
-    In turn one that runs through a line of the module that none before it does, and one by its name: the quickest case
-    of each test first, then the second of each, for cases of one test notice much the same."""
+    They alternate: one that executes a line of the module that no earlier one does, then one by its name, the quickest
+    case of each test first, then the second of each, because cases of one test notice much the same."""
     names = tests[(mutant.file, *mutant.statement)]
     cases, order, wide, seen = defaultdict[str, int](int), dict[str, int](), list[str](), set[int]()
     for name in names:
@@ -348,7 +348,7 @@ def results_of(file: Path, texts: dict[str, str]) -> dict[str, str]:
 
 
 def write_record(record: Path, all_of_them: int, everything: list[Mutant], known: dict[str, str]) -> None:
-    """Per module how many mutants there are and how many were noticed; of each that lives the reason."""
+    """Per module the number of mutants and of killed ones; for each surviving mutant the reason."""
     from minibeft.show.files import write_json
     from minibeft.show.record import provenance
 

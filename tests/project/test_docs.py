@@ -1,4 +1,4 @@
-"""What the site's pages tell to type does what they say."""
+"""The code that the site's pages tell the reader to type does what the pages say."""
 
 import re
 

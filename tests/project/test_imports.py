@@ -1,4 +1,4 @@
-"""Arrows point upwards only: a room imports from rooms below it, and no module imports itself through others."""
+"""Imports go one way: a folder imports only from folders below it, and no module imports itself through others."""
 
 import ast
 from graphlib import TopologicalSorter

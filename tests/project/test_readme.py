@@ -72,7 +72,7 @@ ELSEWHERE = {"bench": "benchmarks/test_bench_train.py"}
 
 
 def readme_commands() -> list[list[str]]:
-    """The words of each command after `minibeft`; one that is named without arguments is no command to type."""
+    """The words of each command after `minibeft`; a command named without arguments is not meant to be typed."""
     return [shlex.split(found) for found in re.findall(r"`minibeft ([^`]+ [^`]+)`", README)]
 
 

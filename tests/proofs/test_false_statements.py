@@ -1,8 +1,8 @@
 """Planted falsehoods: each is false, or says nothing, and the kind of step that it is written as rejects it.
 
-The kinds are those by which a checker is fooled: an index that a sum captures, 0/0 that agrees with everything, a
-property that sticks to a name, a square that need not be positive, a residual that is not a number, an example that
-passes for a proof. For each kind there are true twins, which the same step accepts.
+They cover the ways in which a checker can be fooled: an index that a sum captures, 0/0 that agrees with everything, a
+property that stays attached to a name, a square that need not be positive, a residual that is not a number, an example
+that is taken for a proof. For each of these there are true twins, which the same step accepts.
 """
 
 from collections.abc import Callable

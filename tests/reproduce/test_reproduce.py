@@ -40,7 +40,7 @@ def run(root: Path, table: str, out: Path, *more: str) -> Result:
 
 
 def timeless(run: dict) -> dict:
-    """What must not depend on when and how often the command was run."""
+    """The part of a record that must not depend on when and how often the command was run."""
     return {name: value for name, value in run.items() if name != "seconds"}
 
 
@@ -257,7 +257,7 @@ def test_what_cannot_be_is_one_line(done, tmp_path):
 
 
 def test_two_at_work_in_one_folder(done):
-    """The lock is the system's: it holds while this process has the folder open, and goes with it."""
+    """The operating system holds the lock: as long as this process has the folder open, no longer."""
     root, folder, _ = done
     with held(folder):
         result = run(root, "biases", folder)

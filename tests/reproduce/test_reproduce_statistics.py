@@ -51,8 +51,8 @@ def test_the_interval_is_scipys():
 
 
 def test_what_can_be_seen_is_seen_four_times_of_five():
-    """4,000 tables of 8 seeds whose true difference is the detectable one: the share in which the t test finds it is
-    0.8; by Hoeffding it lies off by 0.06 with a chance of 2 exp(−2 · 4000 · 0.06²) < 1e-12."""
+    """4,000 tables of 8 seeds whose true difference is the detectable one: the t test finds it in a share of 0.8. By
+    Hoeffding the share is off by 0.06 or more with a probability of at most 2 exp(−2 · 4000 · 0.06²) < 1e-12."""
     draws = np.random.Generator(np.random.PCG64(0)).normal(detectable(0.03, 8), 0.03, (4000, 8))
     statistic = draws.mean(1) / (draws.std(1, ddof=1) / 8**0.5)
     assert np.mean(np.abs(statistic) > t.ppf(0.975, 7)) == pytest.approx(0.8, abs=0.06)

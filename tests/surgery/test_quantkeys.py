@@ -1,4 +1,4 @@
-"""The freedom of K1 used on a key cache: quantisers as stated, shifts where certify allows, refusals elsewhere."""
+"""K1 applied to a key cache: quantisers as stated, shifts only where certify allows them, refusals elsewhere."""
 
 import math
 

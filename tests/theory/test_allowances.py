@@ -39,8 +39,8 @@ def exact_effect(p: Instance) -> Tensor:
 
 @pytest.mark.parametrize("name", ROUNDING)
 def test_what_is_allowed_shrinks_with_the_unit_roundoff(name: str):
-    """The same numbers in both types: to first order the allowances are as the roundoffs, 2^29. The logarithm's part is
-    float64's in both, which takes a few factors of two from Q1 and Q4."""
+    """The same numbers in both types: to first order the allowances have the ratio of the roundoffs, 2^29. The
+    logarithm is computed in float64 in both, so for Q1 and Q4 the ratio is a few factors of two smaller."""
     p = replace(Layer.random(PLAIN).instance(), function=attend)
     single = replace(p, **{k: v.float() for k, v in vars(p).items() if isinstance(v, Tensor)})
     ratio = (ROUNDING[name](single).max() / ROUNDING[name](single.exact()).max()).item()

@@ -1,4 +1,4 @@
-"""The corners of the catalogue's claims: instances that were once overlooked, each with what is true there."""
+"""Corner cases of the catalogue's claims: instances that were once overlooked, each with what is true there."""
 
 import math
 

@@ -1,7 +1,7 @@
 """The statements worked out row by row in plain sums, as their docstrings say: every value and every allowance.
 
-A too generous allowance lets a wrong statement hold, and no planted bug need come close enough to show it. So here both
-are computed once more, one row and one key at a time, and must be the same to the rounding of float64.
+A too generous allowance lets a wrong statement hold, and perhaps no planted bug comes close enough to show it. So here
+value and allowance are computed again, one row and one key at a time, and must be equal up to float64 rounding.
 """
 
 import itertools
@@ -98,7 +98,7 @@ class Row:
         return math.tanh(self.epsilon(b_q) / 2) + self.eta(b_q)
 
     def query_errors(self) -> float:
-        """Of both rows of P, and of β."""
+        """How far rounding may move both rows of P, and β."""
         b_q = self.p.b_q
         return self.weights_error(None) + self.weights_error(b_q) + math.tanh(self.epsilon(b_q) / 2)
 
@@ -360,7 +360,7 @@ def test_what_the_statements_on_b_k_and_b_v_measure(blind):
 
 @each_problem
 def test_what_the_statements_on_b_k_and_b_v_allow(p):
-    """Each is its bound of bounds.py, whose arguments stand here once more."""
+    """Each allowance is its bound in bounds.py, with the arguments written out here again."""
     a, d_o, b_k, b_v = p.arithmetic, some_loss(p), some(p.b_k), some(p.b_v)
     repeated = lambda bias: bias.double().view(G, 1, D).repeat_interleave(2, 0)  # noqa: E731
     q, k, v, sizes = p.q(p.b_q), p.k(b_k), p.v(b_v), p.sizes("k", b_k)

@@ -1,4 +1,4 @@
-"""One's own tables: read in every format, trained on, predicted, and what transformers and PEFT make of the result."""
+"""A user's own tables: read in every format, trained on, predicted; transformers and PEFT then read the result."""
 
 import csv
 import json

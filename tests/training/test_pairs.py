@@ -1,5 +1,5 @@
-"""Any two options of a run go together: all pairs of their values, in as few runs on a small BERT as a greedy choice
-finds, each brought to its end and saved."""
+"""Any two options of a run work together: all pairs of their values, in as few runs on a small BERT as a greedy choice
+finds, each run to its end and saved."""
 
 import random
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 
 
 def has_a_form(options: dict[str, Any]) -> bool:
-    """A form is of single biases: neither of none nor of full training."""
+    """A form applies to single biases, so it cannot go with "none" or with full training."""
     return options["form"] == "plain" or options["terms"] not in ("none", "full")
 
 
@@ -35,7 +35,7 @@ def pairs(options: dict[str, Any]) -> set[tuple[Any, ...]]:
 
 
 def covering() -> Iterator[dict[str, Any]]:
-    """Options with at least one pair that none before had, until no drawn ones have any."""
+    """Options with at least one new pair of values each, until no drawn options have a new pair."""
     draw, seen = random.Random(0), set[tuple[Any, ...]]()
     while True:
         drawn = ({name: draw.choice(values) for name, values in OPTIONS.items()} for _ in range(500))

@@ -111,7 +111,7 @@ def test_a_damaged_run_is_refused_by_finetune_and_by_predict(root):
     whole, table = file.read_bytes(), root / "data" / "sst2" / "dev.tsv"
     predict = ("predict", file.parent, table, "--csv", root / "x.csv", "--device", "cpu")
     for content in (*TEXTS, *(damaged(whole, part, value) for part, value in RUN)):
-        if b'"0000000' not in content:  # of the weights' digest it is the weights that are not as they should be
+        if b'"0000000' not in content:  # a wrong digest is reported as wrong weights
             refused(root, file, content, lambda: command(*finetune(root)))
     for part, value in RUN:
         # Which split and metric there should be is for finetune to know, which reads the data.

@@ -156,7 +156,7 @@ def test_a_damaged_state_is_named(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
-    """A limit on file size stands for the disk: the kernel refuses the bytes beyond it just so."""
+    """A limit on file size simulates the disk: the kernel refuses the bytes beyond it in the same way."""
     file = tmp_path / "run.json"
     write(file, b"old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -204,7 +204,7 @@ def test_what_a_resumed_run_brings_with_it_is_told_apart(tmp_path):
 
 
 def test_what_is_done_counts_by_the_size_of_the_runs(tmp_path):
-    """One run of three examples after another of one: half of the way is not when one of two is done."""
+    """Runs of one and of three examples: when one of the two runs is done, that is not half of the work."""
     base = small_settings(tmp_path)
     runs = [(f"seed {seed}", replace(base, seed=seed), tmp_path / "out" / f"seed-{seed}") for seed in (0, 1)]
     seen = Seen()

@@ -1,4 +1,4 @@
-"""Many runs in one: each ends where it ends alone, whatever becomes of the others, and can be resumed.
+"""Many runs in one: each ends as it does alone, whatever happens to the others, and can be resumed.
 
 In float64, so that what another run, another random number or another rate changes stands far above rounding.
 """
