@@ -91,7 +91,7 @@ def summary() -> str:
     bert = record("verify-minilm")
     says = {
         "v": ("b_v", "V1: a shift, the same for every token", measured(bert, "V1")),
-        "q": ("b_q", "Q3: a limited effect, blind to who asks (Q4)", measured(bert, "Q3")),
+        "q": ("b_q", "Q3: a limited effect; it adds the same to the logits of every query (Q4)", measured(bert, "Q3")),
         "k": ("b_k", "K1, K2: no effect, no gradient", measured(bert, "K1")),
         "none": ("no bias, the head alone", "K3: the same as b_k, at every step", same_epochs()),
         "all": ("every bias of the model", "", ""),
