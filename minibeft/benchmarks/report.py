@@ -1,11 +1,4 @@
-"""What `minibeft bench train` and `bench memory` print, and the chart.
-
-times: minibeft is n × as fast as the row's contestant (range over the rounds).
-ours is: its peak of memory above the weights is n × the contestant's.
-ceiling: the speed of the operations that an update, or an answer, cannot do without, as a share of the speed of a large
-matrix product in the same rounds.
-start: the time of two updates and an evaluation before the first round.
-"""
+"""What `minibeft bench train` and `bench memory` print, and the chart."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,6 +10,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+# What the columns say.
+IS = "minibeft is: so many times as fast as the row's way, the median and the range over the rounds"
+LIMIT = "of the limit: speed of the products that cannot be avoided, as a share of a large product's in the same rounds"
+TAKES = "memory: the peak above the weights; minibeft takes: its own peak as a multiple of the row's"
+START = "start: the time of two updates and an evaluation before the first round"
 
 
 def render(record: Row) -> Iterator[Grid | str]:
@@ -40,7 +38,13 @@ def ceilings(one: Row) -> str:
 def rates(title: str, unit: str, rows: list[Row]) -> Grid:
     """One kind of measurement; columns for what its rows have."""
     memory, share = ("peak_bytes_above_weights" in rows[0], "share_of_matmul_ceiling" in rows[0])
-    header = ["", f"{unit}/s", "times", *["ceiling"] * share, *["memory", "ours is", "start"] * memory]
+    header = [
+        "",
+        f"{unit}/s",
+        "minibeft is",
+        *["of the limit"] * share,
+        *["memory", "minibeft takes", "start"] * memory,
+    ]
     ours, cells = next(row for row in rows if row["side"] == OURS), []
     for row in rows:
         times = row["minibeft_is_times_as_fast"]
@@ -50,9 +54,9 @@ def rates(title: str, unit: str, rows: list[Row]) -> Grid:
             cells[-1].append(f"{row['share_of_matmul_ceiling']:.0%}")
         if memory:
             peak = row["peak_bytes_above_weights"]
-            ours_is = f"{ours['peak_bytes_above_weights'] / peak:.2f} ×"
-            cells[-1] += [f"{peak / 2**20:.0f} MiB", ours_is, f"{row['seconds_to_start']:.0f} s"]
-    return Grid(title, header, cells)
+            takes = f"{ours['peak_bytes_above_weights'] / peak:.2f} ×"
+            cells[-1] += [f"{peak / 2**20:.0f} MiB", takes, f"{row['seconds_to_start']:.0f} s"]
+    return Grid(title, header, cells, "; ".join([IS, *[LIMIT] * share, *[TAKES, START] * memory]))
 
 
 def memory_grid(record: Row) -> Grid:

@@ -4,7 +4,7 @@ from typing import Any
 
 from kernel_binaries import spills
 
-from minibeft.benchmarks.report import ceilings
+from minibeft.benchmarks.report import IS, TAKES, ceilings
 
 Row = dict[str, Any]
 
@@ -17,7 +17,7 @@ def times(row: Row) -> str:
 
 def speed(found: Row) -> list[str]:
     """How many times as fast minibeft is as each contestant, and its memory as a multiple of theirs."""
-    header = ("", "", "examples/s", "minibeft is", "of the limit", "memory above weights", "of theirs")
+    header = ("", "", "examples/s", "minibeft is", "of the limit", "memory above weights", "minibeft takes")
     rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for one in found["by_dtype"]:
         memory = {
@@ -37,8 +37,10 @@ def speed(found: Row) -> list[str]:
     return [
         *rows,
         "",
-        f"- {found['threads']} threads; limit: the matrix products without which it cannot be done, at the speed of a "
-        f"large one of their kind in the same rounds: {limits}",
+        f"- {IS}",
+        f"- {TAKES}",
+        f"- {found['threads']} threads; limit: only the matrix products that cannot be avoided, at the speed of a "
+        f"large product of the same kind in the same rounds: {limits}",
         *lines,
     ]
 
@@ -46,7 +48,7 @@ def speed(found: Row) -> list[str]:
 def straight(line: Row) -> str:
     """The least-squares line."""
     return (
-        f"{1000 * line['seconds_each']:.1f} ms each and {1000 * line['seconds_at_zero']:.0f} ms at none, "
+        f"{1000 * line['seconds_each']:.1f} ms each and {1000 * line['seconds_at_zero']:.0f} ms at zero, "
         f"R² = {line['r_squared']:.3f}"
     )
 
@@ -62,9 +64,9 @@ def kept(found: Row) -> list[str]:
 
 
 def binaries(found: Row) -> list[str]:
-    """A row for each launch of the kernels, a cell for each chip."""
+    """One row per launch of the kernels, one cell per chip."""
     chips = found["chips"]
-    rows = [f"| kernel | of | {' | '.join(f'sm_{chip}' for chip in chips)} |", "|---" * (len(chips) + 2) + "|"]
+    rows = [f"| kernel | case | {' | '.join(f'sm_{chip}' for chip in chips)} |", "|---" * (len(chips) + 2) + "|"]
     launches: dict[str, dict[str, list[str]]] = {}
     for chip, binaries in chips.items():
         for one in binaries:
@@ -75,7 +77,7 @@ def binaries(found: Row) -> list[str]:
     every = [one for binaries in chips.values() for one in binaries]
     spilled = sum(map(spills, every))
     note = (
-        "Tile, warps (w) and pipeline stages (s), registers of a thread, shared memory of a block, and the instruction "
+        "Tile, warps (w) and pipeline stages (s), registers per thread, shared memory per block, and the instruction "
         f"that multiplies. Registers spill in {spilled} of the {len(every)}."
     )
     return [*rows, "", note]
