@@ -131,7 +131,7 @@ def fill(model: Transformer, state: Mapping[str, Tensor]) -> None:
     modules = dict(model.named_modules())
     for name, value in state.items():
         module, _, leaf = name.rpartition(".")
-        setattr(modules[module], leaf, torch.nn.Parameter(value))
+        modules[module].register_parameter(leaf, torch.nn.Parameter(value))
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def read_tensor(
     require_type(value, name, folder)
     converted = dtype not in (None, value.dtype)
     # NaN and infinity show in the sum, which takes half the time of minimum and maximum but may overflow.
-    if converted or not value.sum().isfinite():
+    if converted or not math.isfinite(value.sum().item()):
         ends = torch.stack(value.aminmax())
         most = ends.abs().max().item()
         if not math.isfinite(most):
