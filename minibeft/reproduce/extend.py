@@ -11,6 +11,7 @@ from typing import Any
 from minibeft.checkpoints.tensors import read_json
 from minibeft.errors import BadInput
 from minibeft.reproduce.plan import Search, Table, cells_of
+from minibeft.reproduce.plots import plots
 from minibeft.reproduce.report import by_regime, grids
 from minibeft.reproduce.series import Series
 from minibeft.reproduce.statistics import least_p
@@ -29,6 +30,7 @@ class Earlier:
     """A record in a file, to which these seeds are to be added; BadInput if it is another table's, or has one of them.
 
     searches  its searches for each row's own rate
+    shared    of each cell, what its runs share
     """
 
     def __init__(self, file: Path, table: Table, seeds: Sequence[int]):
@@ -39,7 +41,7 @@ class Earlier:
             raise BadInput(f"{file}: holds no record of {table.name}; give the one that reproduce wrote")
         try:
             self.searches = self.read()
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise BadInput(f"{file}: is damaged, or another version's; run the table again without --extend") from error
         if twice := sorted({*self.record["seeds"]} & {*seeds}):
             raise BadInput(f"{file}: has seed {twice[0]} already; give --seeds that it does not have")
@@ -53,6 +55,8 @@ class Earlier:
         measured = {cell["regime"]: self.record["importance"][cell["regime"]] for cell in cells if self.table.ranked}
         made_by(self.with_more(self.record | {"seeds": [*self.seeds], "cells": as_many, "importance": measured}))
         grids(self.record)
+        plots(self.record)
+        self.shared = {key_of(c): [self.record["runs"][c["runs"][0]][name] for name in SHARED] for c in cells}
         rows = {row.name: row for row in self.table.rows}
         return [
             Search(rows[one["row"]], regime, tuple((rate, score) for rate, score in one["scores"]))
@@ -65,16 +69,13 @@ class Earlier:
         model = "model"  # its path may be another here; its digest says which it is
         mine = {name: value for name, value in series.shared.items() if name not in (*VARIED, model)}
         require_same(self.file, self.record, {"settings": mine, "digests": series.digests[False]}, "reproduction")
-        expected, found = {}, {}
+        expected = {}
         for row, rate, runs in cells_of(series.base, self.table, self.searches, self.seeds):
             run = series.resolved(runs[0])
             expected[row.name, run.regime, rate] = [getattr(run, name) for name in SHARED]
-        for cell in self.record["cells"]:
-            run = self.record["runs"][cell["runs"][0]]
-            found[key_of(cell)] = [run[name] for name in SHARED]
-        for where in {**expected, **found}:
-            if expected.get(where) != found.get(where):
-                (was, now), names = (found.get(where), expected.get(where)), ", ".join(SHARED)
+        for where in {**expected, **self.shared}:
+            if expected.get(where) != self.shared.get(where):
+                was, now, names = self.shared.get(where), expected.get(where), ", ".join(SHARED)
                 raise BadInput(f"{self.file}: {' '.join(where)} rate: {names} are {was} there, {now} here")
 
     def with_more(self, more: Record) -> Record:

@@ -72,7 +72,8 @@ def test_what_does_not_fit_is_one_line(base: Settings, first: Path, tmp_path: Pa
         return {"seeds": (2,), "extend": first, **changes}
 
     record, another = read_json(first), tmp_path / "another.json"
-    more_rows = [*record["cells"], record["cells"][0] | {"row": "ln1"}]
+    of_v = [cell for cell in record["cells"] if (cell["row"], cell["rate"]) == ("v", "protocol")]
+    more_rows = [*record["cells"], *(cell | {"row": "ln1"} for cell in of_v)]
     another.write_text(json.dumps(record | {"cells": more_rows}))
     for table, settings, options, message in (
         ("regimes", base, rest(seeds=(1, 2)), "regimes.json: has seed 1 already; give --seeds"),
@@ -98,6 +99,18 @@ def test_a_damaged_record_is_refused_before_anything_runs(base: Settings, first:
     record = read_json(first) | {part: damage}
     if damage == "missing":
         del record[part]
+    refused_as_damaged(base, record, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["epochs", "validation"])
+def test_a_run_of_a_record_is_read_before_anything_runs(base: Settings, first: Path, tmp_path: Path, part: str):
+    record = read_json(first)
+    run = record["runs"][record["cells"][0]["runs"][0]]
+    assert isinstance(run.pop(part), int | dict)
+    refused_as_damaged(base, record, tmp_path)
+
+
+def refused_as_damaged(base: Settings, record: dict, tmp_path: Path) -> None:
     file = tmp_path / "damaged.json"
     file.write_text(json.dumps(record))
     with pytest.raises(BadInput, match=r"damaged\.json: is damaged, or another version's"):
