@@ -48,9 +48,10 @@ class Earlier:
 
     def read(self) -> list[Search]:
         """The searches; first all that is needed later is tried once, so that no error comes after hours of work."""
-        cells = self.record["cells"]
-        if any(len(cell[part]) != len(self.record["seeds"]) for cell in cells for part in JOINED):
-            raise ValueError("a score and a run for each seed")
+        cells, seeds = self.record["cells"], self.record["seeds"]
+        counted = all(len(cell[part]) == len(seeds) for cell in cells for part in JOINED)
+        if not counted or not all(type(seed) is int for seed in seeds):
+            raise ValueError("each cell has a score and a run for each seed")
         as_many = [cell | {"scores": [0.0 for _ in self.seeds], "runs": []} for cell in cells]
         measured = {cell["regime"]: self.record["importance"][cell["regime"]] for cell in cells if self.table.ranked}
         made_by(self.with_more(self.record | {"seeds": [*self.seeds], "cells": as_many, "importance": measured}))

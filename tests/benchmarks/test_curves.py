@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from counted_once import count_weights_once
 from small_run import make_model
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
@@ -26,7 +27,8 @@ def raw(tmp_path):
 @pytest.mark.parametrize("number", range(5))
 def test_the_limit_counts_the_products_that_the_work_does(number, raw, monkeypatch):
     """As many runs, layers, … as its axis says, but for a product of the classifier, whose weight trains. torch counts
-    neither oneDNN's products nor those that are added in place."""
+    neither oneDNN's products nor those that are added in place; Q Kᵀ is counted once."""
+    count_weights_once(monkeypatch)
     monkeypatch.setattr(frozen, "has_onednn", lambda: False)
     monkeypatch.setattr(Sets, "linear", lambda sets, x, weight: F.linear(x, weight) + sets.picked(len(x)))
     axis = curves.axes(raw, 2)[number]
