@@ -40,14 +40,14 @@ class Earlier:
         if self.record.get("table") != table.name:
             raise BadInput(f"{file}: holds no record of {table.name}; give the one that reproduce wrote")
         try:
-            self.searches = self.read()
+            self.shared, self.searches = self.try_all(), self.searched()
         except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise BadInput(f"{file}: is damaged, or another version's; run the table again without --extend") from error
         if twice := sorted({*self.record["seeds"]} & {*seeds}):
             raise BadInput(f"{file}: has seed {twice[0]} already; give --seeds that it does not have")
 
-    def read(self) -> list[Search]:
-        """The searches; first all that is needed later is tried once, so that no error comes after hours of work."""
+    def try_all(self) -> dict[tuple[str, str, str], list[Any]]:
+        """What each cell's runs share, after a trial of all that is needed later, so that none fails after hours."""
         cells, seeds = self.record["cells"], self.record["seeds"]
         counted = all(len(cell[part]) == len(seeds) for cell in cells for part in JOINED)
         if not counted or not all(type(seed) is int for seed in seeds):
@@ -57,7 +57,11 @@ class Earlier:
         made_by(self.with_more(self.record | {"seeds": [*self.seeds], "cells": as_many, "importance": measured}))
         grids(self.record)
         plots(self.record)
-        self.shared = {key_of(c): [self.record["runs"][c["runs"][0]][name] for name in SHARED] for c in cells}
+        runs = self.record["runs"]
+        return {key_of(cell): [runs[cell["runs"][0]][name] for name in SHARED] for cell in cells}
+
+    def searched(self) -> list[Search]:
+        """The record's searches, as of this table's rows."""
         rows = {row.name: row for row in self.table.rows}
         return [
             Search(rows[one["row"]], regime, tuple((rate, score) for rate, score in one["scores"]))

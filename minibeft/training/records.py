@@ -127,5 +127,5 @@ def require_same(place: Path, there: Mapping[str, Any], mine: Mapping[str, Any],
         if (found := (defaults | there.get(part, {})).get(name)) != value
     ]
     if wrong:
-        other = f"choose another {'file' if place.is_file() else 'folder'}"
-        raise BadInput(f"{place}: holds another {what} ({', '.join(wrong)}); {other}, nothing was written")
+        other = "choose another file" if place.is_file() else "choose another folder, nothing was written"
+        raise BadInput(f"{place}: holds another {what} ({', '.join(wrong)}); {other}")
